@@ -1,0 +1,1 @@
+"""Models in plain Flax; they know nothing of quantization."""

@@ -1,0 +1,106 @@
+"""A small residual network for images of a few pixels."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Block(nn.Module):
+  """A residual block of two 3x3 convolutions.
+
+  Attributes:
+    width: output channels.
+    stride: of the first convolution.
+    dtype: of the computation.
+  """
+
+  width: int
+  stride: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps `[n, h, w, c]` to `[n, h / stride, w / stride, width]`."""
+    conv = lambda width, kernel, stride, name: nn.Conv(
+      width,
+      (kernel, kernel),
+      (stride, stride),
+      padding=kernel // 2,
+      use_bias=False,
+      dtype=self.dtype,
+      name=name,
+    )
+    norm = lambda name: nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+      name=name,
+    )
+    residual = x
+    y = conv(self.width, 3, self.stride, 'conv1')(x)
+    y = nn.relu(norm('norm1')(y))
+    y = conv(self.width, 3, 1, 'conv2')(y)
+    y = norm('norm2')(y)
+    if residual.shape != y.shape:
+      residual = conv(self.width, 1, self.stride, 'conv_proj')(residual)
+      residual = norm('norm_proj')(residual)
+    return nn.relu(residual + y)
+
+
+class SmallResNet(nn.Module):
+  """A residual network: a 3x3 stem, stages of blocks, mean pooling, a head.
+
+  The first block of every stage but the first halves the resolution.
+
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> model = SmallResNet(num_classes=10, widths=(8, 16), num_blocks=(1, 1))
+  >>> variables = jax.eval_shape(
+  ...   model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  >>> variables['params']['head']['kernel'].shape
+  (16, 10)
+
+  Attributes:
+    num_classes: how many logits.
+    widths: the channels of each stage.
+    num_blocks: the blocks of each stage.
+    dtype: of the computation; parameters and logits are float32.
+  """
+
+  num_classes: int
+  widths: tuple[int, ...] = (32, 64, 128)
+  num_blocks: tuple[int, ...] = (1, 1, 1)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps images `[n, h, w, c]` to float32 logits `[n, num_classes]`."""
+    x = nn.Conv(
+      self.widths[0],
+      (3, 3),
+      padding=1,
+      use_bias=False,
+      dtype=self.dtype,
+      name='conv_stem',
+    )(x)
+    x = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+      name='norm_stem',
+    )(x)
+    x = nn.relu(x)
+    for stage, (width, num_blocks) in enumerate(
+      zip(self.widths, self.num_blocks, strict=True)
+    ):
+      for block in range(num_blocks):
+        stride = 2 if stage > 0 and block == 0 else 1
+        name = f'stage{stage + 1}_block{block + 1}'
+        x = Block(width, stride, self.dtype, name=name)(x, train)
+    x = jnp.mean(x, axis=(1, 2))
+    x = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
+    return x.astype(jnp.float32)

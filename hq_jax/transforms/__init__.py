@@ -1,0 +1,20 @@
+"""Optax transformations: the parts of the method, and `hq`, all of them."""
+
+from hq_jax.transforms._hq import finalize as finalize
+from hq_jax.transforms._hq import hq as hq
+from hq_jax.transforms._hq import latents as latents
+from hq_jax.transforms._hq import Recipe as Recipe
+from hq_jax.transforms._project import project_to_sphere as project_to_sphere
+from hq_jax.transforms._project import ProjectState as ProjectState
+from hq_jax.transforms._prune import prune as prune
+from hq_jax.transforms._prune import PruneState as PruneState
+from hq_jax.transforms._reinit import reinit as reinit
+from hq_jax.transforms._reinit import ReinitState as ReinitState
+from hq_jax.transforms._straight_through import (
+  straight_through as straight_through,
+)
+from hq_jax.transforms._straight_through import (
+  StraightThroughState as StraightThroughState,
+)
+from hq_jax.transforms._tangent import tangent as tangent
+from hq_jax.trees import kernels as kernels

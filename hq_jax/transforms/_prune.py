@@ -1,0 +1,105 @@
+"""Gradual magnitude pruning with masked updates."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hq_jax import ternary
+from hq_jax import trees
+
+
+class PruneState(NamedTuple):
+  """State of `prune`."""
+
+  prune_count: jax.Array  # shape=(), dtype=int32: updates so far
+
+
+def prune(
+  sparsity: optax.Schedule,
+  *,
+  begin_step: int = 0,
+  end_step: int | None = None,
+  refresh_steps: int = 50,
+  unit_norm: bool = True,
+  select: trees.Selector = trees.kernels,
+) -> optax.GradientTransformationExtraArgs:
+  """Sets the smallest weights of each kernel to zero and keeps them there.
+
+  At `begin_step`, every `refresh_steps` from there and at `end_step - 1`, the
+  `sparsity(step)` smallest of `abs(u)` become zero, exactly that many (ties
+  fall by index). In between, the update of a weight that is zero is zero. After
+  `end_step` updates pass through, so that the weights may grow again. Place
+  it after the optimizer.
+
+  >>> import jax.numpy as jnp
+  >>> import optax
+  >>> tx = prune(lambda step: 0.5)
+  >>> params = {'kernel': jnp.array([[0.9], [0.1], [-0.5], [0.2]])}
+  >>> updates, _ = tx.update({'kernel': 0 * params['kernel']},
+  ...                        tx.init(params), params)
+  >>> optax.apply_updates(params, updates)['kernel'].ravel()
+  Array([ 0.9,  0. , -0.5,  0. ], dtype=float32)
+
+  Args:
+    sparsity: from the step to the fraction of zeros in each kernel, [0, 1).
+    begin_step: the first update that prunes.
+    end_step: the first update that no longer does; None for never.
+    refresh_steps: updates between two rankings, at least 1.
+    unit_norm: whether `abs(u)` is ranked, each channel divided by its norm, or
+      `abs(w)`.
+    select: which leaves are kernels; see `trees.select`.
+
+  Returns:
+    A transformation whose `update` needs `params`. It stores no mask: pruned
+    is what is exactly zero.
+
+  Raises:
+    ValueError: where a number is out of range, `select` matches nothing, or
+      `params` is missing.
+  """
+  if refresh_steps < 1 or begin_step < 0:
+    raise ValueError(
+      f'refresh_steps is {refresh_steps} and begin_step {begin_step}, wanted'
+      ' at least 1 and 0'
+    )
+
+  def init_fn(params):
+    trees.select(params, select)
+    return PruneState(jnp.zeros([], jnp.int32))
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del extra_args
+    if params is None:
+      raise ValueError('params is None, wanted the parameters, in prune')
+    selected = trees.select(params, select)
+    count = state.prune_count
+    active = count >= begin_step
+    last = jnp.zeros([], bool)
+    if end_step is not None:
+      active &= count < end_step
+      last = count == end_step - 1
+    refresh = active & (((count - begin_step) % refresh_steps == 0) | last)
+
+    def remove(u, w):
+      moved = w.astype(jnp.float32) + u
+      magnitudes = ternary.rank_magnitudes(moved, unit_norm=unit_norm)
+      kept = ternary.num_kept(w.size, sparsity(count))
+      threshold = ternary.find_threshold(magnitudes, kept)
+      keep = ternary.keep_mask(magnitudes, threshold)
+      return jnp.where(keep, u, (-w).astype(u.dtype))
+
+    # At begin_step itself nothing is pruned yet: a zero there is a weight.
+    held = active & (count > begin_step)
+    updates = trees.map_selected(
+      lambda u, w: jnp.where(held & (w == 0), 0, u), selected, updates, params
+    )
+    updates = jax.lax.cond(
+      refresh,
+      lambda: trees.map_selected(remove, selected, updates, params),
+      lambda: updates,
+    )
+    return updates, PruneState(count + 1)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)

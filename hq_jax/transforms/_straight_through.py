@@ -1,0 +1,107 @@
+"""The straight-through estimator as a wrapper of any optax pipeline."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from hq_jax import quantizers
+from hq_jax import trees
+
+
+class StraightThroughState(NamedTuple):
+  """State of `straight_through`."""
+
+  latents: chex.ArrayTree  # selected leaves in float32, the others masked
+  quantizer_state: Any
+  inner_state: Any
+
+
+def straight_through(
+  inner: optax.GradientTransformation,
+  quantizer: quantizers.Quantizer,
+  *,
+  select: trees.Selector = trees.kernels,
+) -> optax.GradientTransformationExtraArgs:
+  """Trains latent weights with gradients taken at the quantized ones.
+
+  Forward: the parameters that the model sees are `p = q(w)`. Backward: the
+  gradient `g = dL/dp` is applied to the latents as if `q` were the identity:
+  `w' = w + inner(g; w)`, and the update is `q(w') - p`, so that
+  `optax.apply_updates` gives `q(w')`. Leaves that are not selected pass
+  through `inner` as usual. `inner` is given the latents as its `params`, so
+  weight decay and the like act on them.
+
+  >>> import jax.numpy as jnp
+  >>> import optax
+  >>> from hq_jax import quantizers
+  >>> params = {'kernel': jnp.array([[0.9], [0.1]])}
+  >>> tx = straight_through(optax.sgd(0.1), quantizers.ternary(0.5))
+  >>> updates, state = tx.update(params, tx.init(params), params)
+  >>> (optax.apply_updates(params, updates)['kernel'] != 0).ravel()
+  Array([ True, False], dtype=bool)
+
+  Args:
+    inner: any optax transformation that ends in updates to be added.
+    quantizer: from latents to quantized weights.
+    select: which leaves have latents; see `trees.select`.
+
+  Returns:
+    A transformation whose `update` needs `params`. Its state holds one
+    float32 copy of the selected leaves.
+
+  Raises:
+    ValueError: where `select` matches nothing, or `params` is missing.
+
+  Note: `params` are read, not only their latents: a step whose parameters
+    were changed by someone else ends at `q(w')` all the same.
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init_fn(params):
+    selected = trees.select(params, select)
+    # A copy: latents that shared their buffer with the parameters could not
+    # be donated together with them.
+    latents = jax.tree.map(
+      lambda p: jnp.array(p, dtype=jnp.float32, copy=True),
+      trees.mask(params, selected),
+    )
+    return StraightThroughState(
+      latents=latents,
+      quantizer_state=quantizer.init(latents),
+      inner_state=inner.init(trees.merge(latents, params)),
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    if params is None:
+      raise ValueError(
+        'params is None, wanted the parameters: call'
+        ' tx.update(grads, state, params) with straight_through'
+      )
+    selected = trees.select(params, select)
+    updates, inner_state = inner.update(
+      updates,
+      state.inner_state,
+      trees.merge(state.latents, params),
+      **extra_args,
+    )
+    latents = jax.tree.map(
+      lambda w, u: w + u.astype(jnp.float32),
+      state.latents,
+      trees.mask(updates, selected),
+    )
+    quantized, quantizer_state = quantizer.update(
+      latents, state.quantizer_state
+    )
+    updates = trees.map_selected(
+      lambda u, q, p: q - p.astype(jnp.float32),
+      selected,
+      updates,
+      quantized,
+      params,
+    )
+    return updates, StraightThroughState(latents, quantizer_state, inner_state)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
