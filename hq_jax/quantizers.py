@@ -35,6 +35,7 @@ def ternary(
   sparsity: float,
   *,
   begin_step: int = 0,
+  end_step: int | None = None,
   refresh_steps: int = 50,
   unit_norm: bool = True,
 ) -> Quantizer:
@@ -43,7 +44,8 @@ def ternary(
   Forward: `t_j = sign(w_j) [abs(u_j) > threshold]` and `q_j = ||w_j|| t_j /
   sqrt(k_j)`, from `begin_step` on; `q = w` before. The threshold of a kernel
   is exact for its sparsity when it is refreshed: at `begin_step` and every
-  `refresh_steps` from there. Backward: see `transforms.straight_through`.
+  `refresh_steps` from there. A channel with a NaN becomes NaN. Backward: see
+  `transforms.straight_through`.
 
   >>> import jax.numpy as jnp
   >>> quantizer = ternary(0.5)
@@ -55,6 +57,8 @@ def ternary(
   Args:
     sparsity: the fraction of zeros in each kernel, in [0, 1).
     begin_step: the first update that ternarizes.
+    end_step: one more than the last update, where it is known: what training
+      ends with then has exactly this sparsity.
     refresh_steps: updates between two exact thresholds, at least 1.
     unit_norm: whether magnitudes are compared after dividing each channel by
       its norm.
@@ -73,14 +77,11 @@ def ternary(
       ' at least 1 and 0'
     )
 
-  def find(w: jax.Array) -> ternary_lib.Threshold:
-    magnitudes = ternary_lib.rank_magnitudes(w, unit_norm=unit_norm)
-    kept = ternary_lib.num_kept(w.size, sparsity)
-    return ternary_lib.find_threshold(magnitudes, kept)
-
   def quantize(w: jax.Array, threshold: ternary_lib.Threshold) -> jax.Array:
-    return ternary_lib.dequantize(
-      ternary_lib.ternarize(w, threshold, unit_norm=unit_norm)
+    quantized = ternary_lib.ternarize(w, threshold, unit_norm=unit_norm)
+    # Codes hold no NaN: without this a channel that broke would go quiet.
+    return jnp.where(
+      jnp.isfinite(quantized.scale), ternary_lib.dequantize(quantized), jnp.nan
     )
 
   def init_fn(latents):
@@ -96,9 +97,13 @@ def ternary(
     count = state.ternary_count
     begun = count >= begin_step
     refresh = begun & ((count - begin_step) % refresh_steps == 0)
+    if end_step is not None:
+      refresh |= count == end_step - 1
     thresholds = jax.lax.cond(
       refresh,
-      lambda: jax.tree.map(find, latents),
+      lambda: ternary_lib.get_thresholds(
+        latents, sparsity, unit_norm=unit_norm
+      ),
       lambda: state.thresholds,
     )
     quantized = jax.lax.cond(

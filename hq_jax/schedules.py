@@ -35,7 +35,8 @@ def sparsity_ramp(
     A function from the step to a float32 fraction.
 
   Raises:
-    ValueError: where a sparsity or a number of steps is out of range.
+    ValueError: where a sparsity, the power or a number of steps is out of
+      range.
   """
   if not 0.0 <= final < 1.0:
     raise ValueError(f'sparsity is {final}, wanted a fraction in [0, 1)')
@@ -47,13 +48,18 @@ def sparsity_ramp(
     raise ValueError(
       f'begin_step is {begin_step} and ramp_steps {ramp_steps}, wanted >= 0'
     )
-  ramp = optax.polynomial_schedule(
-    init_value=initial,
-    end_value=final,
-    power=power,
-    transition_steps=max(ramp_steps, 1),
-    transition_begin=begin_step if ramp_steps else begin_step - 1,
-  )
+  if power <= 0:
+    raise ValueError(f'power is {power}, wanted a positive number')
+  if ramp_steps == 0:
+    ramp = optax.constant_schedule(final)
+  else:
+    ramp = optax.polynomial_schedule(
+      init_value=initial,
+      end_value=final,
+      power=power,
+      transition_steps=ramp_steps,
+      transition_begin=begin_step,
+    )
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     started = jnp.asarray(step) >= begin_step

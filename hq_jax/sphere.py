@@ -32,15 +32,16 @@ def norms(w: jax.Array) -> jax.Array:
     float32 `[out]`.
   """
   squares = _dot(w, w)
-  positive = squares > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+  # By `== 0`, so that a NaN is not taken for a channel of zeros.
+  zero = squares == 0
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
 def normalize(w: jax.Array) -> jax.Array:
   """Divides each output channel by its norm: `u_j = w_j / ||w_j||`.
 
   Backward: `g -> (g - <g, u> u) / r`. A channel of zeros stays zero and gets
-  a zero gradient.
+  a zero gradient; one that holds a NaN becomes NaN.
 
   >>> import jax.numpy as jnp
   >>> normalize(jnp.array([[3., 0.], [4., 0.]]))
@@ -54,10 +55,8 @@ def normalize(w: jax.Array) -> jax.Array:
     float32, the shape of `w`, with unit-norm channels.
   """
   squares = _dot(w, w)
-  positive = squares > 0
-  inverse = jnp.where(
-    positive, jax.lax.rsqrt(jnp.where(positive, squares, 1.0)), 0.0
-  )
+  zero = squares == 0
+  inverse = jnp.where(zero, 0.0, jax.lax.rsqrt(jnp.where(zero, 1.0, squares)))
   return w.astype(jnp.float32) * inverse
 
 

@@ -91,10 +91,15 @@ def select(tree: chex.ArrayTree, selector: Selector) -> chex.ArrayTree:
     A tree of bools with the same structure.
 
   Raises:
-    ValueError: where nothing is selected.
+    ValueError: where nothing is selected, or the expression is malformed.
   """
   if isinstance(selector, str):
-    pattern = re.compile(selector)
+    try:
+      pattern = re.compile(selector)
+    except re.error as error:
+      raise ValueError(
+        f'select is {selector!r}, wanted a regular expression: {error}'
+      ) from error
     chosen = lambda path, leaf: pattern.fullmatch(path) is not None
   else:
     chosen = selector

@@ -38,6 +38,8 @@ class Recipe:
     num_stages: how many reinitializations, evenly over the pruning.
     reinit_strength: how far each moves the weights, in [0, 1].
     refresh_steps: steps between two exact thresholds.
+    end_step: the number of steps in all, where it is known: thresholds are
+      exact after the last one.
     tangent: whether gradients are projected onto the tangent of the sphere.
     project: whether weights are put back on the sphere after each step;
       without it, `abs(w)` is ranked instead of `abs(u)`.
@@ -54,6 +56,7 @@ class Recipe:
   num_stages: int = 4
   reinit_strength: float = 0.5
   refresh_steps: int = 50
+  end_step: int | None = None
   tangent: bool = True
   project: bool = True
   prune: bool = True
@@ -85,6 +88,11 @@ class Recipe:
         raise ValueError(
           f'{name} is {getattr(self, name)}, wanted at least {least}'
         )
+    if self.end_step is not None and self.end_step < self.ternary_begin_step:
+      raise ValueError(
+        f'end_step is {self.end_step}, wanted at least begin_step +'
+        f' prune_steps = {self.ternary_begin_step}'
+      )
     if self.reinit and 0 < self.prune_steps < self.num_stages:
       raise ValueError(
         f'num_stages is {self.num_stages}, wanted at most prune_steps ='
@@ -177,6 +185,7 @@ def hq(
     quantizer = quantizers.ternary(
       recipe.sparsity,
       begin_step=recipe.ternary_begin_step,
+      end_step=recipe.end_step,
       refresh_steps=recipe.refresh_steps,
       unit_norm=unit_norm,
     )
@@ -243,21 +252,23 @@ def finalize(
   found = optax.tree.get(opt_state, 'latents')
   if found is None:
     raise ValueError('opt_state holds no latents, wanted the state of hq')
-  thresholds = optax.tree.get(opt_state, 'thresholds')
-  count = optax.tree.get(opt_state, 'ternary_count')
-  trained = thresholds is not None and count > recipe.ternary_begin_step
-  kernels = trees.flatten(found)
-  leaf_thresholds = jax.tree.leaves(
-    thresholds, is_leaf=lambda node: isinstance(node, ternary.Threshold)
+  unit_norm = recipe.project
+  rank = lambda: ternary.get_thresholds(
+    found, recipe.sparsity, unit_norm=unit_norm
   )
-  result = {}
-  for i, (path, w) in enumerate(kernels.items()):
-    if trained:
-      threshold = leaf_thresholds[i]
-    else:
-      magnitudes = ternary.rank_magnitudes(w, unit_norm=recipe.project)
-      threshold = ternary.find_threshold(
-        magnitudes, ternary.num_kept(w.size, recipe.sparsity)
-      )
-    result[path] = ternary.ternarize(w, threshold, unit_norm=recipe.project)
-  return result
+  trained = optax.tree.get(opt_state, 'thresholds')
+  if trained is None:
+    thresholds = rank()
+  else:
+    count = optax.tree.get(opt_state, 'ternary_count')
+    thresholds = jax.lax.cond(
+      count > recipe.ternary_begin_step, lambda: trained, rank
+    )
+  quantized = jax.tree.map(
+    lambda w, threshold: ternary.ternarize(w, threshold, unit_norm=unit_norm),
+    found,
+    thresholds,
+  )
+  is_tensor = lambda node: isinstance(node, ternary.TernaryTensor)
+  leaves = jax.tree_util.tree_leaves_with_path(quantized, is_leaf=is_tensor)
+  return {trees.path_string(path): tensor for path, tensor in leaves}

@@ -64,6 +64,10 @@ def prune(
       f'refresh_steps is {refresh_steps} and begin_step {begin_step}, wanted'
       ' at least 1 and 0'
     )
+  if end_step is not None and end_step <= begin_step:
+    raise ValueError(
+      f'end_step is {end_step}, wanted more than begin_step = {begin_step}'
+    )
 
   def init_fn(params):
     trees.select(params, select)
@@ -82,13 +86,24 @@ def prune(
       last = count == end_step - 1
     refresh = active & (((count - begin_step) % refresh_steps == 0) | last)
 
-    def remove(u, w):
-      moved = w.astype(jnp.float32) + u
-      magnitudes = ternary.rank_magnitudes(moved, unit_norm=unit_norm)
-      kept = ternary.num_kept(w.size, sparsity(count))
-      threshold = ternary.find_threshold(magnitudes, kept)
-      keep = ternary.keep_mask(magnitudes, threshold)
-      return jnp.where(keep, u, (-w).astype(u.dtype))
+    def rank_and_remove(updates):
+      moved = jax.tree.map(
+        lambda u, w: w.astype(jnp.float32) + u,
+        trees.mask(updates, selected),
+        trees.mask(params, selected),
+      )
+      thresholds = ternary.get_thresholds(
+        moved, sparsity(count), unit_norm=unit_norm
+      )
+
+      def remove(u, w, w_moved, threshold):
+        magnitudes = ternary.rank_magnitudes(w_moved, unit_norm=unit_norm)
+        keep = ternary.keep_mask(magnitudes, threshold)
+        return jnp.where(keep, u, (-w).astype(u.dtype))
+
+      return trees.map_selected(
+        remove, selected, updates, params, moved, thresholds
+      )
 
     # At begin_step itself nothing is pruned yet: a zero there is a weight.
     held = active & (count > begin_step)
@@ -96,9 +111,7 @@ def prune(
       lambda u, w: jnp.where(held & (w == 0), 0, u), selected, updates, params
     )
     updates = jax.lax.cond(
-      refresh,
-      lambda: trees.map_selected(remove, selected, updates, params),
-      lambda: updates,
+      refresh, rank_and_remove, lambda updates: updates, updates
     )
     return updates, PruneState(count + 1)
 

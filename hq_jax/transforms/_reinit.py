@@ -71,23 +71,34 @@ def reinit(
     selected = trees.select(params, select)
     count = state.reinit_count
 
-    def move(u, w):
-      moved = w.astype(jnp.float32) + u
-      magnitudes = ternary.rank_magnitudes(moved, unit_norm=unit_norm)
-      kept = ternary.num_kept(w.size, sparsity(count))
-      keep = ternary.keep_mask(
-        magnitudes, ternary.find_threshold(magnitudes, kept)
+    def rank_and_move(updates):
+      moved = jax.tree.map(
+        lambda u, w: w.astype(jnp.float32) + u,
+        trees.mask(updates, selected),
+        trees.mask(params, selected),
       )
-      point = sphere.normalize(ternary.get_codes(moved, keep))
-      direction = sphere.normalize(
-        (1.0 - strength) * sphere.normalize(moved) + strength * point
+      thresholds = ternary.get_thresholds(
+        moved, sparsity(count), unit_norm=unit_norm
       )
-      return (sphere.norms(moved) * direction - w).astype(u.dtype)
+
+      def move(u, w, w_moved, threshold):
+        magnitudes = ternary.rank_magnitudes(w_moved, unit_norm=unit_norm)
+        keep = ternary.keep_mask(magnitudes, threshold)
+        point = sphere.normalize(ternary.get_codes(w_moved, keep))
+        direction = sphere.normalize(
+          (1.0 - strength) * sphere.normalize(w_moved) + strength * point
+        )
+        return (sphere.norms(w_moved) * direction - w).astype(u.dtype)
+
+      return trees.map_selected(
+        move, selected, updates, params, moved, thresholds
+      )
 
     updates = jax.lax.cond(
       jnp.isin(count, jnp.asarray(steps, jnp.int32)),
-      lambda: trees.map_selected(move, selected, updates, params),
-      lambda: updates,
+      rank_and_move,
+      lambda updates: updates,
+      updates,
     )
     return updates, ReinitState(count + 1)
 

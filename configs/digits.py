@@ -1,0 +1,42 @@
+"""A 30x smaller file from a small ResNet on the 8x8 digits of scikit-learn.
+
+  python -m hq_jax.main --config=configs/digits.py --workdir=runs/digits
+  python -m hq_jax.main --config=configs/digits.py:ratio=40 --workdir=runs/40x
+
+Arguments: `ratio` (float32 bytes over file bytes, default 30), `seed` (default
+0), `debug` (a run of seconds that shows that everything works, and no more).
+
+Expected: see the table in README.md. About a minute on two cores of a laptop.
+"""
+
+from hq_jax import config as config_lib
+
+
+def get_config(arguments=None):
+  """Returns the config for `name=value` arguments separated by commas."""
+  args = config_lib.parse_arguments(arguments, ratio=30.0, seed=0, debug=False)
+  config = config_lib.get_defaults()
+  config.seed = args.seed
+  config.target_ratio = args.ratio
+  config.batch_size = 64
+  config.data.name = 'digits'
+  config.data.max_shift = 1
+  config.model.name = 'small_resnet'
+  config.model.widths = (32, 64, 128)
+  config.model.num_blocks = (1, 1, 1)
+  config.dense.epochs = 20
+  config.dense.learning_rate = 3e-3
+  config.prune.epochs = 15
+  config.prune.learning_rate = 3e-3
+  config.prune.warmup_fraction = 0.1
+  config.prune.final_fraction = 1 / 3
+  config.ternary.epochs = 25
+  config.ternary.learning_rate = 3e-3
+  config.ternary.warmup_fraction = 0.1
+  if args.debug:
+    config.model.widths = (16, 32, 64)
+    config.checkpoint_every_epochs = 1
+    config.dense.epochs = 2
+    config.prune.epochs = 2
+    config.ternary.epochs = 2
+  return config

@@ -1,0 +1,16 @@
+"""The `.hq` file: one compressed model, its reader and its writer.
+
+Nothing here imports JAX: NumPy, the standard library and `constriction` are
+enough to read a model. `docs/format.md` specifies the bytes.
+"""
+
+from hq_jax.artifact.accounting import layers as layers
+from hq_jax.artifact.accounting import Row as Row
+from hq_jax.artifact.accounting import sizes as sizes
+from hq_jax.artifact.folding import fold as fold
+from hq_jax.artifact.reader import loads as loads
+from hq_jax.artifact.reader import read as read
+from hq_jax.artifact.records import Artifact as Artifact
+from hq_jax.artifact.variables import to_variables as to_variables
+from hq_jax.artifact.writer import dumps as dumps
+from hq_jax.artifact.writer import write as write

@@ -1,0 +1,187 @@
+"""Where the bytes of a file go: by part, and by tensor; both add up."""
+
+from collections.abc import Sequence
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from hq_jax import tensors
+from hq_jax.artifact import coder
+from hq_jax.artifact import format as container
+from hq_jax.artifact import layout
+from hq_jax.artifact import reader
+
+
+class Row(NamedTuple):
+  """One tensor of a file.
+
+  Attributes:
+    path: its path.
+    shape: its shape.
+    encoding: a key of `layout.TERNARY` or of `layout.DTYPES`.
+    zeros: the fraction of its entries that are zero; 0 if it has none.
+    entropy_bits: order-0 entropy per code; None where it is not ternary.
+    num_bytes: its share of the file: codes, model table and scales.
+    bits: `8 num_bytes / size`, bits per weight; 0 if it has no entries.
+  """
+
+  path: str
+  shape: tuple[int, ...]
+  encoding: str
+  zeros: float
+  entropy_bits: float | None
+  num_bytes: int
+  bits: float
+
+
+def apportion(total: int, shares: Sequence[float]) -> list[int]:
+  """Splits `total` bytes in proportion to `shares`, into whole numbers.
+
+  `end_i = round(total * (share_0 + ... + share_i) / sum)`, and each part is
+  the difference of its ends: the parts add up to `total` exactly, and none
+  is off by more than a byte.
+
+  Args:
+    total: bytes.
+    shares: >= 0; where all are 0, the last takes everything.
+
+  Returns:
+    A number of bytes per share.
+
+  >>> apportion(10, [1, 1, 1])
+  [3, 4, 3]
+  """
+  if not shares:
+    return []
+  ends = np.cumsum(np.asarray(shares, np.float64))
+  fractions = ends / ends[-1] if ends[-1] > 0 else np.zeros(len(ends))
+  rounded = [0, *(round(total * float(f)) for f in fractions[:-1]), total]
+  return [end - start for start, end in itertools.pairwise(rounded)]
+
+
+def sizes(data: bytes) -> dict[str, int]:
+  """Splits the length of a file by what the bytes are for.
+
+  Args:
+    data: the whole file.
+
+  Returns:
+    'preamble' (with the section table), 'header', 'ternary_codes' (the
+    stream), 'model_tables' (the layers' frequencies), 'scales' (of ternary
+    tensors), a dtype's name for each dtype of ordinary tensors, and
+    'ancillary' (sections that this reader skips) if there are any. They add
+    up to `len(data)`. Where scales share a section with ordinary tensors,
+    its bytes are split in proportion to the numbers of values.
+
+  Raises:
+    ValueError: as `reader.parse`.
+
+  >>> from hq_jax.artifact import records, writer
+  >>> data = writer.dumps(records.Artifact('', {}, (), {}, (), {}, {}))
+  >>> sum(sizes(data).values()) == len(data)
+  True
+  """
+  parsed = reader.parse(data)
+  tables, stream = reader.split_codes(parsed)
+  parts = {
+    'preamble': container.preamble_bytes(len(parsed.sections)),
+    'header': len(parsed.sections[layout.HEADER]),
+    'ternary_codes': len(stream),
+    'model_tables': coder.TABLE_BYTES * len(tables),
+    'scales': 0,
+  }
+  for encoding, runs in _split_runs(parsed).items():
+    parts['scales'] += sum(n for run, n in runs if run.is_scale)
+    others = [n for run, n in runs if not run.is_scale]
+    if others:
+      parts[layout.DTYPES[encoding][1].name] = sum(others)
+  ancillary = len(data) - sum(parts.values())
+  if ancillary:
+    parts['ancillary'] = ancillary
+  return parts
+
+
+def layers(data: bytes) -> list[Row]:
+  """Says of every tensor what it costs.
+
+  The layers share one entropy-coded stream, whose bytes are attributed in
+  proportion to what each layer's codes cost under its model,
+  `sum(-log2 p)`; a section of ordinary values is attributed in proportion to
+  the numbers of values. Shares are rounded so that
+  `sum(row.num_bytes) + preamble + header (+ ancillary) == len(data)`.
+
+  Args:
+    data: the whole file.
+
+  Returns:
+    A row per tensor, in the order of the file.
+
+  Raises:
+    ValueError: as `reader.loads`.
+
+  >>> from hq_jax.artifact import records, writer
+  >>> bias = {'params/bias': np.zeros(4, np.float16)}
+  >>> data = writer.dumps(records.Artifact('', {}, (), {}, (), bias, {}))
+  >>> layers(data)[0].zeros
+  1.0
+  """
+  parsed = reader.parse(data)
+  artifact = reader.loads(data)
+  shares = {spec.path: 0 for spec in parsed.header.specs}
+  for path, num_bytes in _attribute_codes(parsed, artifact.tensors).items():
+    shares[path] += num_bytes
+  for runs in _split_runs(parsed).values():
+    for run, num_bytes in runs:
+      shares[run.path] += num_bytes
+  return [
+    _row(spec, artifact.tensors[spec.path], shares[spec.path])
+    for spec in parsed.header.specs
+  ]
+
+
+def _row(
+  spec: layout.Spec, tensor: tensors.TernaryTensor | np.ndarray, share: int
+) -> Row:
+  entropy = None
+  values = tensor
+  if isinstance(tensor, tensors.TernaryTensor):
+    values = tensor.codes
+    entropy = coder.entropy_bits(coder.count(values))
+  size = math.prod(spec.shape)
+  zeros = size - int(np.count_nonzero(values))
+  return Row(
+    path=spec.path,
+    shape=spec.shape,
+    encoding=spec.encoding,
+    zeros=zeros / size if size else 0.0,
+    entropy_bits=entropy,
+    num_bytes=share,
+    bits=8 * share / size if size else 0.0,
+  )
+
+
+def _attribute_codes(
+  parsed: reader.Parsed, found: dict[str, tensors.TernaryTensor | np.ndarray]
+) -> dict[str, int]:
+  tables, stream = reader.split_codes(parsed)
+  paths = [spec.path for spec in layout.ternary(parsed.header.specs)]
+  costs = []
+  for path, table in zip(paths, tables, strict=True):
+    tensor = found[path]
+    assert isinstance(tensor, tensors.TernaryTensor)
+    costs.append(coder.cost_bits(table, coder.count(tensor.codes)))
+  shares = apportion(len(stream), costs)
+  return {p: coder.TABLE_BYTES + n for p, n in zip(paths, shares, strict=True)}
+
+
+def _split_runs(
+  parsed: reader.Parsed,
+) -> dict[str, list[tuple[layout.Member, int]]]:
+  split = {}
+  for encoding, runs in layout.members(parsed.header.specs).items():
+    body = parsed.sections[layout.DTYPES[encoding][0]]
+    shares = apportion(len(body), [run.size for run in runs])
+    split[encoding] = list(zip(runs, shares, strict=True))
+  return split

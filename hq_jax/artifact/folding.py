@@ -1,0 +1,181 @@
+"""Batch norms folded to one scale and one bias per channel.
+
+A batch norm at evaluation computes `gamma (x - mean) / sqrt(var + eps) +
+beta = a x + b`. If `x` is the output of a ternary kernel with the scale `s`
+per channel, and nothing stands in between, `s` goes into `a`: the kernel's
+codes then need no scale of their own.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy import typing as npt
+
+from hq_jax import tensors
+
+Folded = dict[str, tensors.TernaryTensor | np.ndarray]
+
+_STATISTICS: Final = 'batch_stats'
+
+
+def fold(
+  variables: Mapping[str, Any],
+  ternary: Mapping[str, tensors.TernaryTensor],
+  pairs: Mapping[str, str],
+  epsilons: Mapping[str, float],
+  float_dtype: npt.DTypeLike = np.float16,
+) -> tuple[Folded, dict[str, float]]:
+  """Turns a trained model's variables into the tensors of a file.
+
+  For every norm, `a = gamma / sqrt(var + eps)`, `b = beta - a mean`. Its
+  'scale' becomes `a s`, `s` being the scale of the ternary kernel that it is
+  paired with (1 without one, or where that has none), its 'bias' `b`; its
+  statistics go. A paired ternary kernel keeps its codes only; a pair whose
+  kernel is not ternary changes neither of the two. Computed in float64,
+  rounded once.
+
+  Args:
+    variables: nested dicts, 'params' and 'batch_stats', of arrays.
+    ternary: path of a kernel, as 'params/stem/conv/kernel' -> its codes and
+      its scale per output channel. It stands in for the leaf in `variables`.
+    pairs: path of a norm inside params, as 'stem/norm' -> that of the module
+      whose output it takes, unchanged: its kernel has no bias.
+    epsilons: path of every norm to fold -> its epsilon, in [0, 1].
+    float_dtype: float16 or float32: of all leaves but the codes. A tensor
+      with a value beyond its range becomes float32.
+
+  Returns:
+    `tensors` and `folded_norms`, as `records.Artifact` holds them.
+
+  Raises:
+    ValueError: a path that is not there or has another shape, a bias between
+      a kernel and its norm, one kernel in two pairs, a variance + epsilon
+      that is not positive, or a value that is not finite.
+
+  >>> norm = {'scale': np.full(1, 4.0), 'bias': np.full(1, 1.0)}
+  >>> stats = {'mean': np.full(1, 3.0), 'var': np.full(1, 3.0)}
+  >>> variables = {'params': {'bn': norm}, 'batch_stats': {'bn': stats}}
+  >>> found, norms = fold(variables, {}, {}, {'bn': 1.0})
+  >>> float(found['params/bn/scale'][0]), float(found['params/bn/bias'][0])
+  (2.0, -5.0)
+  """
+  leaves = _flatten(variables)
+  codes, scales = _split_ternary(ternary, leaves)
+  _check_pairs(pairs, epsilons, leaves)
+  for norm, epsilon in epsilons.items():
+    a, b = _affine(norm, epsilon, leaves)
+    if norm in pairs:
+      a = a * scales.pop(f'params/{pairs[norm]}/kernel', 1.0)
+    leaves[f'params/{norm}/scale'], leaves[f'params/{norm}/bias'] = a, b
+    del leaves[f'{_STATISTICS}/{norm}/mean']
+    del leaves[f'{_STATISTICS}/{norm}/var']
+  found: Folded = {}
+  for path, leaf in leaves.items():
+    if path in scales:
+      scale = _round(path, scales[path], float_dtype)
+      found[path] = tensors.TernaryTensor(codes[path], scale)
+    elif path in codes:
+      found[path] = tensors.TernaryTensor(codes[path])
+    else:
+      found[path] = _round(path, leaf, float_dtype)
+  return found, {norm: float(epsilon) for norm, epsilon in epsilons.items()}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  leaves: dict[str, Any] = {}
+  for name, node in tree.items():
+    path = f'{prefix}{name}'
+    if isinstance(node, Mapping):
+      leaves.update(_flatten(node, f'{path}/'))
+    else:
+      leaves[path] = _finite(path, node)
+  return leaves
+
+
+def _finite(path: str, values: Any) -> np.ndarray:
+  array = np.asarray(values, np.float64)
+  if not np.all(np.isfinite(array)):
+    raise ValueError(f'{path!r}: NaN or infinity')
+  return array
+
+
+def _split_ternary(
+  ternary: Mapping[str, tensors.TernaryTensor], leaves: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  codes, scales = {}, {}
+  for path, tensor in ternary.items():
+    if path not in leaves:
+      raise ValueError(f'ternary {path!r}: no such leaf in variables')
+    codes[path] = np.asarray(tensor.codes, np.int8)
+    shape = codes[path].shape
+    if shape != leaves[path].shape or not shape:
+      raise ValueError(
+        f'ternary {path!r}: shape {shape}, in variables {leaves[path].shape}'
+      )
+    if tensor.scale is None:
+      continue
+    scales[path] = _finite(f'{path}: scale', tensor.scale)
+    if scales[path].shape != shape[-1:]:
+      raise ValueError(
+        f'ternary {path!r}: scale has shape {scales[path].shape}, wanted '
+        f'{shape[-1:]}'
+      )
+  return codes, scales
+
+
+def _check_pairs(
+  pairs: Mapping[str, str],
+  epsilons: Mapping[str, float],
+  leaves: Mapping[str, np.ndarray],
+) -> None:
+  for norm, module in pairs.items():
+    if norm not in epsilons:
+      raise ValueError(f'pair {norm!r}: no epsilon is given for this norm')
+    kernel = leaves.get(f'params/{module}/kernel')
+    if kernel is None:
+      raise ValueError(f'pair {norm!r}: no kernel in params of {module!r}')
+    if f'params/{module}/bias' in leaves:
+      raise ValueError(f'pair {norm!r}: {module!r} has a bias in between')
+    scale = leaves.get(f'params/{norm}/scale')
+    if scale is not None and scale.shape != kernel.shape[-1:]:
+      raise ValueError(
+        f'pair {norm!r}: scale has shape {scale.shape}, the kernel of '
+        f'{module!r} {kernel.shape}'
+      )
+  modules = list(pairs.values())
+  repeated = {module for module in modules if modules.count(module) > 1}
+  if repeated:
+    raise ValueError(f'pairs: {sorted(repeated)} have more than one norm')
+
+
+def _affine(
+  norm: str, epsilon: float, leaves: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+  if not 0 <= epsilon <= 1:
+    raise ValueError(f'norm {norm!r}: epsilon {epsilon}, wanted [0, 1]')
+  paths = [f'params/{norm}/scale', f'params/{norm}/bias']
+  paths += [f'{_STATISTICS}/{norm}/mean', f'{_STATISTICS}/{norm}/var']
+  missing = [path for path in paths if path not in leaves]
+  if missing:
+    raise ValueError(f'norm {norm!r}: {missing[0]!r} is not in variables')
+  gamma, beta, mean, variance = (leaves[path] for path in paths)
+  if not gamma.shape == beta.shape == mean.shape == variance.shape:
+    raise ValueError(f'norm {norm!r}: its four tensors differ in shape')
+  if gamma.ndim != 1:
+    raise ValueError(f'norm {norm!r}: {gamma.ndim} axes, wanted 1')
+  if np.any(variance < 0) or np.any(variance + epsilon <= 0):
+    raise ValueError(f'norm {norm!r}: variance + epsilon is not positive')
+  a = gamma / np.sqrt(variance + epsilon)
+  return a, beta - a * mean
+
+
+def _round(
+  path: str, values: np.ndarray, float_dtype: npt.DTypeLike
+) -> np.ndarray:
+  for dtype in (np.dtype(float_dtype), np.dtype(np.float32)):
+    with np.errstate(over='ignore'):
+      rounded = values.astype(dtype)
+    if np.all(np.isfinite(rounded)):
+      return rounded
+  raise ValueError(f'{path!r}: a value is beyond the range of float32')

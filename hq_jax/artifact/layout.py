@@ -1,0 +1,178 @@
+"""Which section holds which tensor: derived from the header, not stored."""
+
+from collections.abc import Iterable, Sequence
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hq_jax import tensors
+
+HEADER = 'HEAD'
+CODES = 'CODE'
+
+# Encodings of ordinary tensors: the dtype, and the section that holds it.
+DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
+  'f2': ('TF16', np.dtype(np.float16)),
+  'f4': ('TF32', np.dtype(np.float32)),
+  'f8': ('TF64', np.dtype(np.float64)),
+  'i1': ('TI08', np.dtype(np.int8)),
+  'i2': ('TI16', np.dtype(np.int16)),
+  'i4': ('TI32', np.dtype(np.int32)),
+  'i8': ('TI64', np.dtype(np.int64)),
+  'u1': ('TU08', np.dtype(np.uint8)),
+  'u2': ('TU16', np.dtype(np.uint16)),
+  'u4': ('TU32', np.dtype(np.uint32)),
+  'u8': ('TU64', np.dtype(np.uint64)),
+}
+# Encodings of ternary tensors: that of their scale.
+TERNARY: dict[str, str | None] = {'t': None, 't2': 'f2', 't4': 'f4'}
+
+MAX_AXES = 32
+MAX_ELEMENTS = 1 << 31  # per tensor, and of all ternary codes together
+# Codes of a layer with almost no non-zeros cost next to nothing, so the
+# length of the stream does not bound their number: these two do.
+FREE_CODES = 1 << 20
+MAX_CODES_PER_BYTE = 1 << 14  # of the whole file; a 90% sparse net has 14
+
+
+class Spec(NamedTuple):
+  """What the header says of one tensor.
+
+  Attributes:
+    path: names joined by '/', a collection such as 'params' first.
+    encoding: a key of `DTYPES` or of `TERNARY`.
+    shape: sizes >= 0.
+  """
+
+  path: str
+  encoding: str
+  shape: tuple[int, ...]
+
+
+class Member(NamedTuple):
+  """A run of values within the section of its dtype.
+
+  Attributes:
+    path: the tensor they belong to.
+    size: the number of values.
+    is_scale: they are a ternary tensor's scales.
+  """
+
+  path: str
+  size: int
+  is_scale: bool
+
+
+def spec_of(path: str, tensor: Any) -> Spec:
+  """Describes a tensor.
+
+  Args:
+    path: its path.
+    tensor: a `TernaryTensor` of NumPy arrays, or a NumPy array.
+
+  Returns:
+    Its spec.
+
+  Raises:
+    ValueError: a dtype that no encoding holds.
+
+  >>> spec_of('params/b', np.zeros(4, np.float16))
+  Spec(path='params/b', encoding='f2', shape=(4,))
+  """
+  if isinstance(tensor, tensors.TernaryTensor):
+    encoding = 't'
+    if tensor.scale is not None:
+      encoding = f't{tensor.scale.dtype.itemsize}'
+    return Spec(path, encoding, tensor.codes.shape)
+  encoding = f'{tensor.dtype.kind}{tensor.dtype.itemsize}'
+  if encoding not in DTYPES:
+    wanted = ', '.join(dtype.name for _, dtype in DTYPES.values())
+    raise ValueError(f'{path!r}: dtype {tensor.dtype}, wanted one of {wanted}')
+  return Spec(path, encoding, tensor.shape)
+
+
+def check_spec(spec: Spec) -> None:
+  """Refuses what must not be allocated.
+
+  Args:
+    spec: what a header says of a tensor.
+
+  Raises:
+    ValueError: an unknown encoding, a bad shape, or too many elements.
+
+  >>> check_spec(Spec('params/b', 'f2', (4,)))
+  """
+  path, encoding, shape = spec
+  if encoding not in DTYPES and encoding not in TERNARY:
+    raise ValueError(f'{path!r}: unknown encoding {encoding!r:.20}')
+  if len(shape) > MAX_AXES or (encoding in TERNARY and not shape):
+    raise ValueError(f'{path!r}: {len(shape)} axes')
+  if any(type(n) is not int or not 0 <= n <= MAX_ELEMENTS for n in shape):
+    raise ValueError(f'{path!r}: shape, wanted sizes in [0, {MAX_ELEMENTS}]')
+  if math.prod(shape) > MAX_ELEMENTS:
+    raise ValueError(f'{path!r}: more than {MAX_ELEMENTS} elements')
+
+
+def ternary(specs: Sequence[Spec]) -> list[Spec]:
+  """The ternary tensors, in the order of their codes in the stream.
+
+  >>> ternary([Spec('a', 'f2', (4,)), Spec('b', 't', (4, 2))])
+  [Spec(path='b', encoding='t', shape=(4, 2))]
+  """
+  return [spec for spec in specs if spec.encoding in TERNARY]
+
+
+def members(specs: Sequence[Spec]) -> dict[str, list[Member]]:
+  """The runs of values in every section of ordinary values.
+
+  Args:
+    specs: of all tensors, in the header's order.
+
+  Returns:
+    encoding -> its runs in order; encodings in the order of `DTYPES`.
+
+  >>> members([Spec('k', 't2', (9, 5))])
+  {'f2': [Member(path='k', size=5, is_scale=True)]}
+  """
+  found: dict[str, list[Member]] = {encoding: [] for encoding in DTYPES}
+  for path, encoding, shape in specs:
+    scale = TERNARY.get(encoding)
+    if scale is not None:
+      found[scale].append(Member(path, shape[-1], True))
+    elif encoding in DTYPES:
+      found[encoding].append(Member(path, math.prod(shape), False))
+  return {encoding: runs for encoding, runs in found.items() if runs}
+
+
+def expected_sections(specs: Sequence[Spec]) -> list[str]:
+  """The names of all sections of a file with these tensors, in order.
+
+  >>> expected_sections([Spec('b', 't2', (4, 2))])
+  ['HEAD', 'CODE', 'TF16']
+  """
+  names = [HEADER] + ([CODES] if ternary(specs) else [])
+  return names + [DTYPES[encoding][0] for encoding in members(specs)]
+
+
+def check_total(specs: Iterable[Spec], file_bytes: int) -> None:
+  """Refuses more ternary codes than a file of this length may declare.
+
+  `codes <= min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)`.
+
+  Args:
+    specs: of all tensors.
+    file_bytes: length of the whole file.
+
+  Raises:
+    ValueError: there are more.
+
+  >>> check_total([Spec('b', 't', (4, 2))], 100)
+  """
+  total = sum(math.prod(s.shape) for s in specs if s.encoding in TERNARY)
+  limit = min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)
+  if total > limit:
+    raise ValueError(
+      f'{total} ternary codes in a file of {file_bytes} bytes, wanted at '
+      f'most {limit}'
+    )

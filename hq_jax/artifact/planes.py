@@ -1,0 +1,106 @@
+"""Ordinary tensors as byte planes: the top one deflated, the others as is.
+
+The top byte of a float holds its sign and exponent, which vary little within
+a model; the bytes below are noise that no coder shortens.
+"""
+
+import zlib
+
+import numpy as np
+
+# zlib's strategies that are tried; the shortest result is kept.
+_STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
+
+
+def deflate(data: bytes) -> bytes:
+  """Compresses to a raw DEFLATE stream (RFC 1951), as short as zlib can.
+
+  Args:
+    data: any bytes.
+
+  Returns:
+    The stream, without zlib's header and checksum.
+
+  >>> len(deflate(b'a' * 1000)) < 20
+  True
+  """
+  candidates = []
+  for strategy in _STRATEGIES:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
+    candidates.append(compressor.compress(data) + compressor.flush())
+  return min(candidates, key=len)
+
+
+def inflate(data: bytes, size: int) -> bytes:
+  """Decompresses exactly `size` bytes; never allocates much more than that.
+
+  Args:
+    data: one whole DEFLATE stream and nothing else.
+    size: the number of bytes it must give, >= 0.
+
+  Returns:
+    `size` bytes.
+
+  Raises:
+    ValueError: the stream is damaged, is cut, goes on after its end, or
+      gives another number of bytes.
+
+  >>> inflate(deflate(b'abc'), 3)
+  b'abc'
+  """
+  decompressor = zlib.decompressobj(-15)
+  try:
+    # One byte more than wanted lets zlib see the end of the stream, and
+    # never means zero, its word for "no limit".
+    plain = decompressor.decompress(data, size + 1)
+  except zlib.error as error:
+    raise ValueError(f'damaged DEFLATE stream ({error})') from error
+  if len(plain) != size or not decompressor.eof:
+    raise ValueError(f'the DEFLATE stream does not hold {size} bytes')
+  if decompressor.unused_data:
+    raise ValueError('bytes follow the end of the DEFLATE stream')
+  return plain
+
+
+def encode(values: np.ndarray) -> bytes:
+  """Splits into byte planes, lowest first, and deflates the top one.
+
+  Args:
+    values: `[n]`, any integer or floating dtype.
+
+  Returns:
+    `(itemsize - 1) * n` bytes as is, then a DEFLATE stream of `n` bytes.
+
+  >>> encode(np.array([1.0, 1.5], np.float16))[:2]  # 0x3c00, 0x3e00
+  b'\\x00\\x00'
+  """
+  little = values.astype(values.dtype.newbyteorder('<'))
+  planes = little.view(np.uint8).reshape(values.size, values.dtype.itemsize)
+  low, top = planes[:, :-1], planes[:, -1]
+  return low.T.tobytes() + deflate(top.tobytes())
+
+
+def decode(data: bytes, dtype: np.dtype, size: int) -> np.ndarray:
+  """The inverse of `encode`.
+
+  Args:
+    data: what `encode` returned.
+    dtype: dtype of the values.
+    size: the number of values, >= 0.
+
+  Returns:
+    `[size]`, `dtype`, in the machine's byte order.
+
+  Raises:
+    ValueError: the bytes do not hold exactly `size` values.
+
+  >>> decode(encode(np.array([1.5, -2], '<f2')), np.dtype('f2'), 2)
+  array([ 1.5, -2. ], dtype=float16)
+  """
+  num_low = dtype.itemsize - 1
+  if len(data) < num_low * size:
+    raise ValueError(f'{len(data)} bytes cannot hold {size} {dtype} values')
+  plain = data[: num_low * size] + inflate(data[num_low * size :], size)
+  planes = np.frombuffer(plain, np.uint8).reshape(dtype.itemsize, size)
+  little = np.frombuffer(planes.T.tobytes(), dtype.newbyteorder('<'))
+  return little.astype(dtype)

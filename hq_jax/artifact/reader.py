@@ -1,0 +1,203 @@
+"""Reading `.hq` files: bytes that are not exactly one are refused."""
+
+import math
+import os
+import stat
+from typing import NamedTuple
+
+import numpy as np
+
+from hq_jax import tensors
+from hq_jax.artifact import coder
+from hq_jax.artifact import format as container
+from hq_jax.artifact import header as headers
+from hq_jax.artifact import layout
+from hq_jax.artifact import planes
+from hq_jax.artifact import records
+
+MAX_FILE_BYTES = 1 << 32
+
+
+class Parsed(NamedTuple):
+  """A file whose checksums and header were found good.
+
+  Attributes:
+    header: the decoded HEAD.
+    sections: name -> body, all of them, in the order of the file.
+  """
+
+  header: headers.Header
+  sections: dict[str, bytes]
+
+
+def loads(data: bytes, name: str = '') -> records.Artifact:
+  """Decodes the bytes of a file.
+
+  Args:
+    data: the whole file.
+    name: what to call it in messages, such as its path.
+
+  Returns:
+    The artifact, its tensors sorted by path; codes are bit-identical to
+    those written.
+
+  Raises:
+    ValueError: empty, foreign, damaged, cut, followed by other bytes, of
+      another version, or not within the bounds of the format; one line that
+      names the file and its section.
+
+  >>> loads(b'', name='a.hq')
+  Traceback (most recent call last):
+  ValueError: a.hq: preamble: the file is empty
+  """
+  try:
+    return _decode(bytes(data))
+  except ValueError as error:
+    raise ValueError(f'{name or "artifact"}: {error}') from error
+
+
+def read(path: str | os.PathLike[str]) -> records.Artifact:
+  """Reads a file.
+
+  Args:
+    path: of a regular file.
+
+  Returns:
+    The artifact.
+
+  Raises:
+    FileNotFoundError: there is none; the message is one line.
+    ValueError: not readable, not a regular file, too large, or as `loads`.
+
+  >>> read('/nowhere/a.hq')
+  Traceback (most recent call last):
+  FileNotFoundError: /nowhere/a.hq: no such file
+  """
+  try:
+    status = os.stat(path)
+    # Before it is opened: opening a pipe would wait for a writer.
+    if not stat.S_ISREG(status.st_mode):
+      raise ValueError(f'{path}: not a regular file')
+    if status.st_size > MAX_FILE_BYTES:
+      raise ValueError(
+        f'{path}: {status.st_size} bytes, wanted at most {MAX_FILE_BYTES}'
+      )
+    with open(path, 'rb') as file:
+      data = file.read(MAX_FILE_BYTES)
+  except FileNotFoundError:
+    raise FileNotFoundError(f'{path}: no such file') from None
+  except OSError as error:
+    raise ValueError(f'{path}: cannot be read, {error.strerror}') from error
+  return loads(data, os.fspath(path))
+
+
+def parse(data: bytes) -> Parsed:
+  """Verifies the container and decodes the header, but no tensor.
+
+  Args:
+    data: the whole file.
+
+  Returns:
+    Header and sections, which are those that the header asks for and
+    ancillary ones.
+
+  Raises:
+    ValueError: as `loads`, without the file's name.
+
+  >>> parse(container.pack([]))
+  Traceback (most recent call last):
+  ValueError: section HEAD: missing
+  """
+  sections = container.unpack(data)
+  if layout.HEADER not in sections:
+    raise ValueError(f'section {layout.HEADER}: missing')
+  try:
+    header = headers.decode(sections[layout.HEADER])
+  except ValueError as error:
+    raise ValueError(f'section {layout.HEADER}: {error}') from error
+  expected = layout.expected_sections(header.specs)
+  for name in expected:
+    if name not in sections:
+      raise ValueError(f'section {name}: missing')
+  for name in sections:
+    if name not in expected and container.is_critical(name):
+      raise ValueError(f'section {name}: unknown, or without tensors')
+  layout.check_total(header.specs, len(data))
+  return Parsed(header, sections)
+
+
+def split_codes(parsed: Parsed) -> tuple[list[coder.Frequencies], bytes]:
+  """Splits CODE into the layers' model tables and the stream.
+
+  Args:
+    parsed: a file.
+
+  Returns:
+    Frequencies per ternary tensor, and the stream; both empty without any.
+
+  Raises:
+    ValueError: too short, or a bad table.
+
+  >>> split_codes(Parsed(headers.Header('', {}, (), {}, (), (), {}), {}))
+  ([], b'')
+  """
+  body = parsed.sections.get(layout.CODES, b'')
+  num_bytes = coder.TABLE_BYTES * len(layout.ternary(parsed.header.specs))
+  if len(body) < num_bytes:
+    raise ValueError(f'{len(body)} bytes, wanted {num_bytes} of model tables')
+  return coder.unpack_tables(body[:num_bytes]), body[num_bytes:]
+
+
+def _decode(data: bytes) -> records.Artifact:
+  parsed = parse(data)
+  header = parsed.header
+  codes = _decode_codes(parsed)
+  scales: dict[str, np.ndarray] = {}
+  arrays: dict[str, np.ndarray] = {}
+  for encoding, runs in layout.members(header.specs).items():
+    _decode_runs(parsed, encoding, runs, scales, arrays)
+  found: dict[str, tensors.TernaryTensor | np.ndarray] = {}
+  for path, _, shape in header.specs:
+    if path in codes:
+      found[path] = tensors.TernaryTensor(
+        codes[path].reshape(shape), scales.get(path)
+      )
+    else:
+      found[path] = arrays[path].reshape(shape)
+  artifact = records.Artifact(*header[:5], found, header.folded_norms)
+  try:
+    records.validate(artifact)
+  except ValueError as error:
+    raise ValueError(f'section {layout.HEADER}: {error}') from error
+  return artifact
+
+
+def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:
+  specs = layout.ternary(parsed.header.specs)
+  sizes = [math.prod(spec.shape) for spec in specs]
+  try:
+    tables, stream = split_codes(parsed)
+    layers = coder.decode(stream, tables, sizes)
+  except ValueError as error:
+    raise ValueError(f'section {layout.CODES}: {error}') from error
+  return {spec.path: layer for spec, layer in zip(specs, layers, strict=True)}
+
+
+def _decode_runs(
+  parsed: Parsed,
+  encoding: str,
+  runs: list[layout.Member],
+  scales: dict[str, np.ndarray],
+  arrays: dict[str, np.ndarray],
+) -> None:
+  name, dtype = layout.DTYPES[encoding]
+  total = sum(run.size for run in runs)
+  try:
+    values = planes.decode(parsed.sections[name], dtype, total)
+  except ValueError as error:
+    raise ValueError(f'section {name}: {error}') from error
+  start = 0
+  for run in runs:
+    target = scales if run.is_scale else arrays
+    target[run.path] = values[start : start + run.size].copy()
+    start += run.size

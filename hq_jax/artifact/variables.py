@@ -1,0 +1,82 @@
+"""From a file's tensors to the variables that a Flax model is applied to."""
+
+from typing import Any
+
+import numpy as np
+
+from hq_jax import tensors
+from hq_jax.artifact import records
+
+
+def unit_variance(epsilon: float) -> np.float32:
+  """The variance with which a batch norm divides by exactly one.
+
+  `float32(var + float32(epsilon)) == 1`, so `1 / sqrt(var + epsilon) == 1`.
+
+  Args:
+    epsilon: in [0, 1].
+
+  Returns:
+    A float32 >= 0: `1 - epsilon` rounded.
+
+  Raises:
+    ValueError: epsilon is outside of [0, 1].
+
+  >>> float(unit_variance(1e-5) + np.float32(1e-5))
+  1.0
+  """
+  if not 0 <= epsilon <= 1:
+    raise ValueError(f'epsilon: got {epsilon}, wanted one in [0, 1]')
+  # Both are rounded, but their sum is a multiple of the smaller one's last
+  # place and no further below 1 than 2^-25: a tie, which goes to even, to 1.
+  return np.float32(1 - epsilon)
+
+
+def to_variables(artifact: records.Artifact) -> dict[str, Any]:
+  """Rebuilds the variables of the model, in float32.
+
+  A ternary kernel becomes `codes * scale`, its scale one where it has none.
+  A folded batch norm keeps its 'scale' and 'bias' and gets the statistics
+  that make it `x * scale + bias`: `mean = 0` and `var = 1 - epsilon`.
+
+  Args:
+    artifact: a validated artifact, such as one that was read.
+
+  Returns:
+    Nested dicts, `{'params': {...}, 'batch_stats': {...}}` and whatever
+    other collections the paths start with; 'batch_stats' is absent where
+    there is none. Floating, 8-bit and 16-bit leaves become float32; wider
+    integers stay as they are, because float32 does not hold them all.
+
+  Raises:
+    ValueError: as `records.validate`.
+
+  >>> codes = np.array([[1, 0], [0, -1]], np.int8)
+  >>> kernel = tensors.TernaryTensor(codes, np.array([2, 3], np.float16))
+  >>> artifact = records.Artifact('', {}, (), {}, (), {'params/k': kernel}, {})
+  >>> to_variables(artifact)['params']['k'].tolist()
+  [[2.0, 0.0], [0.0, -3.0]]
+  """
+  records.validate(artifact)
+  variables: dict[str, Any] = {'params': {}}
+  for path, tensor in artifact.tensors.items():
+    records.insert(variables, path, _to_array(tensor))
+  for norm, epsilon in artifact.folded_norms.items():
+    shape = np.shape(artifact.tensors[f'params/{norm}/scale'])
+    variance = np.full(shape, unit_variance(epsilon), np.float32)
+    records.insert(
+      variables, f'batch_stats/{norm}/mean', np.zeros(shape, np.float32)
+    )
+    records.insert(variables, f'batch_stats/{norm}/var', variance)
+  return variables
+
+
+def _to_array(tensor: tensors.TernaryTensor | np.ndarray) -> np.ndarray:
+  if isinstance(tensor, tensors.TernaryTensor):
+    codes = tensor.codes.astype(np.float32)
+    if tensor.scale is None:
+      return codes
+    return codes * tensor.scale.astype(np.float32)
+  if tensor.dtype.kind == 'f' or tensor.dtype.itemsize <= 2:
+    return tensor.astype(np.float32)
+  return tensor

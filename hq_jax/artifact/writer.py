@@ -1,0 +1,131 @@
+"""Writing `.hq` files: the same artifact gives the same bytes."""
+
+import os
+import secrets
+from typing import Any
+
+import numpy as np
+
+from hq_jax import tensors
+from hq_jax.artifact import coder
+from hq_jax.artifact import format as container
+from hq_jax.artifact import header as headers
+from hq_jax.artifact import layout
+from hq_jax.artifact import planes
+from hq_jax.artifact import records
+
+
+def dumps(artifact: records.Artifact) -> bytes:
+  """Encodes an artifact.
+
+  Args:
+    artifact: its tensors may be any arrays that NumPy can view.
+
+  Returns:
+    The bytes of the file. They hold no time and no order of insertion, and
+    depend on nothing but the artifact and the release of zlib.
+
+  Raises:
+    ValueError: the artifact holds what a file cannot; the message names the
+      field.
+
+  >>> codes = np.array([[1, 0], [0, -1]], np.int8)
+  >>> kernel = tensors.TernaryTensor(codes, np.ones(2, np.float16))
+  >>> data = dumps(
+  ...   records.Artifact('net', {}, (2,), {}, (), {'params/kernel': kernel}, {})
+  ... )
+  >>> data[:4]
+  b'\\x89HQF'
+  """
+  found = {path: _to_numpy(path, t) for path, t in artifact.tensors.items()}
+  artifact = artifact._replace(
+    tensors=found,
+    input_shape=tuple(artifact.input_shape),
+    class_names=tuple(artifact.class_names),
+  )
+  records.validate(artifact)
+  specs = headers.sort_specs([layout.spec_of(p, t) for p, t in found.items()])
+  header = headers.Header(*artifact[:5], specs, artifact.folded_norms)
+  sections = [(layout.HEADER, headers.encode(header))]
+  ternary = [found[spec.path].codes for spec in layout.ternary(specs)]
+  if ternary:
+    tables = [coder.frequencies(coder.count(codes)) for codes in ternary]
+    stream = coder.encode(ternary, tables)
+    sections.append((layout.CODES, coder.pack_tables(tables) + stream))
+  for encoding, runs in layout.members(specs).items():
+    values = [_values(found[run.path], run.is_scale) for run in runs]
+    body = planes.encode(np.concatenate(values))
+    sections.append((layout.DTYPES[encoding][0], body))
+  data = container.pack(sections)
+  layout.check_total(specs, len(data))
+  return data
+
+
+def write(path: str | os.PathLike[str], artifact: records.Artifact) -> int:
+  """Writes a file whole or not at all.
+
+  The bytes go to a temporary file in the same folder, are forced to the
+  disk, and take the place of `path` in one step: whatever interrupts it, the
+  old file or the new one is there. The temporary file is removed on failure.
+
+  Args:
+    path: of the file; its folder exists.
+    artifact: what to write.
+
+  Returns:
+    The number of bytes written.
+
+  Raises:
+    ValueError: as `dumps`; nothing is written.
+    FileNotFoundError: the folder does not exist.
+    OSError: the disk refuses.
+
+  >>> write('/nowhere/a.hq', records.Artifact('', {}, (), {}, (), {}, {}))
+  Traceback (most recent call last):
+  FileNotFoundError: /nowhere/a.hq: its folder does not exist
+  """
+  data = dumps(artifact)
+  target = os.path.abspath(path)
+  folder = os.path.dirname(target)
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'{path}: its folder does not exist')
+  temporary = os.path.join(folder, f'.hq-{secrets.token_hex(8)}.tmp')
+  try:
+    with open(temporary, 'xb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, target)
+  except BaseException:
+    if os.path.exists(temporary):
+      os.unlink(temporary)
+    raise
+  _sync_folder(folder)
+  return len(data)
+
+
+def _sync_folder(folder: str) -> None:
+  # The new name is on the disk only once its folder is.
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _to_numpy(path: str, tensor: Any) -> Any:
+  if isinstance(tensor, tensors.TernaryTensor):
+    scale = None if tensor.scale is None else _native(tensor.scale)
+    return tensors.TernaryTensor(_native(tensor.codes), scale)
+  if not hasattr(tensor, 'dtype'):
+    raise ValueError(f'{path!r}: got {type(tensor).__name__}, wanted an array')
+  return _native(tensor)
+
+
+def _native(values: Any) -> np.ndarray:
+  array = np.asarray(values)
+  return array.astype(array.dtype.newbyteorder('='), copy=False)
+
+
+def _values(tensor: Any, is_scale: bool) -> np.ndarray:
+  return np.ravel(tensor.scale if is_scale else tensor)

@@ -1,0 +1,378 @@
+"""The fields of a config, their defaults, and their validation.
+
+A config file makes its `ml_collections.ConfigDict` from `get_defaults()` and
+changes what it wants; `validate` turns it into the typed `Config` that the
+rest of the library reads, before anything compiles.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import math
+import types
+import typing
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def _field(default: Any, check: Callable[[Any], bool], wanted: str) -> Any:
+  return dataclasses.field(
+    default=default, metadata={'check': check, 'wanted': wanted}
+  )
+
+
+def _at_least(least: float, default: Any) -> Any:
+  return _field(default, lambda x: x >= least, f'at least {least}')
+
+
+def _positive(default: float) -> Any:
+  return _field(
+    default, lambda x: math.isfinite(x) and x > 0, 'a positive number'
+  )
+
+
+def _fraction(default: float) -> Any:
+  return _field(default, lambda x: 0.0 <= x < 1.0, 'a fraction in [0, 1)')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+  """Which images are read, and how.
+
+  Attributes:
+    name: a name in `data.datasets`.
+    data_dir: where TFDS keeps prepared sets; None for its own default.
+    max_shift: training images are shifted by up to so many pixels.
+  """
+
+  name: str = 'digits'
+  data_dir: str | None = None
+  max_shift: int = _at_least(0, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """Which network is trained.
+
+  Attributes:
+    name: a name in `models`.
+    widths: the channels of each stage.
+    num_blocks: the blocks of each stage.
+    dtype: of the computation: float32 or bfloat16.
+  """
+
+  name: str = 'small_resnet'
+  widths: tuple[int, ...] = _field(
+    (32, 64, 128), lambda x: x and min(x) >= 1, 'widths of at least 1'
+  )
+  num_blocks: tuple[int, ...] = _field(
+    (1, 1, 1), lambda x: x and min(x) >= 1, 'numbers of at least 1'
+  )
+  dtype: str = _field(
+    'float32', ('float32', 'bfloat16').__contains__, 'float32 or bfloat16'
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """The optax optimizer, the same in every phase.
+
+  Attributes:
+    name: a name in `optimizers`.
+    weight_decay: of the kernels (on the sphere it has no effect).
+    label_smoothing: the mass that is spread over all classes.
+  """
+
+  name: str = 'adamw'
+  weight_decay: float = _at_least(0, 1e-4)
+  label_smoothing: float = _fraction(0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+  """A phase of training: a warm-up, then a cosine.
+
+  Attributes:
+    epochs: passes over the training set; 0 leaves the phase out.
+    learning_rate: the peak.
+    warmup_fraction: the part of the phase in which the rate rises from 0.
+    final_fraction: the rate at the end, over the peak.
+  """
+
+  epochs: int = _at_least(0, 20)
+  learning_rate: float = _positive(3e-3)
+  warmup_fraction: float = _fraction(0.05)
+  final_fraction: float = _field(
+    0.0, lambda x: 0.0 <= x <= 1.0, 'a fraction in [0, 1]'
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """The method: see `transforms.Recipe`, which checks the values.
+
+  Attributes:
+    sparsity: the zeros of each kernel; None to reach `target_ratio`.
+    initial_sparsity: where pruning begins.
+    num_stages: how many reinitializations.
+    reinit_strength: how far each moves the weights.
+    refresh_steps: steps between two exact thresholds.
+    tangent: gradients along the sphere.
+    project: weights are put back on the sphere.
+    prune: weights are pruned before they become ternary.
+    reinit: weights are moved toward their ternary point.
+    straight_through: training ends with ternary weights.
+  """
+
+  sparsity: float | None = None
+  initial_sparsity: float = 0.3
+  num_stages: int = 4
+  reinit_strength: float = 0.5
+  refresh_steps: int = 20
+  tangent: bool = True
+  project: bool = True
+  prune: bool = True
+  reinit: bool = True
+  straight_through: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Everything that decides a run.
+
+  Attributes:
+    seed: of the initial weights and of the order of the images.
+    target_ratio: float32 bytes of the network over bytes of its file; unused
+      where `recipe.sparsity` is given.
+    batch_size: images in a step, over all devices.
+    checkpoint_every_epochs: epochs between two checkpoints.
+    data: see `Data`.
+    model: see `Model`.
+    optimizer: see `Optimizer`.
+    dense: the phase that trains the dense network.
+    prune: the phase that prunes and reinitializes.
+    ternary: the phase that trains ternary weights.
+    recipe: see `Recipe`.
+  """
+
+  seed: int = _field(0, lambda x: 0 <= x < 2**31, 'an int in [0, 2**31)')
+  target_ratio: float | None = _field(
+    30.0, lambda x: math.isfinite(x) and x > 1, 'a number above 1'
+  )
+  batch_size: int = _at_least(1, 64)
+  checkpoint_every_epochs: int = _at_least(1, 5)
+  data: Data = Data()
+  model: Model = Model()
+  optimizer: Optimizer = Optimizer()
+  dense: Phase = Phase()
+  prune: Phase = Phase()
+  ternary: Phase = Phase()
+  recipe: Recipe = Recipe()
+
+
+def get_defaults() -> ml_collections.ConfigDict:
+  """Every field with its default, to be changed by a config file.
+
+  >>> config = get_defaults()
+  >>> config.recipe.reinit_strength = 0.25
+  >>> validate(config).recipe.reinit_strength
+  0.25
+
+  Returns:
+    A locked `ConfigDict`: a field that does not exist cannot be set.
+  """
+  return _defaults_of(Config).lock()
+
+
+def _defaults_of(record: type) -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  for field in dataclasses.fields(record):
+    if dataclasses.is_dataclass(field.type):
+      config[field.name] = _defaults_of(typing.cast(type, field.type))
+      continue
+    kind = _required_type(field.type)
+    optional = kind is not field.type and typing.get_origin(field.type) is (
+      types.UnionType
+    )
+    if optional:
+      config[field.name] = config_dict.placeholder(kind)
+    if field.default is not None:
+      config[field.name] = field.default
+  return config
+
+
+def _required_type(annotation: Any) -> type:
+  """`float` for `float | None`, `tuple` for `tuple[int, ...]`."""
+  if typing.get_origin(annotation) is types.UnionType:
+    return next(x for x in typing.get_args(annotation) if x is not type(None))
+  return typing.get_origin(annotation) or annotation
+
+
+def validate(config: Mapping[str, Any]) -> Config:
+  """Checks every field and returns the typed config.
+
+  >>> validate(get_defaults()).batch_size
+  64
+  >>> validate({'seed': -1})
+  Traceback (most recent call last):
+  ValueError: config.seed is -1, wanted an int in [0, 2**31)
+
+  Args:
+    config: a `ConfigDict`, or nested dictionaries; what is missing takes its
+      default.
+
+  Returns:
+    A frozen `Config`.
+
+  Raises:
+    ValueError: for a field that does not exist, a wrong type or a value out of
+      range: the first one found, by its full name.
+  """
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  result = _build(Config, config, 'config')
+  if result.target_ratio is None and result.recipe.sparsity is None:
+    raise ValueError(
+      'config.target_ratio and config.recipe.sparsity are both None, wanted'
+      ' one of them'
+    )
+  if result.prune.epochs + result.ternary.epochs < 1:
+    raise ValueError(
+      'config.prune.epochs and config.ternary.epochs are both 0, wanted one'
+      ' of them at least 1'
+    )
+  return result
+
+
+def _build(record: type, values: Mapping[str, Any], name: str) -> Any:
+  fields = {field.name: field for field in dataclasses.fields(record)}
+  for key in values:
+    if key not in fields:
+      raise ValueError(
+        f'{name}.{key} is {values[key]!r}, but there is no such field; wanted'
+        f' one of: {", ".join(fields)}'
+      )
+  built = {}
+  for key, value in values.items():
+    full_name = f'{name}.{key}'
+    field = fields[key]
+    if dataclasses.is_dataclass(field.type):
+      if not isinstance(value, Mapping):
+        raise ValueError(f'{full_name} is {value!r}, wanted a group of fields')
+      built[key] = _build(typing.cast(type, field.type), value, full_name)
+    else:
+      built[key] = _check_leaf(field, value, full_name)
+  return record(**built)
+
+
+def _check_leaf(field: dataclasses.Field, value: Any, full_name: str) -> Any:
+  kind = _required_type(field.type)
+  optional = typing.get_origin(field.type) is types.UnionType
+  if value is None and optional:
+    return None
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if kind is tuple and isinstance(value, list):
+    value = tuple(value)
+  well_typed = isinstance(value, kind) and (
+    kind is bool or not isinstance(value, bool)
+  )
+  if kind is tuple:
+    well_typed &= all(type(x) is int for x in value) if well_typed else False
+  if not well_typed:
+    raise ValueError(f'{full_name} is {value!r}, wanted {kind.__name__}')
+  if 'check' in field.metadata and not field.metadata['check'](value):
+    raise ValueError(
+      f'{full_name} is {value!r}, wanted {field.metadata["wanted"]}'
+    )
+  return value
+
+
+def check_field(name: str, value: str | None = None) -> None:
+  """Refuses a field that does not exist.
+
+  >>> check_field('recipe.sparsty', '0.9')
+  Traceback (most recent call last):
+  ValueError: config.recipe.sparsty is '0.9', but there is no such field
+
+  Args:
+    name: with dots, without the leading `config.`.
+    value: what it was to become, for the message.
+
+  Raises:
+    ValueError: where there is no such field.
+  """
+  record: Any = Config
+  for part in name.split('.'):
+    fields = {}
+    if dataclasses.is_dataclass(record):
+      fields = {field.name: field.type for field in dataclasses.fields(record)}
+    if part not in fields:
+      raise ValueError(
+        f'config.{name} is {value!r}, but there is no such field'
+      )
+    record = fields[part]
+
+
+def parse_arguments(text: str | None, **defaults: Any) -> types.SimpleNamespace:
+  """Parses what follows the colon in `--config=configs/digits.py:ratio=40`.
+
+  >>> parse_arguments('ratio=40,debug', ratio=30.0, debug=False)
+  namespace(ratio=40.0, debug=True)
+
+  Args:
+    text: `name=value` pairs separated by commas; a name alone is true.
+    **defaults: the arguments that exist, with defaults whose types (bool, int,
+      float, str) the values are converted to.
+
+  Returns:
+    A namespace with one attribute for each argument.
+
+  Raises:
+    ValueError: for an argument that does not exist or does not convert.
+  """
+  arguments = dict(defaults)
+  for pair in filter(None, (text or '').split(',')):
+    name, equals, value = pair.partition('=')
+    if name not in defaults:
+      raise ValueError(
+        f'config argument {name} is not known, wanted one of:'
+        f' {", ".join(defaults)}'
+      )
+    kind = type(defaults[name])
+    try:
+      arguments[name] = _convert(kind, value if equals else 'true')
+    except ValueError:
+      raise ValueError(
+        f'config argument {name} is {value!r}, wanted {kind.__name__}'
+      ) from None
+  return types.SimpleNamespace(**arguments)
+
+
+def _convert(kind: type, text: str) -> Any:
+  if kind is bool:
+    values = {'true': True, 'false': False, '1': True, '0': False}
+    if text.lower() not in values:
+      raise ValueError(text)
+    return values[text.lower()]
+  return kind(text)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """The config as nested dictionaries that JSON can hold.
+
+  >>> to_dict(Config())['data']['name']
+  'digits'
+
+  Args:
+    config: a validated config.
+
+  Returns:
+    Nested dictionaries; tuples become lists.
+  """
+  as_json = lambda pairs: {
+    key: list(value) if isinstance(value, tuple) else value
+    for key, value in pairs
+  }
+  return dataclasses.asdict(config, dict_factory=as_json)

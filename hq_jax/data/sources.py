@@ -1,0 +1,72 @@
+"""Random access to the examples of a split, on disk or in memory."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Source(Protocol):
+  """Random access to the examples of one split.
+
+  An example is a dict of `image` (uint8 `[h, w, c]`) and `label` (an int).
+  """
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+  def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+    """Returns the examples at `indices`, in that order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorySource:
+  """A split held in memory; `source[i]` is example i.
+
+  Attributes:
+    images: uint8, `[n, h, w, c]`.
+    labels: int32, `[n]`.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {'image': self.images[index], 'label': int(self.labels[index])}
+
+  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Returns the examples at `indices`, in that order."""
+    return [self[index] for index in indices]
+
+
+def gather(
+  source: Source, indices: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads examples, in the order asked for, as two arrays.
+
+  Args:
+    source: a split.
+    indices: positions in it, `[n]` with n >= 1, each 0 <= i < len(source).
+
+  Returns:
+    The images, uint8 `[n, h, w, c]`, and the labels, int32 `[n]`.
+
+  >>> source = MemorySource(
+  ...   np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1),
+  ...   np.array([5, 6, 7], np.int32))
+  >>> images, labels = gather(source, [2, 0])
+  >>> images.ravel().tolist(), labels.tolist()
+  ([2, 0], [7, 5])
+  """
+  if isinstance(source, MemorySource):
+    return source.images[indices], source.labels[indices]
+  examples = source.__getitems__([int(index) for index in indices])
+  return (
+    np.stack([example['image'] for example in examples]),
+    np.array([example['label'] for example in examples], np.int32),
+  )

@@ -1,0 +1,105 @@
+"""Exact evaluation: every image once."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax import config as config_lib
+from hq_jax import metrics
+from hq_jax import models
+from hq_jax import sharding
+from hq_jax.data import datasets
+from hq_jax.data import pipeline
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], metrics.Sums]
+
+
+def make_eval_step(model: nn.Module) -> EvalStep:
+  """Makes the compiled function from variables and batch to sums.
+
+  Args:
+    model: a Flax module that takes `train`.
+
+  Returns:
+    A function of the variables and a batch (`image`, `label`, `valid`).
+  """
+
+  def eval_step(variables, batch):
+    logits: Any = model.apply(variables, batch['image'], train=False)
+    return metrics.classification_sums(logits, batch['label'], batch['valid'])
+
+  return jax.jit(eval_step)
+
+
+def evaluate(
+  eval_step: EvalStep,
+  variables: Any,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: jax.sharding.Mesh,
+) -> dict[str, Any]:
+  """Evaluates a model on a whole split.
+
+  Args:
+    eval_step: made by `make_eval_step`.
+    variables: what the model is applied with.
+    batches: of `data.pipeline.make_eval_batches`.
+    mesh: the devices.
+
+  Returns:
+    `accuracy` in [0, 1], `loss`, and `num_examples`, an int.
+  """
+  sums = None
+  for batch in batches:
+    sums = metrics.add(
+      sums, eval_step(variables, sharding.to_global(batch, mesh))
+    )
+  if sums is None:
+    raise ValueError('batches is empty, wanted at least one batch')
+  num_examples = int(np.asarray(sums['accuracy'])[1])
+  return metrics.means(sums) | {'num_examples': num_examples}
+
+
+def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+  """Evaluates a model that is read from its file.
+
+  Args:
+    path: an `.hq` file.
+    config: whose `data` and `batch_size` are used.
+
+  Returns:
+    As `evaluate`.
+
+  Raises:
+    ValueError: where the file is missing or damaged, or does not fit the
+      images.
+  """
+  checked = config_lib.validate(config)
+  found = artifact_lib.read(path)
+  mesh = sharding.make_mesh()
+  sharding.check_batch_size(checked.batch_size, mesh)
+  dataset = datasets.load(checked.data.name, checked.data.data_dir)
+  for name, theirs, ours in (
+    ('input_shape', found.input_shape, dataset.image_shape),
+    ('class_names', found.class_names, dataset.class_names),
+  ):
+    if theirs != ours:
+      raise ValueError(
+        f'{path}: {name} is {theirs}, but {dataset.name} has {ours}'
+      )
+  model = models.build(
+    found.model,
+    num_classes=len(found.class_names),
+    arguments=found.model_args,
+  )
+  batches = pipeline.make_eval_batches(
+    dataset.test,
+    preprocessing=found.preprocessing,
+    batch_size=checked.batch_size,
+  )
+  return evaluate(
+    make_eval_step(model), artifact_lib.to_variables(found), batches, mesh
+  )

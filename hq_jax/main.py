@@ -1,0 +1,93 @@
+"""The command line: `python -m hq_jax.main --config=FILE --workdir=DIR`."""
+
+from collections.abc import Sequence
+import re
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The config file, such as configs/digits.py:ratio=40.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  '',
+  'The folder of the run; a run that was interrupted goes on there.',
+)
+_EVALUATE = flags.DEFINE_string(
+  'evaluate',
+  None,
+  "An .hq file: prints its accuracy on the config's test set, and trains"
+  ' nothing.',
+)
+
+
+def _refuse(error: BaseException) -> int:
+  """Says in one line what is wrong."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  print(f'hq_jax: {lines[0]}', file=sys.stderr)
+  return 2
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the flags; what is wrong with them is said in one line."""
+  from hq_jax import config as config_lib
+
+  try:
+    for argument in argv[1:]:
+      override = re.match(r'--?config\.([\w.]+)(?:=(.*))?$', argument)
+      if override:
+        config_lib.check_field(*override.groups())
+    remaining = flags.FLAGS(list(argv))
+    if len(remaining) > 1:
+      raise ValueError(f'argument {remaining[1]!r} is not known')
+    if _CONFIG.value is None:
+      raise ValueError('config is missing, wanted --config=FILE')
+  except Exception as error:  # A config file may raise anything.
+    root: BaseException = error
+    while root.__cause__ or root.__context__:
+      root = root.__cause__ or root.__context__ or root
+    sys.exit(_refuse(root))
+  return remaining
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs what the flags say and returns the exit status."""
+  del argv
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
+  from hq_jax import evaluate
+  from hq_jax import report
+  from hq_jax import train
+
+  try:
+    if _EVALUATE.value is not None:
+      found = evaluate.evaluate_file(_EVALUATE.value, _CONFIG.value)
+      print(
+        f'{_EVALUATE.value}: test accuracy {found["accuracy"]:.2%} on'
+        f' {found["num_examples"]} images, loss {found["loss"]:.4f}'
+      )
+      return 0
+    job = train.prepare(_CONFIG.value, _WORKDIR.value)
+  except (ValueError, OSError) as error:
+    return _refuse(error)
+  print(
+    f'target: {job.recipe.sparsity:.1%} zeros, at most'
+    f' {job.predicted_bytes:,} of {job.dense_bytes:,} bytes'
+    f' ({job.dense_bytes / job.predicted_bytes:.1f}x)',
+    flush=True,
+  )
+  try:
+    result = train.run(job)
+  except FloatingPointError as error:
+    _refuse(error)
+    return 1
+  print(report.format_table(result))
+  return 0
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,63 @@
+"""What a result was made with: commit, versions, hardware."""
+
+from importlib import metadata
+import os
+import platform
+import subprocess
+
+import jax
+
+_PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'constriction')
+
+
+def get_commit() -> str:
+  """The commit of this package's source, `-dirty` where it was changed.
+
+  >>> isinstance(get_commit(), str)
+  True
+
+  Returns:
+    A hexadecimal name, or 'unknown' where the package is no checkout.
+  """
+  here = os.path.dirname(os.path.abspath(__file__))
+  # An installed package may lie in somebody else's checkout.
+  if _git(here, 'ls-files', '--error-unmatch', '__init__.py') is None:
+    return 'unknown'
+  commit = _git(here, 'rev-parse', 'HEAD')
+  if not commit:
+    return 'unknown'
+  changed = _git(here, 'status', '--porcelain', '--untracked-files=no')
+  return f'{commit}-dirty' if changed else commit
+
+
+def _git(folder: str, *arguments: str) -> str | None:
+  try:
+    done = subprocess.run(
+      ['git', '-C', folder, *arguments],
+      capture_output=True,
+      text=True,
+      timeout=30,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return done.stdout.strip()
+
+
+def get_hardware() -> dict[str, str]:
+  """The machine and the versions, as plain strings.
+
+  >>> 'device' in get_hardware()
+  True
+
+  Returns:
+    A dictionary for reports.
+  """
+  device = jax.devices()[0]
+  return {
+    'device': f'{jax.device_count()} x {device.device_kind}',
+    'platform': device.platform,
+    'cpu_cores': str(os.cpu_count()),
+    'machine': platform.machine(),
+    'python': platform.python_version(),
+  } | {name: metadata.version(name) for name in _PACKAGES}

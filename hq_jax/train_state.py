@@ -1,0 +1,91 @@
+"""The state of training, and how it begins."""
+
+from typing import Any
+
+import chex
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from hq_jax import sharding
+
+
+class TrainState(struct.PyTreeNode):
+  """Everything that a training step reads and writes.
+
+  Attributes:
+    step: int32, the steps of this stage so far.
+    params: what the model sees: dense, pruned or ternary.
+    batch_stats: the running statistics of the batch norms.
+    opt_state: of the optax pipeline; with `transforms.hq`, it has the latents.
+  """
+
+  step: jax.Array
+  params: chex.ArrayTree
+  batch_stats: chex.ArrayTree
+  opt_state: Any
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def _begin(
+  params: chex.ArrayTree,
+  batch_stats: chex.ArrayTree,
+  tx: optax.GradientTransformation,
+) -> TrainState:
+  step = jnp.zeros([], jnp.int32)
+  return TrainState(step, params, batch_stats, tx.init(params))
+
+
+def init(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  key: chex.PRNGKey,
+  input_shape: tuple[int, ...],
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Initializes a model and its optimizer, already in their places.
+
+  Args:
+    model: a Flax module that maps `[n, *input_shape]` and takes `train`.
+    tx: the optimizer.
+    key: of the initial weights.
+    input_shape: of one image.
+    mesh: the devices.
+
+  Returns:
+    A state that is replicated over the mesh.
+  """
+
+  def build(key):
+    variables = model.init(key, jnp.zeros((1, *input_shape)), train=False)
+    return _begin(variables['params'], variables.get('batch_stats', {}), tx)
+
+  return jax.jit(build, out_shardings=sharding.replicated(mesh))(key)
+
+
+def restart(
+  state: TrainState,
+  tx: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Begins another stage with the weights of the last.
+
+  Args:
+    state: where the last stage ended; it stays usable.
+    tx: the optimizer of the new stage.
+    mesh: the devices.
+
+  Returns:
+    A state at step 0, with its own copy of the weights.
+  """
+  build = jax.jit(
+    lambda params, batch_stats: _begin(params, batch_stats, tx),
+    out_shardings=sharding.replicated(mesh),
+  )
+  return build(state.params, state.batch_stats)

@@ -1,0 +1,140 @@
+"""The folder of one run: whose it is, and the history of its metrics."""
+
+from collections.abc import Iterator, Mapping
+import fcntl
+import json
+import os
+from typing import Any, IO
+
+CONFIG = 'config.json'
+METRICS = 'metrics.jsonl'
+MODEL = 'model.hq'
+CHECKPOINTS = 'checkpoints'
+
+# Fields that do not decide the result: a run may go on with others.
+_FREE_FIELDS = ('checkpoint_every_epochs', 'data.data_dir')
+
+
+def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
+  """Makes the folder this config's own, or refuses to touch it.
+
+  Args:
+    workdir: the folder; made where there is none.
+    config: nested dictionaries that JSON can hold.
+
+  Returns:
+    An open file that holds the folder's lock until it is closed.
+
+  Raises:
+    ValueError: where the folder belongs to another config, holds files of a
+      run without one, is in use, or is no folder.
+  """
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise ValueError(f'workdir is {workdir}, which is a file')
+  path = os.path.join(workdir, CONFIG)
+  if not os.path.exists(path):
+    for name in (CHECKPOINTS, METRICS, MODEL):
+      if os.path.exists(os.path.join(workdir, name)):
+        raise ValueError(
+          f'workdir is {workdir}, which holds {name} but no {CONFIG}: wanted'
+          ' a new folder or that of an earlier run'
+        )
+    os.makedirs(workdir, exist_ok=True)
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + '\n')
+  lock = open(path, encoding='utf-8')  # noqa: SIM115 (held by the caller)
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _check_same(workdir, lock.read(), config)
+  except BlockingIOError:
+    lock.close()
+    raise ValueError(
+      f'workdir is {workdir}, in which another process is running'
+    ) from None
+  except ValueError:
+    lock.close()
+    raise
+  return lock
+
+
+def _check_same(workdir: str, text: str, config: Mapping[str, Any]) -> None:
+  try:
+    theirs = dict(_flatten(json.loads(text)))
+  except (ValueError, AttributeError):
+    raise ValueError(
+      f'workdir is {workdir}, whose {CONFIG} is damaged'
+    ) from None
+  ours = dict(_flatten(config))
+  for name in sorted(theirs.keys() | ours.keys()):
+    if name not in _FREE_FIELDS and theirs.get(name) != ours.get(name):
+      raise ValueError(
+        f'workdir is {workdir}, which belongs to another config: config.{name}'
+        f' is {theirs.get(name)!r} there and {ours.get(name)!r} here'
+      )
+
+
+def _flatten(
+  tree: Mapping[str, Any], prefix: str = ''
+) -> Iterator[tuple[str, Any]]:
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _flatten(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes a file whole or not at all.
+
+  Args:
+    path: of the file; an older one is replaced.
+    text: what it shall hold, UTF-8.
+  """
+  temporary = f'{path}.tmp'
+  with open(temporary, 'w', encoding='utf-8') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+
+
+class History:
+  """The rows of `metrics.jsonl`, one for each epoch, in order."""
+
+  def __init__(self, workdir: str):
+    self._path = os.path.join(workdir, METRICS)
+    self.rows: list[dict[str, Any]] = []
+    if os.path.exists(self._path):
+      with open(self._path, encoding='utf-8') as file:
+        self.rows = list(_parse(file))
+
+  def truncate(self, step: int) -> None:
+    """Forgets what came after a step, because it is done again.
+
+    Args:
+      step: of the whole run; its own row is kept.
+    """
+    self.rows = [row for row in self.rows if row['step'] <= step]
+    lines = [json.dumps(row) + '\n' for row in self.rows]
+    write_text(self._path, ''.join(lines))
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Adds a row.
+
+    Args:
+      row: with `step`, above that of the last.
+    """
+    self.rows.append(row)
+    with open(self._path, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(row) + '\n')
+
+
+def _parse(lines: IO[str]) -> Iterator[dict[str, Any]]:
+  """The rows up to the first line that was not written whole."""
+  for line in lines:
+    try:
+      row = json.loads(line)
+    except ValueError:
+      return
+    if not line.endswith('\n') or not isinstance(row, dict):
+      return
+    yield row

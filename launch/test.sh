@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Checks style, types and behaviour, with the tools of the extra `test`.
+#
+#   launch/test.sh [--dry_run] [ARGUMENTS OF pytest]
+#
+# PYTHON=python3.12  makes .venv with this interpreter (default: python3)
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/_venv.sh"
+
+install '.[test]'
+run .venv/bin/python -m ruff check .
+run .venv/bin/python -m ruff format --check .
+run .venv/bin/python -m mypy
+run .venv/bin/python -m pytest "$@"

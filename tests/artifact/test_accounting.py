@@ -1,0 +1,101 @@
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import tensors
+from hq_jax.artifact import accounting
+from hq_jax.artifact import coder
+from hq_jax.artifact import format as container
+
+EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
+
+
+def test_apportion_by_hand():
+  assert accounting.apportion(10, [3, 1]) == [8, 2]  # 7.5 rounds to even
+  assert accounting.apportion(7, [0, 0]) == [0, 7]
+  assert accounting.apportion(7, [1, 0]) == [7, 0]
+  assert accounting.apportion(0, [1, 2]) == [0, 0]
+  assert accounting.apportion(0, []) == []
+
+
+@hypothesis.given(
+  st.integers(0, 10**9), st.lists(st.floats(0, 1e9), min_size=1, max_size=20)
+)
+def test_apportion_adds_up(total, shares):
+  parts = accounting.apportion(total, shares)
+  assert sum(parts) == total
+  if sum(shares) > 0:
+    for part, share in zip(parts, shares, strict=True):
+      assert abs(part - total * (share / sum(shares))) < 1.001
+
+
+def test_sizes_by_hand():
+  # Half zeros and a quarter of each sign: 2 layers of 400 codes, 1.5 bits
+  # each, 150 bytes in all; one layer of one symbol, which costs nothing.
+  codes = np.tile(np.array([0, 1, 0, -1], np.int8), 100).reshape(100, 4)
+  found = {
+    'params/a': tensors.TernaryTensor(codes),
+    'params/b': tensors.TernaryTensor(codes, np.ones(4, np.float32)),
+    'params/c': tensors.TernaryTensor(np.ones((9, 4), np.int8)),
+    'params/d': np.zeros(3, np.int32),
+  }
+  data = artifact.dumps(EMPTY._replace(tensors=found))
+  parts = artifact.sizes(data)
+  assert sum(parts.values()) == len(data)
+  assert set(parts) == {
+    *('preamble', 'header', 'ternary_codes', 'model_tables'),
+    *('scales', 'int32'),
+  }
+  # Guard, version and count; four sections; checksum.
+  assert parts['preamble'] == 12 + 4 * 12 + 4
+  assert parts['model_tables'] == 3 * 4
+  assert 149 <= parts['ternary_codes'] <= 154
+  assert parts['scales'] >= 12
+  rows = {row.path: row for row in artifact.layers(data)}
+  stream = parts['ternary_codes']
+  assert rows['params/a'].num_bytes == 4 + stream // 2
+  assert rows['params/c'].num_bytes == 4
+  assert rows['params/d'].num_bytes == parts['int32']
+  row = rows['params/b']
+  assert row.num_bytes == 4 + stream - stream // 2 + parts['scales']
+  assert row.shape == (100, 4) and row.encoding == 't4'
+  assert row.zeros == 0.5 and row.entropy_bits == 1.5
+  assert row.bits == row.num_bytes * 8 / 400
+  assert rows['params/d'].entropy_bits is None
+
+
+def test_scales_share_a_section_with_other_tensors():
+  kernel = tensors.TernaryTensor(
+    np.ones((2, 30), np.int8), np.ones(30, np.float16)
+  )
+  found = {'k': kernel, 'x': np.ones(10, np.float16)}
+  data = artifact.dumps(EMPTY._replace(tensors=found))
+  parts = artifact.sizes(data)
+  body = len(container.unpack(data)['TF16'])
+  assert parts['scales'] + parts['float16'] == body
+  assert parts['scales'] == pytest.approx(body * 0.75, abs=0.5)
+
+
+def test_ancillary_bytes_are_counted(small):
+  sections = list(container.unpack(artifact.dumps(small)).items())
+  data = container.pack([*sections, ('note', bytes(5))])
+  parts = artifact.sizes(data)
+  assert parts['ancillary'] == 5
+  assert sum(parts.values()) == len(data)
+
+
+def test_layers_of_a_network(resnet):
+  data = artifact.dumps(resnet)
+  rows = artifact.layers(data)
+  assert len(rows) == len(resnet.tensors)
+  for row in rows:
+    tensor = resnet.tensors[row.path]
+    if isinstance(tensor, tensors.TernaryTensor):
+      assert row.zeros == np.mean(tensor.codes == 0)
+      counts = coder.count(tensor.codes)
+      assert row.entropy_bits == coder.entropy_bits(counts)
+      side = 5 + (0 if tensor.scale is None else 2 * tensor.scale.size)
+      most = row.entropy_bits * 1.002 + 8 * side / tensor.codes.size
+      assert row.entropy_bits < row.bits < most

@@ -1,0 +1,263 @@
+"""Folding: by hand, against float64, and against Flax's own forward pass."""
+
+from flax import linen as nn
+import jax
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import tensors
+from hq_jax.artifact import folding
+
+CODES = np.array([[1, 0], [0, -1], [1, 1]], np.int8)
+
+
+class Net(nn.Module):
+  """Two convolutions and a norm that follows no kernel directly."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.BatchNorm(True, epsilon=1e-3, name='first')(x)
+    x = nn.Conv(6, (3, 3), use_bias=False, name='conv')(x)
+    x = nn.relu(nn.BatchNorm(True, epsilon=1e-5, name='norm')(x))
+    x = nn.Conv(4, (1, 1), use_bias=False, name='dense_conv')(x)
+    x = nn.relu(nn.BatchNorm(True, epsilon=1e-5, name='norm2')(x))
+    return nn.Dense(3, name='head')(x.mean((1, 2)))
+
+
+def _make_net():
+  """Random variables of `Net`, with 'conv' and 'head' ternary."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(5, 8, 8, 2)).astype(np.float32)
+  shapes = jax.eval_shape(Net().init, jax.random.key(0), x)
+  variables = jax.tree.map(
+    lambda leaf: (
+      rng.uniform(0.3, 1.7, leaf.shape).astype(np.float32)
+      * rng.choice([-1, 1], leaf.shape).astype(np.float32)
+    ),
+    shapes,
+  )
+  for stats in variables['batch_stats'].values():
+    stats['var'] = np.abs(stats['var'])
+  ternary = {}
+  for module in ('conv', 'head'):
+    kernel = variables['params'][module]['kernel']
+    codes = rng.integers(-1, 2, kernel.shape).astype(np.int8)
+    scale = rng.uniform(0.05, 0.3, kernel.shape[-1:]).astype(np.float32)
+    variables['params'][module]['kernel'] = codes * scale
+    ternary[f'params/{module}/kernel'] = tensors.TernaryTensor(codes, scale)
+  return variables, ternary, x
+
+
+PAIRS = {'norm': 'conv', 'norm2': 'dense_conv'}
+EPSILONS = {'first': 1e-3, 'norm': 1e-5, 'norm2': 1e-5}
+
+
+def _one_norm(**changes):
+  """One kernel [3, 2], one norm of 2 channels: (variables, ternary)."""
+  leaves = {
+    'scale': np.array([4.0, 2.0]),
+    'bias': np.array([1.0, 0.0]),
+    'mean': np.array([3.0, -1.0]),
+    'var': np.array([3.0, 0.0]),
+  } | changes
+  leaves = {k: v for k, v in leaves.items() if v is not None}
+  stats = {k: leaves.pop(k) for k in ('mean', 'var') if k in leaves}
+  variables = {
+    'params': {'c': {'kernel': CODES * np.float32(0.5)}, 'n': leaves},
+    'batch_stats': {'n': stats},
+  }
+  return variables, tensors.TernaryTensor(CODES, np.array([0.5, 0.25], 'f4'))
+
+
+def test_by_hand():
+  variables, kernel = _one_norm()
+  found, norms = artifact.fold(
+    variables, {'params/c/kernel': kernel}, {'n': 'c'}, {'n': 1.0}
+  )
+  # a = 4 / sqrt(4), 2 / sqrt(1); b = 1 - 2 * 3, 0 + 2 * 1.
+  assert norms == {'n': 1.0}
+  assert set(found) == {'params/c/kernel', 'params/n/scale', 'params/n/bias'}
+  assert found['params/n/scale'].tolist() == [2 * 0.5, 2 * 0.25]
+  assert found['params/n/bias'].tolist() == [-5, 2]
+  assert found['params/n/scale'].dtype == np.float16
+  assert found['params/c/kernel'].scale is None
+  np.testing.assert_array_equal(found['params/c/kernel'].codes, CODES)
+
+
+def test_without_a_pair_the_kernel_keeps_its_scale():
+  variables, kernel = _one_norm()
+  ternary = {'params/c/kernel': kernel}
+  found, _ = artifact.fold(variables, ternary, {}, {'n': 1.0})
+  assert found['params/n/scale'].tolist() == [2, 2]
+  assert found['params/c/kernel'].scale.tolist() == [0.5, 0.25]
+  assert found['params/c/kernel'].scale.dtype == np.float16
+
+
+def test_a_pair_without_a_ternary_kernel_changes_neither():
+  variables, _ = _one_norm()
+  found, _ = artifact.fold(variables, {}, {'n': 'c'}, {'n': 1.0})
+  assert found['params/n/scale'].tolist() == [2, 2]
+  np.testing.assert_array_equal(found['params/c/kernel'], CODES * 0.5)
+
+
+def test_a_ternary_kernel_without_a_scale():
+  variables, _ = _one_norm()
+  ternary = {'params/c/kernel': tensors.TernaryTensor(CODES)}
+  for pairs in ({}, {'n': 'c'}):
+    found, _ = artifact.fold(variables, ternary, pairs, {'n': 1.0})
+    assert found['params/n/scale'].tolist() == [2, 2]
+    assert found['params/c/kernel'].scale is None
+
+
+def test_norms_without_an_epsilon_keep_their_statistics():
+  variables, _ = _one_norm()
+  found, norms = artifact.fold(variables, {}, {}, {})
+  assert norms == {}
+  assert found['batch_stats/n/mean'].tolist() == [3, -1]
+  assert found['params/n/scale'].tolist() == [4, 2]
+
+
+def test_values_beyond_float16_become_float32():
+  variables, kernel = _one_norm(bias=np.array([1e5, 0.0]))
+  ternary = {'params/c/kernel': kernel}
+  found, _ = artifact.fold(variables, ternary, {'n': 'c'}, {'n': 1.0})
+  assert found['params/n/bias'].dtype == np.float32
+  assert found['params/n/bias'].tolist() == [1e5 - 6, 2]
+  assert found['params/n/scale'].dtype == np.float16
+  with pytest.raises(ValueError, match='beyond the range of float32'):
+    variables, _ = _one_norm(bias=np.array([1e39, 0.0]))
+    artifact.fold(variables, {}, {}, {'n': 1.0})
+
+
+def test_rounds_once():
+  # 1 + 2^-11 + 2^-30 rounds up to 1 + 2^-10 in float16. In float32 it would
+  # first lose its last bit, and then tie to 1.
+  value = 1 + 2.0**-11 + 2.0**-30
+  variables, _ = _one_norm(mean=np.zeros(2), bias=np.full(2, value))
+  found, _ = artifact.fold(variables, {}, {}, {'n': 1.0})
+  assert found['params/n/bias'].tolist() == [1 + 2.0**-10] * 2
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+def test_against_float64(dtype):
+  variables, ternary, _ = _make_net()
+  found, _ = artifact.fold(variables, ternary, PAIRS, EPSILONS, dtype)
+  for norm, epsilon in EPSILONS.items():
+    leaves = variables['params'][norm] | variables['batch_stats'][norm]
+    gamma, beta, mean, var = (
+      leaves[k].astype(np.float64) for k in ('scale', 'bias', 'mean', 'var')
+    )
+    a = gamma / np.sqrt(var + epsilon)
+    b = beta - a * mean
+    if norm == 'norm':
+      a = a * ternary['params/conv/kernel'].scale.astype(np.float64)
+    for name, expected in (('scale', a), ('bias', b)):
+      leaf = found[f'params/{norm}/{name}']
+      assert leaf.dtype == dtype
+      np.testing.assert_array_equal(leaf, expected.astype(dtype))
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'tolerance'), [(np.float32, 2e-6), (np.float16, 3e-3)]
+)
+def test_flax_computes_the_same_from_the_file(dtype, tolerance):
+  variables, ternary, x = _make_net()
+  found, norms = artifact.fold(variables, ternary, PAIRS, EPSILONS, dtype)
+  data = artifact.dumps(
+    artifact.Artifact('net', {}, (8, 8, 2), {}, (), found, norms)
+  )
+  rebuilt = artifact.to_variables(artifact.loads(data))
+  assert jax.tree.structure(rebuilt) == jax.tree.structure(variables)
+  expected = jax.jit(Net().apply)(variables, x)
+  actual = jax.jit(Net().apply)(rebuilt, x)
+  scale = np.abs(expected).max()
+  assert scale > 0.1
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize('leaf', ['scale', 'bias', 'mean', 'var'])
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(leaf, value):
+  variables, _ = _one_norm(**{leaf: np.array([1.0, value])})
+  with pytest.raises(ValueError, match=f'n/{leaf}.: NaN or infinity'):
+    artifact.fold(variables, {}, {}, {'n': 1.0})
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'var': None}, "'batch_stats/n/var' is not in variables"),
+    ({'scale': None}, "'params/n/scale' is not in variables"),
+    ({'var': np.array([-0.5, 1])}, 'variance . epsilon is not positive'),
+    ({'bias': np.zeros(3)}, 'differ in shape'),
+    ({'scale': np.zeros(3)}, 'scale has shape'),
+  ],
+)
+def test_bad_norms_are_refused(changes, message):
+  variables, _ = _one_norm(**changes)
+  with pytest.raises(ValueError, match=message):
+    folding.fold(variables, {}, {'n': 'c'}, {'n': 1.0})
+
+
+@pytest.mark.parametrize('epsilon', [-1.0, 2.0, float('nan')])
+def test_bad_epsilons_are_refused(epsilon):
+  variables, _ = _one_norm()
+  with pytest.raises(ValueError, match=r'wanted \[0, 1\]'):
+    folding.fold(variables, {}, {}, {'n': epsilon})
+
+
+def test_zero_variance_needs_an_epsilon():
+  variables, _ = _one_norm()
+  with pytest.raises(ValueError, match='is not positive'):
+    folding.fold(variables, {}, {}, {'n': 0.0})
+
+
+@pytest.mark.parametrize(
+  ('pairs', 'epsilons', 'message'),
+  [
+    ({'m': 'c'}, {'n': 1.0}, "pair 'm': no epsilon"),
+    ({'n': 'd'}, {'n': 1.0}, "no kernel in params of 'd'"),
+    ({}, {'m': 1.0}, "norm 'm': 'params/m/scale' is not in variables"),
+    ({'n': 'c', 'n2': 'c'}, {'n': 1.0, 'n2': 1.0}, 'more than one norm'),
+  ],
+)
+def test_bad_pairs_are_refused(pairs, epsilons, message):
+  variables, kernel = _one_norm()
+  with pytest.raises(ValueError, match=message):
+    folding.fold(variables, {'params/c/kernel': kernel}, pairs, epsilons)
+
+
+def test_a_bias_in_between_is_refused():
+  variables, kernel = _one_norm()
+  variables['params']['c']['bias'] = np.zeros(2)
+  with pytest.raises(ValueError, match="'c' has a bias in between"):
+    folding.fold(variables, {'params/c/kernel': kernel}, {'n': 'c'}, {'n': 1.0})
+
+
+@pytest.mark.parametrize(
+  ('path', 'kernel', 'message'),
+  [
+    ('params/d/kernel', CODES, 'no such leaf in variables'),
+    ('params/c/kernel', CODES.T, r'shape \(2, 3\), in variables \(3, 2\)'),
+  ],
+)
+def test_bad_kernels_are_refused(path, kernel, message):
+  variables, _ = _one_norm()
+  ternary = {path: tensors.TernaryTensor(kernel)}
+  with pytest.raises(ValueError, match=message):
+    folding.fold(variables, ternary, {}, {})
+
+
+@pytest.mark.parametrize(
+  ('scale', 'message'),
+  [
+    (np.ones(3, np.float32), r'scale has shape \(3,\)'),
+    (np.array([1, np.nan], np.float32), 'scale.: NaN or infinity'),
+  ],
+)
+def test_bad_scales_are_refused(scale, message):
+  variables, _ = _one_norm()
+  ternary = {'params/c/kernel': tensors.TernaryTensor(CODES, scale)}
+  with pytest.raises(ValueError, match=message):
+    folding.fold(variables, ternary, {}, {})

@@ -1,0 +1,247 @@
+"""Damaged and hostile files; a reader without JAX."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+import tracemalloc
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import tensors
+from hq_jax.artifact import format as container
+from hq_jax.artifact import planes
+from hq_jax.artifact import reader
+
+EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
+
+
+@pytest.fixture(scope='module')
+def data(small):
+  return artifact.dumps(small)
+
+
+def _repack(data, changes):
+  """The same file with other bodies and good checksums; None removes one."""
+  sections = container.unpack(data) | changes
+  kept = [(k, v) for k, v in sections.items() if v is not None]
+  return container.pack(kept)
+
+
+def _with_tree(tree, sections=()):
+  """A file with this JSON text as its tree."""
+  text = (
+    '{"args":{},"classes":[],"input":[],"model":"","preprocessing":{},'
+    f'"tree":{tree}}}'
+  ).encode()
+  body = struct.pack('<I', len(text)) + planes.deflate(text)
+  return container.pack([('HEAD', body), *sections])
+
+
+def test_every_flipped_byte_is_found(data):
+  assert len(data) < 600
+  for index in range(len(data)):
+    for mask in (1, 0x80, 0xFF):
+      damaged = bytearray(data)
+      damaged[index] ^= mask
+      with pytest.raises(ValueError):
+        artifact.loads(bytes(damaged))
+
+
+def test_every_cut_and_every_longer_file_is_found(data):
+  for end in range(len(data)):
+    with pytest.raises(ValueError):
+      artifact.loads(data[:end])
+    with pytest.raises(ValueError):
+      artifact.loads(data[:end] + data[end + 1 :])
+  for more in (b'\0', b'\n', data):
+    with pytest.raises(ValueError, match='followed by other bytes'):
+      artifact.loads(data + more)
+
+
+def test_message_names_file_and_section(data, tmp_path):
+  path = tmp_path / 'net.hq'
+  damaged = bytearray(data)
+  damaged[-1] ^= 1
+  path.write_bytes(damaged)
+  with pytest.raises(ValueError) as caught:
+    artifact.read(path)
+  assert str(caught.value) == (
+    f'{path}: section TI08: damaged (its checksum differs)'
+  )
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'none\.hq: no such file'):
+    artifact.read(tmp_path / 'none.hq')
+  with pytest.raises(ValueError, match='not a regular file'):
+    artifact.read(tmp_path)
+  os.mkfifo(tmp_path / 'pipe.hq')
+  with pytest.raises(ValueError, match='not a regular file'):
+    artifact.read(tmp_path / 'pipe.hq')
+  (tmp_path / 'empty.hq').touch()
+  with pytest.raises(
+    ValueError, match=r'empty\.hq: preamble: the file is empty'
+  ):
+    artifact.read(tmp_path / 'empty.hq')
+  with open(tmp_path / 'huge.hq', 'wb') as file:
+    file.truncate(reader.MAX_FILE_BYTES + 1)
+  with pytest.raises(ValueError, match='wanted at most'):
+    artifact.read(tmp_path / 'huge.hq')
+
+
+def test_sections_are_all_there_and_all_known(data):
+  for name in ('HEAD', 'CODE', 'TF16', 'TF32', 'TI08'):
+    with pytest.raises(ValueError, match=f'section {name}: missing'):
+      artifact.loads(_repack(data, {name: None}))
+  for name in ('WHAT', 'TF64'):
+    with pytest.raises(ValueError, match=f'section {name}: unknown'):
+      artifact.loads(_repack(data, {name: b''}))
+
+
+def test_ancillary_sections_are_skipped(data, small, check_equal):
+  longer = _repack(data, {'note': b'by hand'})
+  check_equal(artifact.loads(longer), small)
+  assert len(longer) == len(data) + 12 + 7
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'CODE': b'\0' * 11}, 'section CODE: 11 bytes, wanted 12'),
+    ({'CODE': b'\xff' * 12}, 'section CODE: model table 0'),
+    ({'CODE': b'\1\0' * 6 + b'\1\0'}, 'section CODE: ternary codes: the str'),
+    ({'TF16': b''}, 'section TF16: 0 bytes cannot hold 8'),
+    ({'TF32': bytes(100)}, 'section TF32: '),
+    ({'TI08': b'\x07'}, 'section TI08: damaged DEFLATE stream'),
+    ({'HEAD': b'\0\0\0\0'}, 'section HEAD: the DEFLATE stream'),
+  ],
+)
+def test_hostile_bodies_are_refused(data, changes, message):
+  with pytest.raises(ValueError, match=message):
+    artifact.loads(_repack(data, changes))
+
+
+@pytest.mark.parametrize(
+  'tree',
+  [
+    '{"k":["t",2147483648]}',
+    '{"k":["t",46340,46340]}',
+    '{"k":["t",4194304]}',
+    '{"k":["f2",2147483648]}',
+    '{"k":["i1",2147483648]}',
+    '{"k":["t2",0,2147483648]}',
+    '{"k":["i1",1000000,0,1000000]}',
+  ],
+)
+def test_sizes_are_bounded_before_anything_is_allocated(tree):
+  sections = []
+  if '"t' in tree:
+    sections.append(('CODE', bytes(4)))
+  if '"f2"' in tree or '"t2"' in tree:
+    sections.append(('TF16', b'\x03\0'))
+  if '"i1"' in tree:
+    sections.append(('TI08', b'\x03\0'))
+  hostile = _with_tree(tree, sections)
+  tracemalloc.start()
+  try:
+    if ',0,1000000' in tree:  # no elements: nothing wrong with it
+      assert artifact.loads(hostile).tensors['k'].size == 0
+    else:
+      with pytest.raises(ValueError):
+        artifact.loads(hostile)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+  finally:
+    tracemalloc.stop()
+
+
+def test_many_zeros_need_many_bytes():
+  zeros = tensors.TernaryTensor(np.zeros((3000, 3000), np.int8))
+  with pytest.raises(ValueError, match='9000000 ternary codes in a file of'):
+    artifact.dumps(EMPTY._replace(tensors={'k': zeros}))
+  fewer = tensors.TernaryTensor(np.zeros((1024, 1024), np.int8))
+  assert len(artifact.dumps(EMPTY._replace(tensors={'k': fewer}))) < 200
+
+
+def test_a_norm_in_the_header_needs_its_tensors():
+  hostile = _with_tree('{"params":{"n":{"":1e-5}}}')
+  with pytest.raises(ValueError, match="section HEAD: folded norm 'n'"):
+    artifact.loads(hostile)
+  for epsilon in ('"a"', 'null', '[]', '1', '1e999', '-0.5', '{}'):
+    hostile = _with_tree(f'{{"params":{{"n":{{"":{epsilon}}}}}}}')
+    with pytest.raises(ValueError, match='section HEAD: '):
+      artifact.loads(hostile)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(choice=st.data())
+def test_damage_behind_good_checksums_never_crashes(data, choice):
+  sections = container.unpack(data)
+  name = choice.draw(st.sampled_from(sorted(sections)))
+  body = bytearray(sections[name])
+  if name == 'HEAD':
+    body = bytearray(planes.inflate(bytes(body[4:]), body[0] + 256 * body[1]))
+  start = choice.draw(st.integers(0, len(body) - 1))
+  length = choice.draw(st.integers(0, 4))
+  body[start : start + length] = choice.draw(st.binary(max_size=4))
+  if name == 'HEAD':
+    text = bytes(body)
+    body = struct.pack('<I', len(text)) + planes.deflate(text)
+  try:
+    found = artifact.loads(_repack(data, {name: bytes(body)}))
+  except ValueError as error:
+    assert '\n' not in str(error)
+    assert re.match('artifact: (section|[0-9]+ ternary)', str(error))
+    return
+  # What is accepted can be written again.
+  artifact.loads(artifact.dumps(found))
+
+
+@hypothesis.given(st.binary(max_size=200))
+def test_noise_is_refused(noise):
+  for start in (b'', container.MAGIC, container.MAGIC + b'\1\0'):
+    with pytest.raises(ValueError):
+      artifact.loads(start + noise)
+
+
+def test_reading_needs_no_jax(small, tmp_path):
+  path = tmp_path / 'net.hq'
+  artifact.write(path, small)
+  script = """
+import sys
+
+class Block:
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in ('jax', 'jaxlib', 'flax', 'optax', 'chex'):
+      raise ImportError(name + ' is blocked')
+
+sys.meta_path.insert(0, Block())
+try:
+  import jax
+except ImportError:
+  pass
+else:
+  raise SystemExit('jax was not blocked')
+from hq_jax import artifact
+
+found = artifact.read(sys.argv[1])
+data = open(sys.argv[1], 'rb').read()
+artifact.layers(data)
+variables = artifact.to_variables(found)
+print(len(found.tensors), sum(artifact.sizes(data).values()),
+      variables['params']['b']['kernel'].shape)
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', script, str(path)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  size = path.stat().st_size
+  assert done.stdout.split('\n')[0] == f'{len(small.tensors)} {size} (4, 2)'

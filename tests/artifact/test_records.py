@@ -1,0 +1,72 @@
+import re
+
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import tensors
+from hq_jax.artifact import records
+
+EMPTY = artifact.Artifact('net', {}, (8,), {}, (), {}, {})
+CODES = np.zeros((3, 2), np.int8)
+NORM = {
+  'params/n/scale': np.ones(2, np.float16),
+  'params/n/bias': np.ones(2, np.float16),
+}
+
+
+def _ternary(codes, scale=None):
+  return {'tensors': {'k': tensors.TernaryTensor(codes, scale)}}
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'model': 3}, 'model: got int, wanted a string'),
+    ({'model': '\ud800'}, 'model: '),
+    ({'model_args': []}, 'model_args: got no dict'),
+    ({'model_args': {1: 2}}, 'model_args: key: got int'),
+    ({'model_args': {'a': [np.int32(3)]}}, "model_args['a'][]: got"),
+    ({'model_args': {'a': 1 << 63}}, "model_args['a']: got"),
+    ({'preprocessing': {'std': float('nan')}}, "preprocessing['std']: got nan"),
+    ({'input_shape': (8, 0)}, 'input_shape: got (8, 0)'),
+    ({'input_shape': (8.0,)}, 'input_shape: got (8.0,)'),
+    ({'class_names': ('a', 3)}, 'class_names[1]: got int'),
+    ({'tensors': {3: CODES}}, 'tensor path: got int'),
+    ({'tensors': {'a//b': CODES}}, "tensor path 'a//b'"),
+    ({'tensors': {'': CODES}}, "tensor path ''"),
+    ({'tensors': {'a': [1]}}, "'a': got list, wanted a"),
+    ({'tensors': {'a': np.zeros(2, bool)}}, "'a': dtype bool"),
+    ({'tensors': {'a': np.zeros(2, object)}}, "'a': dtype object"),
+    ({'tensors': {'a': np.zeros(2, complex)}}, "'a': dtype complex128"),
+    (_ternary(CODES + 2), "'k': codes in [2, 2]"),
+    (_ternary(CODES - 2), "'k': codes in [-2, -2]"),
+    (_ternary(CODES.astype(int)), "'k': codes are int64 with 2 axes"),
+    (_ternary(CODES[0, 0]), "'k': codes are int8 with 0 axes"),
+    (_ternary(CODES, np.ones(2)), "'k': scale is float64"),
+    (_ternary(CODES, np.ones(3, 'f4')), "'k': scale has shape (3,)"),
+    ({'folded_norms': {'n': 1e-5}}, "'n': no floating tensor 'scale'"),
+    ({'tensors': NORM, 'folded_norms': {'n': 2.0}}, "'n': epsilon is 2.0"),
+    ({'tensors': NORM, 'folded_norms': {'n': 1}}, "'n': epsilon is 1"),
+    ({'tensors': NORM, 'folded_norms': {'': 0.1}}, "tensor path ''"),
+    (
+      {
+        'tensors': NORM | {'params/n/bias': np.ones(3, 'f2')},
+        'folded_norms': {'n': 1e-5},
+      },
+      "'n': scale and bias have shapes (2,) and (3,)",
+    ),
+  ],
+)
+def test_message_names_the_field(changes, message):
+  with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    artifact.dumps(EMPTY._replace(**changes))
+  assert '\n' not in str(caught.value)
+
+
+def test_nesting_is_bounded():
+  value = {}
+  for _ in range(records.MAX_DEPTH + 1):
+    value = {'a': value}
+  with pytest.raises(ValueError, match='nested more than 64 deep'):
+    artifact.dumps(EMPTY._replace(model_args=value))

@@ -1,0 +1,90 @@
+from flax import linen as nn
+import jax
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import tensors
+from hq_jax.artifact import variables
+
+EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
+
+
+@pytest.mark.parametrize('epsilon', [0, 1e-8, 1e-6, 1e-5, 1e-3, 0.01, 0.5, 1])
+def test_variance_complements_epsilon_to_one(epsilon):
+  variance = variables.unit_variance(epsilon)
+  assert variance.dtype == np.float32 and variance >= 0
+  assert variance + np.float32(epsilon) == np.float32(1)
+  assert abs(float(variance) - (1 - epsilon)) <= 2**-24
+
+
+def test_variance_exists_for_every_epsilon():
+  for epsilon in np.random.default_rng(0).uniform(0, 1, 20_000):
+    variance = variables.unit_variance(float(epsilon))
+    assert variance + np.float32(epsilon) == np.float32(1)
+
+
+@pytest.mark.parametrize('epsilon', [-1e-5, 1.5, float('nan')])
+def test_variance_refuses_other_epsilons(epsilon):
+  with pytest.raises(ValueError, match=r'wanted one in \[0, 1\]'):
+    variables.unit_variance(epsilon)
+
+
+@pytest.mark.parametrize('epsilon', [1e-5, 1e-3])
+def test_batch_norm_computes_scale_and_bias_alone(epsilon):
+  rng = np.random.default_rng(0)
+  scale, bias = rng.normal(size=(2, 5)).astype(np.float16)
+  given = EMPTY._replace(
+    tensors={'params/n/scale': scale, 'params/n/bias': bias},
+    folded_norms={'n': epsilon},
+  )
+  found = artifact.to_variables(given)
+  norm = nn.BatchNorm(use_running_average=True, epsilon=epsilon)
+  leaves = {name: tree['n'] for name, tree in found.items()}
+  x = rng.normal(size=(7, 5)).astype(np.float32)
+  y = jax.jit(norm.apply)(leaves, x)
+  expected = x.astype('f8') * scale.astype('f8') + bias.astype('f8')
+  np.testing.assert_allclose(y, expected, rtol=0, atol=3e-7)
+
+
+def test_tree_by_hand():
+  codes = np.array([[1, 0], [-1, 1]], np.int8)
+  found = {
+    'params/a/kernel': tensors.TernaryTensor(codes),
+    'params/b/kernel': tensors.TernaryTensor(
+      codes, np.array([0.5, 3], np.float16)
+    ),
+    'params/n/scale': np.array([2, 4], np.float16),
+    'params/n/bias': np.array([1, 0], np.float16),
+    'params/c': np.array([-7], np.int8),
+    'ema/step': np.array(1 << 30, np.int32),
+    'batch_stats/other/mean': np.array([0.25], np.float16),
+  }
+  given = EMPTY._replace(tensors=found, folded_norms={'n': 1e-3})
+  tree = artifact.to_variables(given)
+  assert set(tree) == {'params', 'batch_stats', 'ema'}
+  assert tree['params']['a']['kernel'].tolist() == [[1, 0], [-1, 1]]
+  assert tree['params']['b']['kernel'].tolist() == [[0.5, 0], [-0.5, 3]]
+  assert tree['params']['c'].tolist() == [-7]
+  assert tree['batch_stats']['n']['mean'].tolist() == [0, 0]
+  assert tree['batch_stats']['n']['var'].shape == (2,)
+  assert tree['batch_stats']['other']['mean'].tolist() == [0.25]
+  assert tree['ema']['step'] == 1 << 30
+  for leaf in jax.tree.leaves(
+    {'params': tree['params'], 'stats': tree['batch_stats']}
+  ):
+    assert leaf.dtype == np.float32
+
+
+def test_statistics_that_are_there_already_are_refused():
+  ones = np.ones(2, np.float16)
+  given = EMPTY._replace(
+    tensors={
+      'params/n/scale': ones,
+      'params/n/bias': ones,
+      'batch_stats/n/mean': ones,
+    },
+    folded_norms={'n': 1e-5},
+  )
+  with pytest.raises(ValueError, match="'batch_stats/n/mean': it is taken"):
+    artifact.to_variables(given)

@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pytest
+
+from hq_jax.data import normalization
+
+
+def test_preprocessing_survives_json(digits):
+  preprocessing = normalization.preprocessing(digits)
+  assert json.loads(json.dumps(preprocessing)) == preprocessing
+  assert preprocessing == {
+    'pixel_min': 0.0,
+    'pixel_max': 16.0,
+    'mean': [4.888974556669237],
+    'std': [6.012276206082599],
+  }
+
+
+def test_training_images_have_mean_0_and_std_1(digits):
+  images = normalization.normalize(
+    digits.train.images, normalization.preprocessing(digits)
+  )
+  assert images.dtype == np.float32
+  assert abs(images.mean(dtype=np.float64)) < 1e-6
+  assert abs(images.std(dtype=np.float64) - 1) < 1e-6
+
+
+def test_channels_have_their_own_numbers():
+  images = np.array([[10, 20, 30]], np.uint8)
+  preprocessing = {'mean': [4, 20, 40], 'std': [2, 1, 5]}
+  normalized = normalization.normalize(images, preprocessing)
+  assert normalized.tolist() == [[3.0, 0.0, -2.0]]
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('mean', None),
+    ('mean', [1.0]),
+    ('mean', 'abc'),
+    ('mean', [1.0, float('nan'), 1.0]),
+    ('mean', [1.0, [1.0], 1.0]),
+    ('std', [1.0, float('inf'), 1.0]),
+    ('std', [1.0, 1e300, 1.0]),
+    ('std', [1.0, 0.0, 1.0]),
+    ('std', [1.0, -1.0, 1.0]),
+  ],
+)
+def test_bad_numbers_are_named(name, value):
+  preprocessing = {'mean': [0.0] * 3, 'std': [1.0] * 3, name: value}
+  with pytest.raises(ValueError, match=f'^{name}: got .*wanted'):
+    normalization.normalize(np.zeros((2, 2, 3)), preprocessing)
+
+
+def test_missing_numbers_are_named():
+  with pytest.raises(ValueError, match=r'^std: got None, wanted'):
+    normalization.normalize(np.zeros((2, 2, 1)), {'mean': [0.0]})

@@ -1,0 +1,216 @@
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_SCRIPTS = ['launch/local.sh', 'launch/test.sh', '.ci/run']
+
+# Stands for an interpreter. It writes down what it is asked to do, makes a
+# .venv out of itself, and has Python code run by the real one.
+_RECORDER = """#!/usr/bin/env bash
+if [[ $1 == -c ]]; then
+  exec '{python}' -c 'import platform, sys
+version = "{version}"
+sys.version_info = tuple(map(int, version.split(".")))
+platform.python_version = lambda: version
+exec(sys.argv[1])' "$2"
+fi
+echo "$*" >> '{log}'
+if [[ "$*" == '-m venv'* ]]; then
+  mkdir -p .venv/bin
+  cp "$0" .venv/bin/python
+  touch .venv/bin/pip
+  chmod +x .venv/bin/pip
+fi
+if [[ "$*" == "$FAILING" ]]; then exit "$STATUS"; fi
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+  """What the scripts need of the repository, at a path with a blank."""
+  root = tmp_path / 'a copy'
+  for folder in ('launch', '.ci'):
+    shutil.copytree(_ROOT / folder, root / folder)
+  for name in ('setup.cfg', 'pyproject.toml'):
+    shutil.copy(_ROOT / name, root)
+  return root
+
+
+def _recorder(tmp_path, version='3.12.1'):
+  path = tmp_path / f'python-{version}'
+  log = tmp_path / 'log'
+  log.touch()
+  path.write_text(
+    _RECORDER.format(python=sys.executable, version=version, log=log)
+  )
+  path.chmod(0o755)
+  return path, log
+
+
+def _run(script, *args, cwd='/', **env):
+  kept = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ('PYTHON', 'WORKDIR', 'CDPATH')
+  }
+  return subprocess.run(
+    ['bash', str(script), *args],
+    cwd=cwd,
+    env={**kept, 'FAILING': '', 'STATUS': '0', **env},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
+@pytest.mark.parametrize('name', [*_SCRIPTS, 'launch/_venv.sh'])
+def test_script_is_a_strict_bash_script(name):
+  script = _ROOT / name
+  lines = script.read_text().splitlines()
+  assert lines[0] == '#!/usr/bin/env bash'
+  assert 'set -euo pipefail' in lines
+  done = subprocess.run(['bash', '-n', script], capture_output=True, text=True)
+  assert (done.returncode, done.stderr) == (0, '')
+
+
+@pytest.mark.parametrize('name', _SCRIPTS)
+def test_script_can_be_executed(name):
+  assert os.access(_ROOT / name, os.X_OK)
+
+
+def test_dry_run_of_local_prints_the_commands(checkout):
+  done = _run(
+    checkout / 'launch/local.sh', '--dry_run', '--config.seed=3', 'a b'
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+  assert done.stdout.splitlines() == [
+    'python3 -m venv --clear .venv',
+    '.venv/bin/python -m pip install --editable .',
+    '.venv/bin/python -m hq_jax.main --config=configs/digits.py'
+    ' --workdir=runs/digits --config.seed=3 a\\ b',
+  ]
+  assert not (checkout / '.venv').exists()
+
+
+def test_dry_run_of_test_prints_the_commands(checkout):
+  done = _run('launch/test.sh', '--dry_run', '-m', 'slow', cwd=checkout)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert done.stdout.splitlines() == [
+    'python3 -m venv --clear .venv',
+    '.venv/bin/python -m pip install --editable .\\[test\\]',
+    '.venv/bin/python -m ruff check .',
+    '.venv/bin/python -m ruff format --check .',
+    '.venv/bin/python -m mypy',
+    '.venv/bin/python -m pytest -m slow',
+  ]
+  assert not (checkout / '.venv').exists()
+
+
+def test_environment_names_interpreter_and_workdir(checkout):
+  done = _run(
+    checkout / 'launch/local.sh', '--dry_run', PYTHON='py3', WORKDIR='/x y'
+  )
+  lines = done.stdout.splitlines()
+  assert lines[0] == 'py3 -m venv --clear .venv'
+  assert lines[2].endswith('--workdir=/x\\ y')
+
+
+@pytest.mark.parametrize('version', ['2.7.18', '3.9.2', '3.10.14'])
+def test_old_python_is_refused_in_one_line(checkout, tmp_path, version):
+  python, log = _recorder(tmp_path, version)
+  done = _run(checkout / 'launch/local.sh', PYTHON=str(python))
+  assert done.returncode == 1
+  assert done.stdout == ''
+  assert done.stderr == (
+    f"PYTHON: '{python}' is Python {version}, wanted 3.11 or later\n"
+  )
+  assert log.read_text() == ''
+
+
+def test_missing_python_is_refused_in_one_line(checkout):
+  done = _run(checkout / 'launch/test.sh', PYTHON='no-such-python')
+  assert done.returncode == 1
+  assert done.stderr == (
+    "PYTHON: no command 'no-such-python', wanted Python 3.11 or later\n"
+  )
+
+
+def test_installs_once_and_again_when_the_requirements_change(
+  checkout, tmp_path
+):
+  python, log = _recorder(tmp_path)
+
+  def runs() -> list[str]:
+    log.write_text('')
+    done = _run(checkout / 'launch/local.sh', 'x', PYTHON=str(python))
+    assert done.returncode == 0, done.stderr
+    return log.read_text().splitlines()
+
+  main = '-m hq_jax.main --config=configs/digits.py --workdir=runs/digits x'
+  pip = (
+    '-m pip install --quiet --no-input --disable-pip-version-check --editable .'
+  )
+  assert runs() == ['-m venv --clear .venv', pip, main]
+  assert runs() == [main]
+  with (checkout / 'setup.cfg').open('a') as file:
+    file.write('# changed\n')
+  assert runs() == [pip, main]
+  (checkout / '.venv/bin/pip').unlink()  # As if it was killed half-way.
+  assert runs() == ['-m venv .venv', main]
+
+
+def test_a_failed_installation_is_tried_again(checkout, tmp_path):
+  python, log = _recorder(tmp_path)
+  pip = (
+    '-m pip install --quiet --no-input --disable-pip-version-check --editable .'
+  )
+  script = checkout / 'launch/local.sh'
+  done = _run(script, PYTHON=str(python), FAILING=pip, STATUS='1')
+  assert done.returncode == 1
+  assert 'hq_jax.main' not in log.read_text()
+  assert _run(script, PYTHON=str(python)).returncode == 0
+  assert log.read_text().splitlines().count(pip) == 2
+
+
+def test_another_python_version_makes_another_environment(checkout, tmp_path):
+  script = checkout / 'launch/local.sh'
+  old, log = _recorder(tmp_path, '3.11.9')
+  new, _ = _recorder(tmp_path, '3.13.0')
+  assert _run(script, PYTHON=str(old)).returncode == 0
+  log.write_text('')
+  assert _run(script).returncode == 0
+  assert '-m venv' not in log.read_text()
+  assert _run(script, PYTHON=str(new)).returncode == 0
+  assert '-m venv --clear .venv' in log.read_text()
+
+
+@pytest.mark.parametrize(
+  ('failing', 'status', 'expected'),
+  [
+    ('', 0, 0),
+    ('-m pytest', 1, 1),
+    ('-m pytest', 5, 5),  # No quick test at all is an error.
+    ('-m pytest -m slow', 5, 0),
+    ('-m pytest -m slow', 1, 1),
+    ('-m mypy', 2, 2),
+  ],
+)
+def test_ci_fails_when_a_check_fails(
+  checkout, tmp_path, failing, status, expected
+):
+  python, log = _recorder(tmp_path)
+  done = _run(
+    checkout / '.ci/run',
+    PYTHON=str(python),
+    FAILING=failing,
+    STATUS=str(status),
+  )
+  assert done.returncode == expected, done.stderr
+  if expected == 0:
+    assert log.read_text().splitlines()[-1] == '-m pytest -m slow'
