@@ -31,7 +31,7 @@ def get_config(arguments=None):
   config.prune.warmup_fraction = 0.1
   config.prune.final_fraction = 1 / 3
   config.ternary.epochs = 25
-  config.ternary.learning_rate = 3e-3
+  config.ternary.learning_rate = 5e-3
   config.ternary.warmup_fraction = 0.1
   if args.debug:
     config.model.widths = (16, 32, 64)

@@ -6,6 +6,7 @@ rest of the library reads, before anything compiles.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import math
 import types
@@ -22,7 +23,7 @@ def _field(default: Any, check: Callable[[Any], bool], wanted: str) -> Any:
   )
 
 
-def _at_least(least: float, default: Any) -> Any:
+def _at_least(least: int, default: int) -> Any:
   return _field(default, lambda x: x >= least, f'at least {least}')
 
 
@@ -32,7 +33,7 @@ def _positive(default: float) -> Any:
   )
 
 
-def _fraction(default: float) -> Any:
+def _fraction(default: float | None) -> Any:
   return _field(default, lambda x: 0.0 <= x < 1.0, 'a fraction in [0, 1)')
 
 
@@ -85,7 +86,9 @@ class Optimizer:
   """
 
   name: str = 'adamw'
-  weight_decay: float = _at_least(0, 1e-4)
+  weight_decay: float = _field(
+    1e-4, lambda x: 0 <= x < math.inf, 'a finite number of at least 0'
+  )
   label_smoothing: float = _fraction(0.0)
 
 
@@ -125,7 +128,7 @@ class Recipe:
     straight_through: training ends with ternary weights.
   """
 
-  sparsity: float | None = None
+  sparsity: float | None = _fraction(None)
   initial_sparsity: float = 0.3
   num_stages: int = 4
   reinit_strength: float = 0.5
@@ -272,7 +275,8 @@ def _check_leaf(field: dataclasses.Field, value: Any, full_name: str) -> Any:
   if value is None and optional:
     return None
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
-    value = float(value)
+    with contextlib.suppress(OverflowError):
+      value = float(value)
   if kind is tuple and isinstance(value, list):
     value = tuple(value)
   well_typed = isinstance(value, kind) and (

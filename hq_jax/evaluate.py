@@ -12,6 +12,7 @@ from hq_jax import config as config_lib
 from hq_jax import metrics
 from hq_jax import models
 from hq_jax import sharding
+from hq_jax import trees
 from hq_jax.data import datasets
 from hq_jax.data import pipeline
 
@@ -51,6 +52,9 @@ def evaluate(
 
   Returns:
     `accuracy` in [0, 1], `loss`, and `num_examples`, an int.
+
+  Raises:
+    ValueError: where there is no batch.
   """
   sums = None
   for batch in batches:
@@ -74,8 +78,9 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     As `evaluate`.
 
   Raises:
-    ValueError: where the file is missing or damaged, or does not fit the
-      images.
+    FileNotFoundError: where the file is missing.
+    ValueError: where it is damaged, or does not fit the images or its own
+      model.
   """
   checked = config_lib.validate(config)
   found = artifact_lib.read(path)
@@ -95,11 +100,27 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     num_classes=len(found.class_names),
     arguments=found.model_args,
   )
+  variables = artifact_lib.to_variables(found)
+  _check_shapes(path, model, variables, dataset.image_shape)
   batches = pipeline.make_eval_batches(
     dataset.test,
     preprocessing=found.preprocessing,
     batch_size=checked.batch_size,
   )
-  return evaluate(
-    make_eval_step(model), artifact_lib.to_variables(found), batches, mesh
+  return evaluate(make_eval_step(model), variables, batches, mesh)
+
+
+def _check_shapes(
+  path: str, model: nn.Module, variables: Any, image_shape: tuple[int, ...]
+) -> None:
+  """Refuses variables that the model cannot be applied to."""
+  expected = jax.eval_shape(
+    model.init, jax.random.key(0), np.zeros((1, *image_shape))
   )
+  shapes = {name: x.shape for name, x in trees.flatten(expected).items()}
+  found = {name: x.shape for name, x in trees.flatten(variables).items()}
+  for name in [*shapes, *found]:
+    if found.get(name) != shapes.get(name):
+      raise ValueError(
+        f'{path}: {name} has shape {found.get(name)}, wanted {shapes.get(name)}'
+      )

@@ -142,9 +142,9 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   plan = make_plan(checked, shapes, header)
   recipe = make_recipe(checked, plan.sparsity, steps_per_epoch)
   model_path = os.path.join(workdir, workdir_lib.MODEL)
-  lock = workdir_lib.claim(workdir, config_lib.to_dict(checked))
   if os.path.exists(model_path):
     artifact_lib.read(model_path)  # Refuses a damaged one.
+  lock = workdir_lib.claim(workdir, config_lib.to_dict(checked))
   return Job(
     config=checked,
     workdir=workdir,
@@ -181,10 +181,10 @@ def make_plan(
   kernels = trees.flatten(trees.mask(shapes['params'], selected))
   sizes = {path: leaf.size for path, leaf in kernels.items()}
   # A file of this very layout with random codes, half of them zero. Its other
-  # values are of every size, which no compression shortens: the file of a
-  # trained network is no larger.
+  # values differ more in size than those of a trained network, so that they
+  # compress less and the file that results is no larger.
   rng = np.random.default_rng(0)
-  draw = lambda leaf: np.exp2(rng.uniform(-14, 15, leaf.shape)).astype('f4')
+  draw = lambda leaf: np.exp2(2 * rng.standard_normal(leaf.shape)).astype('f4')
   variables = jax.tree.map(draw, shapes)
   codes = {}
   for path, leaf in kernels.items():

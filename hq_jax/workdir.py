@@ -33,18 +33,22 @@ def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
     raise ValueError(f'workdir is {workdir}, which is a file')
   path = os.path.join(workdir, CONFIG)
   if not os.path.exists(path):
-    for name in (CHECKPOINTS, METRICS, MODEL):
-      if os.path.exists(os.path.join(workdir, name)):
-        raise ValueError(
-          f'workdir is {workdir}, which holds {name} but no {CONFIG}: wanted'
-          ' a new folder or that of an earlier run'
-        )
+    _check_unused(workdir)
     os.makedirs(workdir, exist_ok=True)
-    write_text(path, json.dumps(config, indent=2, sort_keys=True) + '\n')
-  lock = open(path, encoding='utf-8')  # noqa: SIM115 (held by the caller)
+  # Locked before it is read or written: of two processes that begin at once,
+  # one gets the folder.
+  lock = open(path, 'a+', encoding='utf-8', errors='replace')  # noqa: SIM115
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    _check_same(workdir, lock.read(), config)
+    lock.seek(0)
+    text = lock.read()
+    if text:
+      _check_same(workdir, text, config)
+    else:
+      _check_unused(workdir)
+      lock.write(json.dumps(config, indent=2, sort_keys=True) + '\n')
+      lock.flush()
+      os.fsync(lock.fileno())
   except BlockingIOError:
     lock.close()
     raise ValueError(
@@ -54,6 +58,15 @@ def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
     lock.close()
     raise
   return lock
+
+
+def _check_unused(workdir: str) -> None:
+  for name in (CHECKPOINTS, METRICS, MODEL):
+    if os.path.exists(os.path.join(workdir, name)):
+      raise ValueError(
+        f'workdir is {workdir}, which holds {name} but no {CONFIG}: wanted a'
+        ' new folder or that of an earlier run'
+      )
 
 
 def _check_same(workdir: str, text: str, config: Mapping[str, Any]) -> None:

@@ -56,7 +56,9 @@ def straight_through(
     ValueError: where `select` matches nothing, or `params` is missing.
 
   Note: `params` are read, not only their latents: a step whose parameters
-    were changed by someone else ends at `q(w')` all the same.
+    were changed by someone else ends at `q(w')` all the same. From ternary
+    parameters it does so exactly; from dense ones, a weight whose sign
+    changes in that very step may end one unit in the last place off.
   """
   inner = optax.with_extra_args_support(inner)
 

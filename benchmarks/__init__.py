@@ -1,0 +1,1 @@
+"""Programs that measure: each prints a JSON object as its last line."""

@@ -1,0 +1,78 @@
+"""The runs of configs/digits.py that the README quotes.
+
+  python -m benchmarks.digits_runs --workdir=runs/readme
+
+Each seed at each ratio is a run of its own, in a folder of its own below the
+workdir, as `python -m hq_jax.main` would do it; what was run before is not run
+again. Prints a Markdown table, and as its last line a JSON object.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+
+from absl import app
+from absl import flags
+from absl import logging
+import numpy as np
+
+from configs import digits
+from hq_jax import train
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', 'runs/readme', 'The folder of all runs.'
+)
+_RATIOS = flags.DEFINE_multi_float('ratio', [30.0, 40.0], 'Which ratios.')
+_SEEDS = flags.DEFINE_multi_integer('seed', [0, 1, 2], 'Which seeds.')
+
+
+def make_table(reports: Sequence[dict]) -> str:
+  """A Markdown table with a row for each run.
+
+  Args:
+    reports: of `train.run`, with `target_ratio`.
+
+  Returns:
+    The table.
+  """
+  lines = [
+    '| target | seed | dense bytes | `model.hq` bytes | ratio | dense | file |',
+    '|---|---|---|---|---|---|---|',
+  ]
+  lines += [
+    f'| {r["target_ratio"]:g}x | {r["seed"]} | {r["dense_bytes"]:,} |'
+    f' {r["file_bytes"]:,} | {r["ratio"]:.2f} | {r["dense_accuracy"]:.1%} |'
+    f' {r["file_accuracy"]:.1%} |'
+    for r in reports
+  ]
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs, or reads what was run, and prints."""
+  if len(argv) > 1:
+    raise app.UsageError(f'argument {argv[1]!r} is not known')
+  logging.set_verbosity(logging.WARNING)
+  reports, means = [], {}
+  for ratio in _RATIOS.value:
+    for seed in _SEEDS.value:
+      folder = os.path.join(_WORKDIR.value, f'{ratio:g}x_seed{seed}')
+      path = os.path.join(folder, 'report.json')
+      if not os.path.exists(path):
+        config = digits.get_config(f'ratio={ratio},seed={seed}')
+        train.run(train.prepare(config, folder))
+      with open(path, encoding='utf-8') as file:
+        reports.append(json.load(file) | {'target_ratio': ratio})
+    group = [r for r in reports if r['target_ratio'] == ratio]
+    means[f'{ratio:g}'] = {
+      'dense_accuracy': float(np.mean([r['dense_accuracy'] for r in group])),
+      'file_accuracy': float(np.mean([r['file_accuracy'] for r in group])),
+      'least_ratio': min(r['ratio'] for r in group),
+      'commits': sorted({r['commit'] for r in group}),
+    }
+  print(make_table(reports))
+  print(json.dumps(means, sort_keys=True))
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,239 @@
+"""The numbers of a report: plain values, ready for JSON."""
+
+from collections.abc import Mapping, Sequence
+import math
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax import tensors
+from hq_jax.report import inputs as inputs_lib
+
+# The file holds collections, training the collection 'params' alone.
+PREFIX = 'params/'
+
+
+def make(
+  inputs: inputs_lib.Inputs, data: bytes, artifact: artifact_lib.Artifact
+) -> dict[str, Any]:
+  """Computes everything that `report.json` holds.
+
+  `ratio = dense_bytes / file_bytes`, and `bits_per_weight = 8 file_bytes /
+  num_weights`. `sum(parts) = file_bytes`, and so is `sum(bytes of layers) +
+  container_bytes`. `cosine_distance_start` is that of the last dense epoch,
+  `cosine_distance_end` that of the last epoch; None where there is none.
+
+  Args:
+    inputs: validated.
+    data: the bytes of the file.
+    artifact: what they hold.
+
+  Returns:
+    Plain JSON values: what is NaN or infinite became None.
+
+  Raises:
+    ValueError: a kernel is not in the file, or a value is not plain.
+  """
+  _check_kernels_in_file(inputs, artifact)
+  start, end = _distances_at_start_and_end(inputs.history)
+  layers: list[dict[str, Any]] = [
+    {
+      'path': row.path,
+      'shape': row.shape,
+      'encoding': row.encoding,
+      'zeros': row.zeros,
+      'entropy_bits': row.entropy_bits,
+      'bytes': row.num_bytes,
+      'bits_per_weight': row.bits,
+      'cosine_distance_start': start.get(row.path.removeprefix(PREFIX)),
+      'cosine_distance_end': end.get(row.path.removeprefix(PREFIX)),
+      'is_kernel': row.path.removeprefix(PREFIX) in inputs.dense_kernels,
+    }
+    for row in artifact_lib.layers(data)
+  ]
+  report: dict[str, Any] = {
+    'model': artifact.model,
+    'file': os.path.basename(inputs.file_path),
+    'step': inputs.history[-1]['step'] if inputs.history else 0,
+    'seed': inputs.seed,
+    'commit': inputs.commit,
+    'dense_bytes': inputs.dense_bytes,
+    'file_bytes': len(data),
+    'ratio': inputs.dense_bytes / len(data),
+    'num_weights': inputs.num_weights,
+    'bits_per_weight': 8 * len(data) / inputs.num_weights,
+    'resident_bytes': count_resident_bytes(artifact),
+    'num_examples': inputs.file['num_examples'],
+  }
+  for field in inputs_lib.EVALUATIONS:
+    report[f'{field}_accuracy'] = getattr(inputs, field)['accuracy']
+    report[f'{field}_loss'] = getattr(inputs, field)['loss']
+  report |= {
+    'parts': artifact_lib.sizes(data),
+    'container_bytes': len(data) - sum(layer['bytes'] for layer in layers),
+    'layers': layers,
+    'cosine_distance': end,
+    'history': [_summarize(row) for row in inputs.history],
+    'config': inputs.config,
+    'hardware': inputs.hardware,
+  }
+  return {key: to_plain(key, value) for key, value in report.items()}
+
+
+def count_resident_bytes(artifact: artifact_lib.Artifact) -> int:
+  """Bytes of the arrays that a reader of the file holds.
+
+  An int8 per ternary code, and the scales and other tensors in their types.
+
+  >>> codes = np.zeros((3, 2), np.int8)
+  >>> found = {'params/k': tensors.TernaryTensor(codes, np.ones(2, np.float16))}
+  >>> count_resident_bytes(
+  ...   artifact_lib.Artifact('', {}, (), {}, (), found, {}))
+  10
+
+  Args:
+    artifact: with NumPy arrays.
+
+  Returns:
+    Bytes.
+  """
+  total = 0
+  for tensor in artifact.tensors.values():
+    if isinstance(tensor, tensors.TernaryTensor):
+      scale_bytes = 0 if tensor.scale is None else tensor.scale.nbytes
+      total += tensor.codes.nbytes + scale_bytes
+    else:
+      total += tensor.nbytes
+  return total
+
+
+def sort_kernels(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+  """Paths in the order of the network, as far as names and shapes tell it.
+
+  What is called a stem comes first, convolutions come before dense kernels,
+  and otherwise names are in natural order (2 before 10).
+
+  >>> sort_kernels({'head/kernel': (8, 2), 'b10/kernel': (3, 3, 8, 8),
+  ...               'b2/kernel': (3, 3, 8, 8), 'stem/kernel': (3, 3, 1, 8)})
+  ['stem/kernel', 'b2/kernel', 'b10/kernel', 'head/kernel']
+
+  Args:
+    shapes: by path.
+
+  Returns:
+    All paths.
+  """
+
+  def rank(path):
+    # Odd places hold the digits: ints are compared with ints alone.
+    parts = re.split(r'(\d+)', path)
+    natural = [int(p) if i % 2 else p for i, p in enumerate(parts)]
+    return len(shapes[path]) <= 2, 'stem' not in path, natural
+
+  return sorted(shapes, key=rank)
+
+
+def to_float(value: Any) -> float:
+  """A number of the history; NaN where it is missing.
+
+  >>> to_float(None)
+  nan
+
+  Args:
+    value: a number or None.
+
+  Returns:
+    A float.
+  """
+  return math.nan if value is None else float(value)
+
+
+def get_distances(
+  history: Sequence[Mapping[str, Any]], paths: Sequence[str]
+) -> np.ndarray:
+  """The cosine distances of all epochs.
+
+  >>> get_distances([{'cosine_distance': {'a': 0.25, 'b': None}}], ['b', 'a'])
+  array([[ nan, 0.25]])
+
+  Args:
+    history: validated rows.
+    paths: of the kernels.
+
+  Returns:
+    float64 `[epochs, kernels]`, NaN where a number is missing.
+  """
+  rows = [
+    [to_float(row['cosine_distance'][path]) for path in paths]
+    for row in history
+  ]
+  return np.array(rows, np.float64).reshape(len(history), len(paths))
+
+
+def to_plain(field: str, value: Any) -> Any:
+  """Returns a copy that JSON can hold; NaN and infinities become None.
+
+  >>> to_plain('config', {'shape': (3, np.int64(4)), 'loss': float('nan')})
+  {'shape': [3, 4], 'loss': None}
+
+  Args:
+    field: its name, for the message.
+    value: dicts, lists, tuples, strings, numbers, NumPy's too, bools, None.
+
+  Returns:
+    A copy made of dicts, lists, strings, finite numbers, bools and None.
+
+  Raises:
+    ValueError: a value of another type.
+  """
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, Mapping):
+    return {
+      str(key): to_plain(f'{field}.{key}', item) for key, item in value.items()
+    }
+  if isinstance(value, list | tuple):
+    return [to_plain(f'{field}[{i}]', item) for i, item in enumerate(value)]
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if value is None or isinstance(value, bool | int | str):
+    return value
+  raise ValueError(
+    f'{field}: got {value!r:.60} ({type(value).__name__}), wanted a plain value'
+  )
+
+
+def _check_kernels_in_file(
+  inputs: inputs_lib.Inputs, artifact: artifact_lib.Artifact
+) -> None:
+  for path, kernel in inputs.dense_kernels.items():
+    tensor = artifact.tensors.get(f'{PREFIX}{path}')
+    if isinstance(tensor, tensors.TernaryTensor):
+      tensor = tensor.codes
+    if tensor is None or tensor.shape != np.shape(kernel):
+      found = 'none' if tensor is None else f'one of shape {tensor.shape}'
+      raise ValueError(
+        f'{inputs.file_path}: {PREFIX}{path}: got {found}, wanted a kernel of '
+        f'shape {np.shape(kernel)}, as in dense_kernels'
+      )
+
+
+def _distances_at_start_and_end(
+  history: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  dense = [row for row in history if row['phase'] == 'dense']
+  start = dict(dense[-1]['cosine_distance']) if dense else {}
+  end = dict(history[-1]['cosine_distance']) if history else {}
+  return start, end
+
+
+def _summarize(row: Mapping[str, Any]) -> dict[str, Any]:
+  """A row of the history, means over kernels in the place of tables."""
+  summary = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
+  for name in ('cosine_distance', 'sparsity'):
+    values = [to_float(value) for value in row[name].values()]
+    summary[f'mean_{name}'] = float(np.mean(values))
+  return summary

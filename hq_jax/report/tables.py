@@ -1,0 +1,199 @@
+"""The tables of a report, for Markdown and for a terminal."""
+
+from collections.abc import Mapping, Sequence
+import json
+from typing import Any
+
+from hq_jax.report import results
+
+_RATIO = (
+  'ratio: float32 bytes of all parameters and statistics / bytes of the file'
+)
+
+# What the parts are called; a part that is not here goes by its own name.
+_PARTS = {
+  'preamble': 'preamble and section table',
+  'header': 'header: model, preprocessing, class names, tensors',
+  'ternary_codes': 'ternary codes, entropy-coded',
+  'model_tables': "frequencies of the codes' models",
+  'scales': 'scales of ternary kernels',
+  'ancillary': 'ancillary sections',
+}
+
+
+def format_table(report: Mapping[str, Any]) -> str:
+  """The main table, aligned for a terminal of 80 columns.
+
+  >>> print(format_table({
+  ...   'dense_bytes': 4000, 'num_weights': 1000, 'resident_bytes': 1000,
+  ...   'file_bytes': 125, 'ratio': 32.0, 'bits_per_weight': 1.0,
+  ...   'dense_accuracy': 0.75, 'ternary_accuracy': 0.5,
+  ...   'file_accuracy': 0.5}))
+  model              bytes  ratio  bits per weight  test accuracy
+  -----------------  -----  -----  ---------------  -------------
+  dense (float32)    4,000      -            32.00         75.00%
+  ternary in memory  1,000      -             8.00         50.00%
+  .hq file             125  32.00             1.00         50.00%
+  ratio: float32 bytes of all parameters and statistics / bytes of the file
+
+  Args:
+    report: of `report.write`, or read from `report.json`.
+
+  Returns:
+    Lines without a line break at the end.
+  """
+  rows = _main_rows(report)
+  widths = _widths(rows)
+  rows.insert(1, ['-' * width for width in widths])
+  lines = ['  '.join(_align(row, widths)).rstrip() for row in rows]
+  return '\n'.join([*lines, _RATIO])
+
+
+def format_markdown(report: Mapping[str, Any]) -> str:
+  """The whole of `report.md`.
+
+  Args:
+    report: of `results.make`.
+
+  Returns:
+    Markdown, a line break at its end.
+  """
+  main = _main_rows(report)
+  main[-1][0] = f'`{report["file"]}`'
+  record = {key: report[key] for key in ('config', 'hardware')}
+  sections = [
+    f'# {report["model"]}: {report["ratio"]:.2f} times smaller',
+    'Made by a reconstruction of Hyperspherical Quantization from the '
+    "paper's abstract.",
+    _to_markdown(main),
+    f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
+    f'{report["num_examples"]:,} images; that of the file is measured on the '
+    'model read back from it.',
+    '![accuracy against bytes, cosine distance over training](summary.png)',
+    '## Bytes by part of the file',
+    _to_markdown(_part_rows(report)),
+    '![bytes](sizes.png)',
+    '## Layers',
+    _to_markdown(_layer_rows(report)),
+    'Entropy: order 0, bits per code. Cosine distance: mean over channels of '
+    '1 - cos between the latent kernel and its ternary projection at the final '
+    'sparsity, at the end of the dense phase (start) and of training (end).',
+    '![cosine distance](cosine_distance.png)',
+    '![weights](weights.png)',
+    '## Run',
+    f'Seed {report["seed"]}, {report["step"]:,} steps, commit '
+    f'`{report["commit"]}`.',
+    '![training](training.png)',
+    f'```json\n{json.dumps(record, indent=2, sort_keys=True)}\n```',
+  ]
+  return '\n\n'.join(sections) + '\n'
+
+
+def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:
+  bits = lambda num_bytes: f'{8 * num_bytes / report["num_weights"]:.2f}'
+  percent = lambda name: f'{report[f"{name}_accuracy"]:.2%}'
+  dense_bytes, resident_bytes = report['dense_bytes'], report['resident_bytes']
+  return [
+    ['model', 'bytes', 'ratio', 'bits per weight', 'test accuracy'],
+    [
+      'dense (float32)',
+      f'{dense_bytes:,}',
+      '-',
+      bits(dense_bytes),
+      percent('dense'),
+    ],
+    [
+      'ternary in memory',
+      f'{resident_bytes:,}',
+      '-',
+      bits(resident_bytes),
+      percent('ternary'),
+    ],
+    [
+      '.hq file',
+      f'{report["file_bytes"]:,}',
+      f'{report["ratio"]:.2f}',
+      f'{report["bits_per_weight"]:.2f}',
+      percent('file'),
+    ],
+  ]
+
+
+def name_part(part: str) -> str:
+  """What a part of the file is called in words.
+
+  >>> name_part('float16')
+  'float16 values: norms and biases'
+
+  Args:
+    part: a key of `artifact.sizes`.
+
+  Returns:
+    A phrase.
+  """
+  return _PARTS.get(part, f'{part} values: norms and biases')
+
+
+def _part_rows(report: Mapping[str, Any]) -> list[list[str]]:
+  file_bytes = report['file_bytes']
+  rows = [
+    [name_part(part), f'{num_bytes:,}', f'{num_bytes / file_bytes:.2%}']
+    for part, num_bytes in report['parts'].items()
+  ]
+  return [
+    ['part', 'bytes', 'of the file'],
+    *rows,
+    ['all', f'{file_bytes:,}', '100.00%'],
+  ]
+
+
+def _layer_rows(report: Mapping[str, Any]) -> list[list[str]]:
+  heads = ['kernel', 'shape', 'zeros', 'entropy', 'bits per weight', 'bytes']
+  heads += ['cosine distance: start', 'end']
+  kernels = {x['path']: x for x in report['layers'] if x['is_kernel']}
+  others = [x for x in report['layers'] if not x['is_kernel']]
+  order = results.sort_kernels({p: x['shape'] for p, x in kernels.items()})
+  rows = [_layer_row(kernels[path]) for path in order]
+  for name, num_bytes in (
+    (f'{len(others)} other tensors', sum(x['bytes'] for x in others)),
+    ('preamble and header', report['container_bytes']),
+    ('all', report['file_bytes']),
+  ):
+    rows.append([name, '', '', '', '', f'{num_bytes:,}', '', ''])
+  return [heads, *rows]
+
+
+def _layer_row(layer: Mapping[str, Any]) -> list[str]:
+  number = lambda value, form: '-' if value is None else format(value, form)
+  return [
+    layer['path'].removeprefix(results.PREFIX),
+    'x'.join(map(str, layer['shape'])),
+    f'{layer["zeros"]:.2%}',
+    number(layer['entropy_bits'], '.3f'),
+    f'{layer["bits_per_weight"]:.3f}',
+    f'{layer["bytes"]:,}',
+    number(layer['cosine_distance_start'], '.4f'),
+    number(layer['cosine_distance_end'], '.4f'),
+  ]
+
+
+def _to_markdown(rows: Sequence[Sequence[str]]) -> str:
+  """A table that is aligned in its source too."""
+  escaped = [[cell.replace('|', '\\|') for cell in row] for row in rows]
+  widths = [max(width, 3) for width in _widths(escaped)]
+  rule = ['-' * width for width in widths]
+  rule[1:] = [f'{line[:-1]}:' for line in rule[1:]]
+  lines = [_align(escaped[0], widths), rule]
+  lines += [_align(row, widths) for row in escaped[1:]]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+  return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _align(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+  first, *others = [
+    cell.rjust(width) for cell, width in zip(row, widths, strict=True)
+  ]
+  return [first.strip().ljust(widths[0]), *others]

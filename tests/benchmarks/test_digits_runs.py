@@ -1,0 +1,16 @@
+from benchmarks import digits_runs
+
+
+def test_table_has_a_row_for_each_run():
+  run = {
+    'target_ratio': 30.0,
+    'seed': 1,
+    'dense_bytes': 1_200_000,
+    'file_bytes': 39_999,
+    'ratio': 30.0008,
+    'dense_accuracy': 0.992,
+    'file_accuracy': 0.9881,
+  }
+  rows = digits_runs.make_table([run, run | {'seed': 2}]).splitlines()
+  assert len(rows) == 4
+  assert rows[2] == '| 30x | 1 | 1,200,000 | 39,999 | 30.00 | 99.2% | 98.8% |'

@@ -1,0 +1,39 @@
+"""Eight virtual CPU devices, and fixtures that several tests share."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn import datasets
+
+# Before the first computation: the number of devices is fixed by then.
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_num_cpu_devices', 8)
+
+
+@pytest.fixture
+def rng():
+  """A NumPy generator, the same one for every test."""
+  return np.random.default_rng(0)
+
+
+@pytest.fixture(scope='session')
+def digits():
+  """8x8 digits, pixels in [0, 1]: 1,200 to train on, 597 to test."""
+  images, labels = datasets.load_digits(return_X_y=True)
+  order = np.random.default_rng(0).permutation(len(labels))
+  images = (images[order] / 16).astype(np.float32)
+  labels = labels[order].astype(np.int32)
+  return (images[:1200], labels[:1200]), (images[1200:], labels[1200:])
+
+
+@pytest.fixture(scope='session')
+def make_mesh():
+  """Returns a function: axis sizes to a mesh named d0, d1 with auto axes."""
+
+  def make(*sizes):
+    names = tuple(f'd{i}' for i in range(len(sizes)))
+    return jax.make_mesh(
+      sizes, names, axis_types=(jax.sharding.AxisType.Auto,) * len(sizes)
+    )
+
+  return make

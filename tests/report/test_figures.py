@@ -1,0 +1,282 @@
+"""The pictures: what they plot, and that nothing is cut off or covered."""
+
+import itertools
+
+import matplotlib
+from matplotlib import text as text_lib
+from matplotlib.backends import backend_agg
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import tensors
+from hq_jax.report import drawing
+from hq_jax.report import epochs
+from hq_jax.report import figures
+from hq_jax.report import results
+from hq_jax.report import summary
+from hq_jax.report import weights
+
+SIZES = {
+  'cosine_distance': (1000, 540),
+  'training': (1000, 640),
+  'sizes': (1000, 400),
+  'weights': (1000, 520),
+  'summary': (1000, 480),
+}
+
+
+def _draw(inputs):
+  with open(inputs.file_path, 'rb') as file:
+    data = file.read()
+  found = artifact.loads(data)
+  report = results.make(inputs, data, found)
+  return {
+    'cosine_distance': figures.draw_cosine_distance(inputs),
+    'training': figures.draw_training(inputs),
+    'sizes': figures.draw_sizes(report),
+    'weights': weights.draw(inputs, found),
+    'summary': summary.draw(inputs, report),
+  }
+
+
+@pytest.fixture
+def styled():
+  with drawing.style():
+    yield
+
+
+def _file_bytes(inputs):
+  with open(inputs.file_path, 'rb') as file:
+    return len(file.read())
+
+
+def _find_texts(figure):
+  """What is written, with its box in pixels; labels of ticks as one strip."""
+  canvas = backend_agg.FigureCanvasAgg(figure)
+  canvas.draw()
+  renderer = canvas.get_renderer()
+  texts, strips, labels = [], [], set()
+  for axes in figure.axes:
+    for axis in (axes.xaxis, axes.yaxis):
+      for minor in (False, True):
+        labels.update(map(id, axis.get_ticklabels(minor)))
+      if axis.get_visible():
+        box, _ = axis.get_ticklabel_extents(renderer)
+        strips += [(f'ticks of {axis.axis_name}', box)] if box.width else []
+  for text in figure.findobj(text_lib.Text):
+    hidden_axis = text.axes is not None and any(
+      not axis.get_visible() and text is axis.label
+      for axis in (text.axes.xaxis, text.axes.yaxis)
+    )
+    if id(text) in labels or hidden_axis or not text.get_text().strip():
+      continue
+    texts.append((text.get_text(), text.get_window_extent(renderer)))
+  return texts, strips
+
+
+def test_no_text_is_cut_off_or_covers_another(styled, odd):
+  for name, figure in _draw(odd).items():
+    texts, strips = _find_texts(figure)
+    assert len(texts) >= 3
+    width, height = figure.bbox.size
+    for text, box in texts + strips:
+      inside = box.x0 >= 0 and box.y0 >= 0
+      inside &= box.x1 <= width and box.y1 <= height
+      assert inside, (name, text, box)
+    pairs = [
+      *itertools.combinations(texts, 2),
+      *itertools.product(texts, strips),
+    ]
+    for (one, box), (other, second) in pairs:
+      # Boxes have some blank at the letters' edges, which may be shared.
+      across = min(box.x1, second.x1) - max(box.x0, second.x0)
+      down = min(box.y1, second.y1) - max(box.y0, second.y0)
+      assert across <= 1 or down <= 3, (name, one, other)
+
+
+def test_that_check_finds_what_is_wrong(styled):
+  figure = drawing.make_figure(300, 200)
+  axes = figure.add_subplot()
+  for place in ('one', 'other'):
+    axes.text(0.5, 0.5, place)
+  axes.text(5, 5, 'outside')
+  texts, _ = _find_texts(figure)
+  boxes = dict(texts)
+  assert boxes['one'].overlaps(boxes['other'])
+  assert boxes['outside'].x1 > figure.bbox.width
+
+
+def test_pictures_decode_and_are_small(styled, odd, decode):
+  for name, figure in _draw(odd).items():
+    data = drawing.to_png(figure)
+    size, pixels = decode(data)
+    width, height = SIZES[name]
+    narrow = name == 'weights' and len(odd.dense_kernels) == 1
+    assert size == (480 if narrow else width, height)
+    assert len(data) < 150_000
+    assert tuple(pixels[0, 0]) == (255, 255, 255)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+
+
+def test_picture_keeps_the_colours_of_the_phases(styled, usual, decode):
+  _, pixels = decode(drawing.to_png(figures.draw_cosine_distance(usual)))
+  colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+  most = {tuple(colours[i].tolist()) for i in np.argsort(counts)[-4:]}
+  assert most == {
+    (255, 255, 255),
+    (0xEE, 0xEE, 0xEE),
+    (0xDC, 0xEA, 0xF5),
+    (0xFC, 0xEB, 0xD2),
+  }
+
+
+def test_same_inputs_same_bytes(usual):
+  found = []
+  for _ in range(2):
+    with drawing.style():
+      found.append(drawing.to_png(figures.draw_training(usual)))
+  assert found[0] == found[1]
+
+
+def test_settings_of_the_user_are_ignored_and_kept(usual):
+  with drawing.style():
+    expected = drawing.to_png(figures.draw_training(usual))
+  with matplotlib.rc_context({'font.size': 30, 'lines.linewidth': 9}):
+    before = dict(matplotlib.rcParams)
+    with drawing.style():
+      assert drawing.to_png(figures.draw_training(usual)) == expected
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_cosine_distance_has_a_line_per_kernel_and_their_mean(styled, usual):
+  (axes,) = figures.draw_cosine_distance(usual).axes
+  lines = {line.get_label(): line for line in axes.get_lines()}
+  names = [path.removesuffix('/kernel') for path in usual.dense_kernels]
+  assert lines.keys() == {*names, 'mean'}
+  labels = [text.get_text() for text in axes.get_legend().get_texts()]
+  assert labels[0] == 'conv_stem' and labels[-2:] == ['head', 'mean']
+  table = [list(row['cosine_distance'].values()) for row in usual.history]
+  np.testing.assert_allclose(
+    lines['mean'].get_ydata(), np.mean(table, axis=1), rtol=1e-12
+  )
+  np.testing.assert_array_equal(
+    lines['head'].get_ydata(),
+    [row['cosine_distance']['head/kernel'] for row in usual.history],
+  )
+  others = [lines[name].get_linewidth() for name in names]
+  assert lines['mean'].get_linewidth() > 1.5 * max(others)
+
+
+def test_many_kernels_get_a_colour_bar(styled, make):
+  shapes = {f'block{i}/kernel': (2, 2) for i in range(15)}
+  figure = figures.draw_cosine_distance(make(shapes=shapes))
+  axes, bar = figure.axes
+  assert bar.get_ylabel() == 'kernel, first to last of 15'
+  labels = [text.get_text() for text in axes.get_legend().get_texts()]
+  assert labels == ['mean']
+
+
+def test_phases_are_shaded_and_named_where_they_are(styled, usual):
+  axes = drawing.make_figure(600, 400).add_subplot()
+  epochs.shade_phases(axes, usual.history)
+  spans = [(p.get_x(), p.get_x() + p.get_width()) for p in axes.patches]
+  assert spans == [(0, 20), (20, 35), (35, 60)]
+  names = [(text.get_text(), text.xy[0]) for text in axes.texts]
+  assert names == [('dense', 10), ('prune', 27.5), ('ternary', 47.5)]
+  assert axes.get_xlim() == (0, 60)
+
+
+def test_phases_of_a_history_that_begins_later():
+  rows = [{'phase': 'prune', 'epoch': 21}, {'phase': 'prune', 'epoch': 22}]
+  assert epochs.find_phases(rows) == [('prune', 20, 22)]
+
+
+def test_sizes_are_the_lengths_of_the_bars(styled, usual):
+  left, right = _draw(usual)['sizes'].axes
+  with open(usual.file_path, 'rb') as file:
+    parts = artifact.sizes(file.read())
+  file_bytes = sum(parts.values())
+  codes = sum(kernel.size for kernel in usual.dense_kernels.values())
+  channels = sum(k.shape[-1] for k in usual.dense_kernels.values())
+  assert [bar.get_width() for bar in left.patches] == [
+    usual.dense_bytes,
+    codes + 2 * channels + 2 * channels,
+    file_bytes,
+  ]
+  assert left.get_title('left').startswith(
+    f'{usual.dense_bytes / file_bytes:.2f} '
+  )
+  widths = [bar.get_width() for bar in right.patches]
+  assert widths == sorted((n for n in parts.values() if n), reverse=True)
+
+
+def test_weights_are_on_the_sphere_and_the_points_are_marked(styled, make):
+  kernel = np.array([[3.0, -1.0], [4.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+  np.testing.assert_allclose(
+    weights.scale_to_sphere(kernel),
+    [[1.2, -2.0], [1.6, 0.0], [0.0, 0.0], [0.0, 0.0]],
+  )
+  # Channels of 4 weights with 1, 2 and 4 non-zeros, and one without.
+  codes = np.array(
+    [[1, 1, -1, 0], [0, -1, 1, 0], [0, 0, 1, 0], [0, 0, -1, 0]], np.int8
+  )
+  points = weights.find_points(tensors.TernaryTensor(codes))
+  assert points.median == pytest.approx(np.sqrt(2))
+  assert points.low == pytest.approx(1 + 0.2 * (np.sqrt(2) - 1))
+  assert points.high == pytest.approx(2 - 0.2 * (2 - np.sqrt(2)))
+  inputs = make(shapes={'kernel': (4, 4)})
+  model = artifact.Artifact('', {}, (), {}, (), {}, {})
+  found = {'params/kernel': tensors.TernaryTensor(codes)}
+  figure = weights.draw(inputs, model._replace(tensors=found))
+  for axes in figure.axes:
+    marks = sorted(line.get_xdata()[0] for line in axes.get_lines())
+    assert marks == pytest.approx([-np.sqrt(2), 0, np.sqrt(2)])
+
+
+def test_no_points_where_there_are_none():
+  zeros = tensors.TernaryTensor(np.zeros((3, 2), np.int8))
+  assert weights.find_points(zeros) is None
+  assert weights.find_points(np.zeros((3, 2), np.int8)) is None
+
+
+def test_histogram_counts_every_weight(styled, usual):
+  top, bottom = _draw(usual)['weights'].axes[::4]
+  for axes, kernels in (
+    (top, usual.dense_kernels),
+    (bottom, usual.latent_kernels),
+  ):
+    values, edges, _ = axes.patches[0].get_data()
+    found = weights.scale_to_sphere(kernels['conv_stem/kernel'])
+    within = np.mean((found >= edges[0]) & (found <= edges[-1]))
+    assert values.sum() == pytest.approx(100 * within)
+    assert edges[0] == -edges[-1] and len(values) % 2 == 1
+
+
+def test_a_spike_at_zero_is_cut_and_said(styled, make):
+  kernel = np.zeros((100, 1), np.float32)
+  kernel[:10, 0] = np.linspace(0.5, 1, 10)
+  kernels = {'kernel': kernel}
+  inputs = make(shapes={'kernel': (100, 1)})._replace(
+    dense_kernels=kernels, latent_kernels=kernels
+  )
+  for axes in _draw(inputs)['weights'].axes:
+    assert [text.get_text() for text in axes.texts] == ['90% at 0']
+    assert axes.get_ylim()[1] < 90
+
+
+def test_summary_shows_file_and_dense_where_they_are(styled, usual):
+  figure = _draw(usual)['summary']
+  left, right = figure.axes
+  ratio = usual.dense_bytes / _file_bytes(usual)
+  assert figure.get_suptitle() == (
+    f'{ratio:.2f} times smaller: test accuracy 98.60% dense, 97.40% file'
+  )
+  points = [(*line.get_xdata(), *line.get_ydata()) for line in left.get_lines()]
+  assert points == [
+    (usual.dense_bytes, 0.986),
+    (_file_bytes(usual), 0.974),
+  ]
+  assert left.get_xscale() == 'log'
+  (mean,) = right.get_lines()
+  assert len(mean.get_xdata()) == 60

@@ -1,0 +1,126 @@
+"""The tables: columns, alignment, and numbers as they are written."""
+
+import re
+
+import pytest
+
+from hq_jax import artifact
+from hq_jax.report import results
+from hq_jax.report import tables
+
+RESNET50 = {
+  'dense_bytes': 102_228_128,
+  'num_weights': 25_557_032,
+  'resident_bytes': 25_650_000,
+  'file_bytes': 3_400_000,
+  'ratio': 102_228_128 / 3_400_000,
+  'bits_per_weight': 8 * 3_400_000 / 25_557_032,
+  'dense_accuracy': 0.7615,
+  'ternary_accuracy': 0.74474,
+  'file_accuracy': 0.74469,
+}
+
+
+@pytest.fixture
+def markdown():
+  def make(inputs):
+    with open(inputs.file_path, 'rb') as file:
+      data = file.read()
+    report = results.make(inputs, data, artifact.loads(data))
+    return report, tables.format_markdown(report)
+
+  return make
+
+
+def _parse(markdown):
+  """Every table: a list of rows of cells, without the rule."""
+  found = re.findall(r'(?:^\|.*\|\n)+', markdown, re.MULTILINE)
+  return [
+    [
+      [cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
+      for line in table.splitlines()
+    ]
+    for table in found
+  ]
+
+
+def test_main_table_by_hand():
+  assert tables.format_table(RESNET50).splitlines() == [
+    'model                    bytes  ratio  bits per weight  test accuracy',
+    '-----------------  -----------  -----  ---------------  -------------',
+    'dense (float32)    102,228,128      -            32.00         76.15%',
+    'ternary in memory   25,650,000      -             8.03         74.47%',
+    '.hq file             3,400,000  30.07             1.06         74.47%',
+    'ratio: float32 bytes of all parameters and statistics / bytes of the file',
+  ]
+
+
+def test_main_table_is_that_of_the_markdown(usual, markdown):
+  report, text = markdown(usual)
+  terminal = [
+    re.split(' {2,}', line)
+    for line in tables.format_table(report).splitlines()[:-1]
+  ]
+  del terminal[1]
+  main = _parse(text)[0]
+  del main[1]
+  terminal[-1][0] = '`model.hq`'
+  assert main == terminal
+
+
+def test_tables_have_their_columns_and_add_up(odd, markdown):
+  report, text = markdown(odd)
+  main, parts, layers = _parse(text)
+  for table in (main, parts, layers):
+    assert len({len(row) for row in table}) == 1
+    assert re.fullmatch('-+', table[1][0])
+    assert all(re.fullmatch('-+:', cell) for cell in table[1][1:])
+  number = lambda text: int(text.replace(',', ''))
+  *rows, total = [number(row[1]) for row in parts[2:]]
+  assert sum(rows) == total == report['file_bytes']
+  assert layers[0][5] == 'bytes'
+  *rows, total = [number(row[5]) for row in layers[2:]]
+  assert sum(rows) == total == report['file_bytes']
+  assert len(layers) == 2 + len(odd.dense_kernels) + 3
+
+
+def test_source_of_the_tables_is_aligned(usual, markdown):
+  _, text = markdown(usual)
+  for table in re.findall(r'(?:^\|.*\|\n)+', text, re.MULTILINE):
+    assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_layer_row_by_hand(tiny, markdown):
+  found = (0.25, 0.24, 0.03, 0.05)
+  rows = [
+    row | {'cosine_distance': {'k': distance}}
+    for row, distance in zip(tiny.history, found, strict=True)
+  ]
+  _, text = markdown(tiny._replace(history=rows))
+  row = ['k', '2x2', '50.00%', '1.500', '28.000', '14', '0.2400', '0.0500']
+  assert _parse(text)[2][2] == row
+  _, text = markdown(tiny._replace(history=[]))
+  assert _parse(text)[2][2] == [*row[:-2], '-', '-']
+
+
+def test_markdown_says_what_it_is_and_shows_every_picture(usual, markdown):
+  report, text = markdown(usual)
+  claim = (
+    "reconstruction of Hyperspherical Quantization from the paper's abstract"
+  )
+  assert text.count(claim) == 1
+  assert sorted(re.findall(r'\]\((\w+\.png)\)', text)) == [
+    'cosine_distance.png',
+    'sizes.png',
+    'summary.png',
+    'training.png',
+    'weights.png',
+  ]
+  assert f'{report["ratio"]:.2f} times smaller' in text.splitlines()[0]
+  assert 'Seed 3, 1,500 steps, commit `0123abc`.' in text
+  assert '"device": "1 x cpu"' in text
+
+
+def test_a_name_cannot_break_a_table(make, markdown):
+  _, text = markdown(make(shapes={'a|b/kernel': (4, 4)}))
+  assert _parse(text)[2][2][0] == 'a\\|b/kernel'

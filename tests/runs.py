@@ -1,0 +1,67 @@
+"""Runs of the program as a user starts it: in a process of its own."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DEBUG = 'configs/digits.py:debug'
+
+
+def command(*arguments: str) -> list[str]:
+  return [sys.executable, '-m', 'hq_jax.main', *arguments]
+
+
+def environment(data_dir: pathlib.Path) -> dict[str, str]:
+  kept = {k: v for k, v in os.environ.items() if not k.startswith('XLA_')}
+  return kept | {'TFDS_DATA_DIR': str(data_dir), 'JAX_PLATFORMS': 'cpu'}
+
+
+def run(
+  data_dir: pathlib.Path, *arguments: str, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+  return subprocess.run(
+    command(*arguments),
+    cwd=ROOT,
+    env=environment(data_dir),
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+    check=False,
+  )
+
+
+def num_rows(workdir: pathlib.Path) -> int:
+  path = workdir / 'metrics.jsonl'
+  return path.read_text().count('\n') if path.exists() else 0
+
+
+def run_and_kill(
+  data_dir: pathlib.Path, workdir: pathlib.Path, rows: int, delay_seconds: float
+) -> int:
+  """Kills a debug run so long after its metrics have so many rows.
+
+  Returns:
+    How many rows there were when it was dead.
+  """
+  process = subprocess.Popen(
+    command(f'--config={DEBUG}', f'--workdir={workdir}'),
+    cwd=ROOT,
+    env=environment(data_dir),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  try:
+    deadline = time.monotonic() + 300
+    while num_rows(workdir) < rows:
+      assert process.poll() is None, 'the run ended before it could be killed'
+      assert time.monotonic() < deadline, 'the run is stuck'
+      time.sleep(0.02)
+    time.sleep(delay_seconds)
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  return num_rows(workdir)

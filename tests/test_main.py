@@ -1,0 +1,164 @@
+"""The program as it is started from a shell: its words and exit statuses."""
+
+import json
+
+import pytest
+
+from tests import runs
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp('data')
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory, data_dir):
+  """A debug run from beginning to end: its folder and what it printed."""
+  workdir = tmp_path_factory.mktemp('whole') / 'workdir'
+  done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  return workdir, done
+
+
+def check_same_end(workdir, expected):
+  for name in ('model.hq', 'config.json'):
+    assert (workdir / name).read_bytes() == (expected / name).read_bytes()
+  deterministic = []
+  for folder in (workdir, expected):
+    rows = [
+      json.loads(line)
+      for line in (folder / 'metrics.jsonl').read_text().splitlines()
+    ]
+    deterministic.append(
+      [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
+    )
+  assert deterministic[0] == deterministic[1]
+
+
+def test_a_run_prints_plain_lines_and_ends_with_the_table(uninterrupted):
+  workdir, done = uninterrupted
+  lines = done.stdout.splitlines()
+  assert lines[0].startswith('target: ')
+  epochs = [line for line in lines if ' epoch ' in line]
+  assert len(epochs) == 6
+  assert '\r' not in done.stdout + done.stderr
+  assert done.stderr == ''
+  report = json.loads((workdir / 'report.json').read_text())
+  table = done.stdout[done.stdout.index(epochs[-1]) :]
+  assert f'{report["file_bytes"]:,}' in table
+  assert f'{report["dense_bytes"]:,}' in table
+  wanted = {
+    'dense_bytes',
+    'file_bytes',
+    'ratio',
+    'dense_accuracy',
+    'file_accuracy',
+    'bits_per_weight',
+    'seed',
+    'commit',
+  }
+  assert wanted <= report.keys()
+
+
+def test_killed_in_the_ternary_phase_it_ends_with_the_same_bytes(
+  uninterrupted, data_dir, tmp_path
+):
+  expected, _ = uninterrupted
+  rows = runs.run_and_kill(data_dir, tmp_path / 'w', 5, 0.05)
+  assert 5 <= rows < 6
+  assert not (tmp_path / 'w' / 'model.hq').exists()
+  done = runs.run(
+    data_dir, f'--config={runs.DEBUG}', f'--workdir={tmp_path / "w"}'
+  )
+  assert done.returncode == 0, done.stderr
+  check_same_end(tmp_path / 'w', expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('rows', 'delay_seconds'),
+  [(0, 1.0), (0, 3.0), (1, 0.0), (2, 0.1), (3, 0.0), (4, 0.0), (6, 0.0)],
+)
+def test_killed_anywhere_it_ends_with_the_same_bytes(
+  uninterrupted, data_dir, tmp_path, rows, delay_seconds
+):
+  expected, _ = uninterrupted
+  runs.run_and_kill(data_dir, tmp_path / 'w', rows, delay_seconds)
+  done = runs.run(
+    data_dir, f'--config={runs.DEBUG}', f'--workdir={tmp_path / "w"}'
+  )
+  assert done.returncode == 0, done.stderr
+  check_same_end(tmp_path / 'w', expected)
+
+
+def test_evaluate_reads_the_file_alone(uninterrupted, data_dir):
+  workdir, _ = uninterrupted
+  report = json.loads((workdir / 'report.json').read_text())
+  done = runs.run(
+    data_dir, f'--config={runs.DEBUG}', f'--evaluate={workdir / "model.hq"}'
+  )
+  assert done.returncode == 0, done.stderr
+  assert f'test accuracy {report["file_accuracy"]:.2%}' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    (['--config=configs/digits.py', '--config.foo=3'], ['config.foo', "'3'"]),
+    (
+      ['--config=configs/digits.py', '--config.recipe.sparsty=0.9'],
+      ['config.recipe.sparsty', "'0.9'"],
+    ),
+    (
+      ['--config=configs/digits.py', '--config.seed=many'],
+      ['config.seed', "'many'"],
+    ),
+    (['--config=configs/digits.py:rato=40'], ['rato', 'ratio, seed, debug']),
+    (['--config=configs/digits.py:ratio=big'], ['ratio', "'big'", 'float']),
+    (['--config=configs/none.py'], ['configs/none.py']),
+    (['--workdir=x'], ['config is missing']),
+    (['--config=configs/digits.py', 'again'], ["'again'"]),
+    (['--config=configs/digits.py', '--nope'], ['nope']),
+  ],
+)
+def test_wrong_flags_are_one_line(tmp_path, arguments, words):
+  done = runs.run(tmp_path, f'--workdir={tmp_path / "w"}', *arguments)
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+  for word in words:
+    assert word in done.stderr
+  assert done.stdout == ''
+  assert not (tmp_path / 'w').exists()
+
+
+def test_a_ratio_out_of_reach_is_one_line(tmp_path, data_dir):
+  done = runs.run(
+    data_dir,
+    '--config=configs/digits.py:ratio=1000',
+    f'--workdir={tmp_path / "w"}',
+  )
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+  assert 'config.target_ratio is 1000' in done.stderr
+  assert 'bytes' in done.stderr
+  assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize('damage', ['missing', 'flipped', 'cut', 'foreign'])
+def test_a_bad_file_is_one_line(uninterrupted, data_dir, tmp_path, damage):
+  workdir, _ = uninterrupted
+  good = (workdir / 'model.hq').read_bytes()
+  path = tmp_path / 'bad.hq'
+  content = {
+    'missing': None,
+    'flipped': good[:700] + bytes([good[700] ^ 4]) + good[701:],
+    'cut': good[:-1],
+    'foreign': b'PK\x03\x04 an archive',
+  }[damage]
+  if content is not None:
+    path.write_bytes(content)
+  done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--evaluate={path}')
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+  assert str(path) in done.stderr

@@ -1,0 +1,261 @@
+"""End to end: a debug run, its file, and what it refuses."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs import digits
+from hq_jax import artifact as artifact_lib
+from hq_jax import checkpoint
+from hq_jax import deploy
+from hq_jax import train
+from hq_jax import train_state
+from hq_jax import transforms
+from hq_jax import trees
+from hq_jax.data import pipeline
+
+
+def get_config(data_dir, arguments='debug'):
+  config = digits.get_config(arguments)
+  config.data.data_dir = str(data_dir)
+  return config
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp('data')
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, data_dir):
+  """A whole debug run: its job and its report."""
+  workdir = tmp_path_factory.mktemp('run') / 'workdir'
+  job = train.prepare(get_config(data_dir), str(workdir))
+  report = train.run(job)
+  job.lock.close()
+  return job, report
+
+
+@pytest.fixture(scope='module')
+def state(finished):
+  """The state in which the run ended, from its newest checkpoint."""
+  job, _ = finished
+  _, stage = train.make_stages(job)
+  like = train_state.init(
+    job.model, stage.tx, jax.random.key(9), job.dataset.image_shape, job.mesh
+  )
+  checkpoints = checkpoint.Checkpoints(
+    os.path.join(job.workdir, 'checkpoints', 'compress')
+  )
+  restored = checkpoints.restore(like)
+  checkpoints.close()
+  return restored
+
+
+def all_images(job):
+  batches = pipeline.make_eval_batches(
+    job.dataset.test, preprocessing=job.header['preprocessing'], batch_size=500
+  )
+  (batch,) = batches
+  assert batch['valid'].all()
+  return batch['image'], batch['label']
+
+
+def test_file_is_as_small_as_was_asked(finished):
+  job, report = finished
+  path = os.path.join(job.workdir, 'model.hq')
+  assert report['file_bytes'] == os.path.getsize(path)
+  # 3x3 and 1x1 convolutions of widths 16, 32, 64, and the classifier.
+  kernels = 9 * 16 + 2 * 9 * 16**2 + 9 * 16 * 32 + 9 * 32**2 + 16 * 32
+  kernels += 9 * 32 * 64 + 9 * 64**2 + 32 * 64 + 64 * 10
+  channels = 3 * 16 + 3 * 32 + 3 * 64
+  assert report['dense_bytes'] == 4 * (kernels + 4 * channels + 10)
+  assert report['ratio'] == report['dense_bytes'] / report['file_bytes']
+  assert report['ratio'] >= 30.0
+  assert report['file_bytes'] <= job.predicted_bytes
+
+
+def test_logits_of_the_file_are_those_of_training(finished, state):
+  job, _ = finished
+  # What the ternary phase evaluates, from the state of training ...
+  evaluated = artifact_lib.to_variables(
+    deploy.artifact_of_state(state, job.recipe, **job.header)
+  )
+  # ... and what somebody reads who has the file alone.
+  path = os.path.join(job.workdir, 'model.hq')
+  read = artifact_lib.to_variables(artifact_lib.read(path))
+  images, _ = all_images(job)
+  apply = jax.jit(lambda variables, x: job.model.apply(variables, x))
+  expected = np.asarray(apply(evaluated, images))
+  logits = np.asarray(apply(read, images))
+  assert np.abs(expected).max() > 1.0
+  np.testing.assert_allclose(
+    logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+  )
+  # The unfolded network, whose statistics are float32, differs by what the
+  # norms lose in float16, and no more.
+  unfolded = np.asarray(apply(state.variables, images))
+  np.testing.assert_allclose(
+    logits, unfolded, atol=5e-3 * np.abs(unfolded).max()
+  )
+
+
+def test_accuracies_are_measured_on_the_file_and_on_the_dense_network(finished):
+  job, report = finished
+  images, labels = all_images(job)
+  read = artifact_lib.read(os.path.join(job.workdir, 'model.hq'))
+  logits = job.model.apply(artifact_lib.to_variables(read), images)
+  accuracy = np.mean(np.argmax(np.asarray(logits), axis=-1) == labels)
+  assert report['file_accuracy'] == pytest.approx(accuracy, abs=1e-9)
+  assert report['file_accuracy'] > 0.5  # two epochs of each phase
+  assert report['dense_accuracy'] > 0.5
+
+
+def test_codes_of_the_file_are_the_parameters(finished, state):
+  job, _ = finished
+  found = artifact_lib.read(os.path.join(job.workdir, 'model.hq')).tensors
+  params = trees.flatten(state.params)
+  finalized = jax.jit(transforms.finalize, static_argnums=1)(
+    state.opt_state, job.recipe
+  )
+  assert len(finalized) == 10
+  for path, tensor in finalized.items():
+    codes = found[f'params/{path}'].codes
+    np.testing.assert_array_equal(codes, np.asarray(tensor.codes))
+    np.testing.assert_array_equal(codes, np.sign(params[path]))
+    zeros = np.mean(codes == 0)
+    assert zeros >= job.recipe.sparsity - 1 / codes.size
+    assert zeros <= job.recipe.sparsity + 0.5 / codes.size + 1e-6
+
+
+def test_history_tells_of_every_epoch(finished):
+  job, _ = finished
+  with open(os.path.join(job.workdir, 'metrics.jsonl')) as file:
+    rows = [json.loads(line) for line in file]
+  phases = ['dense'] * 2 + ['prune'] * 2 + ['ternary'] * 2
+  assert [row['phase'] for row in rows] == phases
+  assert [row['epoch'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  assert [row['step'] for row in rows] == [20, 40, 60, 80, 100, 120]
+  # The sparsity is exact after the last step of pruning and of all; the
+  # smallest kernel has 144 weights.
+  for row in (rows[3], rows[5]):
+    for path, zeros in row['sparsity'].items():
+      assert zeros == pytest.approx(job.recipe.sparsity, abs=0.5 / 144), path
+  distances = [np.mean(list(r['cosine_distance'].values())) for r in rows]
+  assert distances[0] > 0.2  # dense weights
+  assert distances[3] < distances[0] / 2  # pruned and reinitialized
+
+
+def test_a_finished_run_is_not_run_again(finished, data_dir):
+  job, report = finished
+  path = os.path.join(job.workdir, 'model.hq')
+  before = os.stat(path)
+  again = train.prepare(get_config(data_dir), job.workdir)
+  repeated = train.run(again)
+  again.lock.close()
+  assert os.stat(path).st_mtime_ns == before.st_mtime_ns
+  same = ('file_bytes', 'dense_accuracy', 'file_accuracy')
+  assert [repeated[k] for k in same] == [report[k] for k in same]
+  assert len(repeated['layers']) == len(report['layers'])
+
+
+def test_a_damaged_file_is_refused_and_left_alone(finished, data_dir):
+  job, _ = finished
+  path = os.path.join(job.workdir, 'model.hq')
+  with open(path, 'rb') as file:
+    good = file.read()
+  bad = good[:1000] + bytes([good[1000] ^ 1]) + good[1001:]
+  try:
+    with open(path, 'wb') as file:
+      file.write(bad)
+    with pytest.raises(ValueError, match=r'model\.hq'):
+      train.prepare(get_config(data_dir), job.workdir)
+    with open(path, 'rb') as file:
+      assert file.read() == bad
+  finally:
+    with open(path, 'wb') as file:
+      file.write(good)
+
+
+def test_another_config_is_refused(finished, data_dir):
+  job, _ = finished
+  config = get_config(data_dir, 'debug,seed=7')
+  with pytest.raises(ValueError, match=r'config\.seed is 0 there and 7 here'):
+    train.prepare(config, job.workdir)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('recipe.sparsity', 1.0, r'config\.recipe\.sparsity is 1\.0, wanted'),
+    ('recipe.sparsity', -0.1, r'config\.recipe\.sparsity is -0\.1, wanted'),
+    ('recipe.reinit_strength', 2.0, r'config\.recipe\.reinit_strength is 2\.0'),
+    ('recipe.num_stages', 1000, r'config\.recipe\.num_stages is 1000'),
+    ('target_ratio', 500.0, r'config\.target_ratio is 500, .* bytes'),
+    ('batch_size', 12, r'config\.batch_size is 12, .* the 8 devices'),
+    ('batch_size', 4000, r'config\.batch_size is 4000, .* 1297'),
+    ('model.name', 'vgg', r"model\.name is 'vgg', wanted one of"),
+    ('model.widths', (8, 8), r'model\.widths is \(8, 8\)'),
+    ('optimizer.name', 'adam9', r"config\.optimizer\.name is 'adam9'"),
+    ('data.name', 'mnist', r"'mnist'"),
+    ('seed', -1, r'config\.seed is -1'),
+  ],
+)
+def test_nonsense_is_refused_before_anything_is_made(
+  tmp_path, data_dir, field, value, message
+):
+  config = get_config(data_dir)
+  config.update_from_flattened_dict({field: value})
+  workdir = tmp_path / 'workdir'
+  with pytest.raises(ValueError, match=message):
+    train.prepare(config, str(workdir))
+  assert not workdir.exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data_dir):
+  config = get_config(data_dir)
+  config.model.widths = (8,)
+  config.model.num_blocks = (1,)
+  config.target_ratio = 10.0
+  config.dense.learning_rate = 1e30
+  config.optimizer.name = 'sgd'
+  job = train.prepare(config, str(tmp_path))
+  with pytest.raises(FloatingPointError, match=r'lower config\.dense'):
+    train.run(job)
+  job.lock.close()
+  assert not (tmp_path / 'model.hq').exists()
+
+
+SWITCHES = ('tangent', 'project', 'prune', 'reinit', 'straight_through')
+
+
+@pytest.mark.parametrize('switch', SWITCHES)
+def test_each_part_can_be_switched_off(tmp_path, data_dir, switch):
+  config = get_config(data_dir)
+  config.recipe[switch] = False
+  job = train.prepare(config, str(tmp_path))
+  job.lock.close()
+  assert getattr(job.recipe, switch) is False
+  _, stage = train.make_stages(job)
+  shapes = jax.eval_shape(
+    job.model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32)
+  )
+  state = jax.eval_shape(stage.tx.init, shapes['params'])
+  field = {
+    'tangent': None,
+    'project': 'radii',
+    'prune': 'prune_count',
+    'reinit': 'reinit_count',
+    'straight_through': 'thresholds',
+  }[switch]
+  present = {
+    name
+    for name in ('radii', 'prune_count', 'reinit_count', 'thresholds')
+    if optax.tree.get(state, name) is not None
+  }
+  expected = {'radii', 'prune_count', 'reinit_count', 'thresholds'} - {field}
+  assert present == expected

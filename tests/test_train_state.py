@@ -1,0 +1,106 @@
+"""How the state of training begins, and begins again."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import sharding
+from hq_jax import train_state
+from hq_jax import transforms
+
+
+class _Net(nn.Module):
+  """A dense layer between two batch norms."""
+
+  norms: bool = True
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    if self.norms:
+      x = nn.BatchNorm(use_running_average=not train)(x)
+    return nn.Dense(4)(x)
+
+
+_TX = transforms.hq(optax.adam(0.1), transforms.Recipe(sparsity=0.5))
+
+
+def _init(seed=0, model=None, tx=_TX):
+  mesh = sharding.make_mesh()
+  return train_state.init(model or _Net(), tx, jax.random.key(seed), (3,), mesh)
+
+
+@pytest.fixture(scope='module')
+def state():
+  return _init()
+
+
+def _pointers(tree):
+  """Where the buffers of all leaves lie, on all devices."""
+  return {
+    shard.data.unsafe_buffer_pointer()
+    for leaf in jax.tree.leaves(tree)
+    for shard in leaf.addressable_shards
+  }
+
+
+def _assert_equal(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_the_model_is_initialized_as_by_hand(state):
+  variables = _Net().init(jax.random.key(0), jnp.zeros((1, 3)))
+  _assert_equal(state.variables, dict(variables))
+  assert set(state.variables) == {'params', 'batch_stats'}
+  assert state.step == 0 and state.step.dtype == jnp.int32
+  _assert_equal(state.opt_state, _TX.init(variables['params']))
+
+
+def test_the_key_decides(state):
+  _assert_equal(_init(), state)
+  kernel = lambda state: state.params['Dense_0']['kernel']
+  assert (kernel(_init(seed=1)) != kernel(state)).any()
+
+
+def test_every_leaf_is_on_every_device(state):
+  wanted = sharding.replicated(sharding.make_mesh())
+  for leaf in jax.tree.leaves(state):
+    assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim)
+    assert len(leaf.addressable_shards) == 8
+
+
+def test_latents_have_their_own_memory(state):
+  latents = transforms.latents(state.opt_state, state.params)
+  kernel = latents['Dense_0']['kernel']
+  np.testing.assert_array_equal(kernel, state.params['Dense_0']['kernel'])
+  num_buffers = 8 * len(jax.tree.leaves(state))
+  assert len(_pointers(state)) == num_buffers
+  assert not _pointers(kernel) & _pointers(state.params)
+
+
+def test_a_model_without_norms_has_no_statistics():
+  found = _init(model=_Net(norms=False), tx=optax.sgd(0.1))
+  assert found.batch_stats == {}
+  assert set(found.params) == {'Dense_0'}
+
+
+def test_another_stage_begins_with_copies_of_the_weights(state):
+  mesh = sharding.make_mesh()
+  before = jax.tree.map(np.array, state)
+  old = state.replace(step=jnp.int32(7))
+  tx = optax.sgd(0.1, momentum=0.9)
+  found = train_state.restart(old, tx, mesh)
+  assert found.step == 0
+  _assert_equal(found.variables, state.variables)
+  _assert_equal(found.opt_state, tx.init(state.params))
+  assert not _pointers(found) & _pointers(state)
+  wanted = sharding.replicated(mesh)
+  for leaf in jax.tree.leaves(found):
+    assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim)
+  # The new one may be given away: the old one stays usable.
+  jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)(found)
+  _assert_equal(jax.tree.map(np.array, state), before)

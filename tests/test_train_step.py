@@ -1,0 +1,180 @@
+"""One step of training, against the same step written out."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import sharding
+from hq_jax import train_state
+from hq_jax import train_step
+from hq_jax import transforms
+
+
+class _Net(nn.Module):
+  """Two dense layers with a batch norm in between."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Dense(8, use_bias=False, name='first')(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.75, name='norm')(
+      x
+    )
+    return nn.Dense(3, name='second')(nn.relu(x))
+
+
+_SGD = optax.sgd(0.1, momentum=0.9)
+
+
+def _begin(tx=_SGD, num_devices=8):
+  mesh = jax.make_mesh(
+    (num_devices,),
+    ('data',),
+    devices=jax.devices()[:num_devices],
+    axis_types=(jax.sharding.AxisType.Auto,),
+  )
+  key = jax.random.key(0)
+  return train_state.init(_Net(), tx, key, (5,), mesh), mesh
+
+
+@pytest.fixture
+def batch(rng):
+  labels = rng.integers(0, 3, 16).astype(np.int32)
+  means = rng.normal(size=(3, 5))
+  images = means[labels] + 0.3 * rng.normal(size=(16, 5))
+  return {'image': images.astype(np.float32), 'label': labels}
+
+
+def _forward(params, images, xp):
+  """Logits of the batch, with the mean and the variance of its features."""
+  x = images @ params['first']['kernel']
+  mean, var = x.mean(0), x.var(0)
+  x = (x - mean) / xp.sqrt(var + 1e-5)
+  x = x * params['norm']['scale'] + params['norm']['bias']
+  x = xp.maximum(x, 0)
+  return x @ params['second']['kernel'] + params['second']['bias'], mean, var
+
+
+def _loss(params, batch, smoothing, xp=np):
+  logits, _, _ = _forward(params, batch['image'], xp)
+  logits = logits - logits.max(-1, keepdims=True)
+  log_p = logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
+  one_hot = np.eye(3)[batch['label']] * (1 - smoothing) + smoothing / 3
+  return -(one_hot * log_p).sum(-1).mean()
+
+
+def _host(tree):
+  return jax.tree.map(lambda x: np.array(x, np.float64), tree)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.3])
+def test_a_step_is_the_step_by_hand(batch, smoothing):
+  state, mesh = _begin()
+  before = _host(state.params)
+  step_fn = train_step.make_train_step(_Net(), _SGD, label_smoothing=smoothing)
+  new, sums = step_fn(state, sharding.to_global(batch, mesh))
+
+  # The sums are of the parameters before the step.
+  np.testing.assert_allclose(
+    sums['loss'], [16 * _loss(before, batch, smoothing), 16], rtol=1e-5
+  )
+  logits, mean, var = _forward(before, batch['image'], np)
+  correct = (logits.argmax(-1) == batch['label']).sum()
+  np.testing.assert_array_equal(sums['accuracy'], [correct, 16])
+  # Statistics: a quarter of the new ones on three quarters of 0 and 1.
+  stats = new.batch_stats['norm']
+  np.testing.assert_allclose(stats['mean'], mean / 4, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(stats['var'], 0.75 + var / 4, rtol=1e-4)
+  # Gradients by central differences in float64, and the first step of SGD.
+  leaves, treedef = jax.tree.flatten(before)
+  for i, leaf in enumerate(jax.tree.leaves(_host(new.params))):
+    for index in np.ndindex(leaf.shape):
+      losses = []
+      for change in (1e-5, -1e-5):
+        moved = [x.copy() for x in leaves]
+        moved[i][index] += change
+        losses.append(_loss(treedef.unflatten(moved), batch, smoothing))
+      grad = (losses[0] - losses[1]) / 2e-5
+      assert leaf[index] == pytest.approx(
+        leaves[i][index] - 0.1 * grad, abs=2e-6
+      )
+  assert new.step == 1 and new.step.dtype == jnp.int32
+
+
+def test_three_steps_are_those_of_optax(batch):
+  state, mesh = _begin()
+  params, opt_state = state.params, _SGD.init(state.params)
+  for _ in range(3):
+    grads = jax.grad(_loss)(params, batch, 0.0, jnp)
+    updates, opt_state = _SGD.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+  step_fn = train_step.make_train_step(_Net(), _SGD)
+  for _ in range(3):
+    state, _ = step_fn(state, sharding.to_global(batch, mesh))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    (state.params, state.opt_state),
+    (params, opt_state),
+  )
+  assert state.step == 3
+
+
+def test_eight_devices_do_what_one_does(batch):
+  found = {}
+  for num_devices in (1, 8):
+    state, mesh = _begin(num_devices=num_devices)
+    step_fn = train_step.make_train_step(_Net(), _SGD)
+    for _ in range(3):
+      state, sums = step_fn(state, sharding.to_global(batch, mesh))
+    found[num_devices] = _host((state, sums))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    found[1],
+    found[8],
+  )
+
+
+def test_the_state_is_consumed_and_stays_in_place(batch):
+  state, mesh = _begin()
+  step_fn = train_step.make_train_step(_Net(), _SGD)
+  types = jax.tree.map(jax.typeof, state)
+  new, _ = step_fn(state, sharding.to_global(batch, mesh))
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.opt_state))
+  # The same types, weak or not: nothing is compiled again.
+  assert jax.tree.map(jax.typeof, new) == types
+  for leaf in jax.tree.leaves(new):
+    assert leaf.sharding.is_fully_replicated
+    assert len(leaf.addressable_shards) == 8
+
+
+def test_the_loss_falls_until_every_label_is_right(batch):
+  state, mesh = _begin()
+  step_fn = train_step.make_train_step(_Net(), _SGD)
+  losses = []
+  for _ in range(40):
+    state, sums = step_fn(state, sharding.to_global(batch, mesh))
+    losses.append(float(sums['loss'][0] / sums['loss'][1]))
+  assert losses[-1] < 0.1 * losses[0]
+  np.testing.assert_array_equal(sums['accuracy'], [16, 16])
+
+
+def test_gradients_are_taken_at_the_ternary_weights(batch):
+  recipe = transforms.Recipe(sparsity=0.5)
+  tx = transforms.hq(optax.sgd(0.05), recipe)
+  state, mesh = _begin(tx)
+  step_fn = train_step.make_train_step(_Net(), tx)
+  state, _ = step_fn(state, sharding.to_global(batch, mesh))
+  before = jax.tree.map(np.array, state.params)
+  for name, num_kept in (('first', 20), ('second', 12)):
+    kernel = before[name]['kernel']
+    assert np.count_nonzero(kernel) == num_kept
+    # One magnitude for each channel.
+    sizes = [set(np.abs(column[column != 0])) for column in kernel.T]
+    assert max(map(len, sizes)) == 1
+  state, sums = step_fn(state, sharding.to_global(batch, mesh))
+  np.testing.assert_allclose(
+    sums['loss'][0], 16 * _loss(_host(before), batch, 0.0), rtol=1e-5
+  )

@@ -1,0 +1,360 @@
+"""What every transform owes to optax, in one table."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import quantizers
+from hq_jax import schedules
+from hq_jax import transforms
+
+P = jax.sharding.PartitionSpec
+
+# Each around an optimizer, with stages that change within six steps.
+TRANSFORMS = {
+  'tangent': lambda inner, **kw: optax.chain(transforms.tangent(**kw), inner),
+  'project_to_sphere': lambda inner, **kw: optax.chain(
+    inner, transforms.project_to_sphere(**kw)
+  ),
+  'prune': lambda inner, **kw: optax.chain(
+    inner,
+    transforms.prune(
+      schedules.sparsity_ramp(0.2, 0.6, begin_step=1, ramp_steps=2),
+      begin_step=1,
+      end_step=4,
+      refresh_steps=2,
+      **kw,
+    ),
+  ),
+  'reinit': lambda inner, **kw: optax.chain(
+    inner, transforms.reinit((1, 3), 0.5, lambda step: 0.5, **kw)
+  ),
+  'straight_through': lambda inner, **kw: transforms.straight_through(
+    inner, quantizers.ternary(0.5, begin_step=2, refresh_steps=2), **kw
+  ),
+  'hq': lambda inner, **kw: transforms.hq(
+    inner,
+    transforms.Recipe(
+      sparsity=0.6, begin_step=1, prune_steps=2, num_stages=2, refresh_steps=2
+    ),
+    **kw,
+  ),
+}
+FIELDS = {
+  'tangent': [],
+  'project_to_sphere': ['radii'],
+  'prune': ['prune_count'],
+  'reinit': ['reinit_count'],
+  'straight_through': ['latents', 'ternary_count', 'thresholds'],
+  'hq': [
+    'latents',
+    'prune_count',
+    'quantizer_state',
+    'radii',
+    'reinit_count',
+    'ternary_count',
+    'thresholds',
+  ],
+}
+NUM_STEPS = 6
+
+every_transform = pytest.mark.parametrize('name', TRANSFORMS)
+
+
+def _sgd(learning_rate=0.1):
+  return optax.sgd(learning_rate, momentum=0.9)
+
+
+def _params(dtype=jnp.float32):
+  rng = np.random.default_rng(3)
+  shape = (16, 8)
+  return {
+    'bias': jnp.asarray(rng.normal(size=shape[-1:]), dtype),
+    'kernel': jnp.asarray(rng.normal(size=shape), dtype),
+  }
+
+
+def _gradients(params):
+  """The gradients of every step, stacked."""
+  rng = np.random.default_rng(4)
+  return jax.tree.map(
+    lambda p: jnp.asarray(rng.normal(size=(NUM_STEPS, *p.shape)), p.dtype),
+    params,
+  )
+
+
+def _at(gradients, step):
+  return jax.tree.map(lambda g: g[step], gradients)
+
+
+def _make_step(tx, **extra_args):
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params, **extra_args)
+    return optax.apply_updates(params, updates), state
+
+  return step
+
+
+# The many small programs below compile faster so, and run slower.
+_quick_jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    'xla_backend_optimization_level': 0,
+    'xla_llvm_disable_expensive_passes': True,
+  },
+)
+
+
+def _run(tx, params, gradients, jit=_quick_jit, **extra_args):
+  """The parameters after each step, and the last state."""
+  step = jit(_make_step(tx, **extra_args))
+  state, found = tx.init(params), []
+  for t in range(len(gradients['bias'])):
+    params, state = step(params, state, _at(gradients, t))
+    found.append(params)
+  return found, state
+
+
+@functools.cache
+def _plain(name):
+  """The run that the others are compared with, and how often it was traced."""
+  params = _params()
+  traces = []
+
+  def jit(step):
+    return jax.jit(lambda *args: traces.append(1) or step(*args))
+
+  found = _run(TRANSFORMS[name](_sgd()), params, _gradients(params), jit=jit)
+  return *found, len(traces)
+
+
+def _assert_close(got, wanted):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    got,
+    wanted,
+  )
+
+
+def _kernels(found):
+  return [params['kernel'] for params in found]
+
+
+@every_transform
+def test_something_happens(name):
+  params = _params()
+  plain, _ = _run(_sgd(), params, _gradients(params), jit=lambda step: step)
+  assert not np.allclose(plain[-1]['kernel'], _plain(name)[0][-1]['kernel'])
+  # Nothing but the kernel: the bias is the optimizer's own.
+  for got, wanted in zip(_plain(name)[0], plain, strict=True):
+    _assert_close(got['bias'], wanted['bias'])
+
+
+@every_transform
+def test_jit_equals_eager(name):
+  params = _params()
+  gradients = jax.tree.map(lambda g: g[:4], _gradients(params))
+  eager, _ = _run(
+    TRANSFORMS[name](_sgd()), params, gradients, jit=lambda step: step
+  )
+  _assert_close(eager, _plain(name)[0][:4])
+
+
+@every_transform
+def test_state_is_stable_in_a_scan(name):
+  params = _params()
+  tx = TRANSFORMS[name](_sgd())
+  step = _make_step(tx)
+
+  @jax.jit
+  def train(params, state, gradients):
+    carry = lambda carry, grads: (step(*carry, grads), carry[0])
+    return jax.lax.scan(carry, (params, state), gradients)[0]
+
+  # A scan raises where structure, shape or dtype change.
+  last, state = train(params, tx.init(params), _gradients(params))
+  _assert_close(last, _plain(name)[0][-1])
+  _assert_close(state, _plain(name)[1])
+
+
+@every_transform
+def test_one_trace_for_all_steps(name):
+  assert _plain(name)[2] == 1
+
+
+NESTINGS = {
+  'partition': lambda make: optax.partition(
+    {'a': make(_sgd()), 'b': optax.set_to_zero()}, {'bias': 'b', 'kernel': 'a'}
+  ),
+  'inject_hyperparams_chain_masked': lambda make: optax.inject_hyperparams(
+    lambda learning_rate: optax.chain(
+      optax.clip_by_global_norm(1e6),
+      optax.masked(
+        make(_sgd(learning_rate)), {'bias': False, 'kernel': True}
+      ),
+      optax.scale(1.0),
+    )
+  )(learning_rate=0.1),
+}
+
+
+@every_transform
+@pytest.mark.parametrize('nesting', NESTINGS)
+def test_nesting_changes_nothing(name, nesting):
+  params = _params()
+  tx = NESTINGS[nesting](TRANSFORMS[name])
+  found, state = _run(tx, params, _gradients(params))
+  _assert_close(_kernels(found), _kernels(_plain(name)[0]))
+  for field in FIELDS[name]:
+    assert optax.tree.get(state, field) is not None
+
+
+@every_transform
+def test_multi_steps(name):
+  params = _params()
+  tx = optax.MultiSteps(TRANSFORMS[name](_sgd()), 2).gradient_transformation()
+  gradients = jax.tree.map(lambda g: jnp.repeat(g, 2, 0), _gradients(params))
+  found, state = _run(tx, params, gradients)
+  _assert_close(found[1::2], _plain(name)[0])
+  _assert_close(found[2::2], _plain(name)[0][:-1])
+  for field in FIELDS[name]:
+    assert optax.tree.get(state, field) is not None
+
+
+@every_transform
+def test_a_gradient_that_is_not_finite_is_skipped(name):
+  params = _params()
+  tx = optax.apply_if_finite(TRANSFORMS[name](_sgd()), 2)
+  insert = lambda g: jnp.concatenate([g[:3], g[:1] * jnp.nan, g[3:]])
+  found, state = _run(tx, params, jax.tree.map(insert, _gradients(params)))
+  _assert_close(found[3], found[2])
+  _assert_close(found[:3] + found[4:], _plain(name)[0])
+  for field in FIELDS[name]:
+    assert optax.tree.get(state, field) is not None
+
+
+def _scale_by_value():
+  def update_fn(updates, state, params=None, *, value, **extra_args):
+    return jax.tree.map(lambda g: value * g, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update_fn
+  )
+
+
+@every_transform
+def test_extra_args_reach_the_optimizer(name):
+  params = _params()
+  gradients = jax.tree.map(lambda g: g[:2], _gradients(params))
+  tx = TRANSFORMS[name](optax.chain(_scale_by_value(), _sgd()))
+  found, _ = _run(
+    tx, params, jax.tree.map(lambda g: g / 4, gradients), value=4.0, other=1
+  )
+  _assert_close(found, _plain(name)[0][:2])
+
+
+@every_transform
+def test_an_optimizer_without_extra_args_is_not_given_any(name):
+  params = _params()
+  sgd = _sgd()
+  # In the manner of libraries older than extra args.
+  plain = optax.GradientTransformation(
+    sgd.init, lambda updates, state, params=None: sgd.update(updates, state)
+  )
+  tx = TRANSFORMS[name](plain)
+  gradients = jax.tree.map(lambda g: g[:1], _gradients(params))
+  found, _ = _run(tx, params, gradients, value=4.0)
+  _assert_close(found, _plain(name)[0][:1])
+
+
+@every_transform
+def test_params_are_needed(name):
+  params = _params()
+  tx = TRANSFORMS[name](_sgd())
+  with pytest.raises(ValueError, match='params is None, wanted the param'):
+    tx.update(params, tx.init(params))
+
+
+@every_transform
+def test_a_selection_of_nothing_is_an_error(name):
+  with pytest.raises(ValueError, match="'head/.*' matches no leaf"):
+    TRANSFORMS[name](_sgd(), select='head/.*').init(_params())
+  with pytest.raises(ValueError, match='kernels matches no leaf'):
+    TRANSFORMS[name](_sgd()).init({'bias': jnp.ones(3)})
+
+
+@every_transform
+def test_selection_by_expression(name):
+  params = {'a': _params(), 'b': _params()}
+  tx = TRANSFORMS[name](_sgd(), select='a/kernel')
+  grads = _at(_gradients(_params()), 0)
+  got, state = _quick_jit(_make_step(tx))(
+    params, tx.init(params), {'a': grads, 'b': grads}
+  )
+  np.testing.assert_allclose(
+    got['b']['kernel'],
+    params['b']['kernel'] - 0.1 * grads['kernel'],
+    rtol=1e-6,
+  )
+  for field in set(FIELDS[name]) & {'latents', 'radii'}:
+    assert len(jax.tree.leaves(optax.tree.get(state, field))) == 1
+
+
+@every_transform
+def test_bfloat16_parameters(name):
+  params = _params(dtype=jnp.bfloat16)
+  tx = TRANSFORMS[name](_sgd())
+  found, state = _run(tx, params, _gradients(params))
+  for leaf in jax.tree.leaves(found):
+    assert leaf.dtype == jnp.bfloat16
+    assert np.isfinite(np.asarray(leaf, np.float32)).all()
+  for field in set(FIELDS[name]) & {'latents', 'radii'}:
+    leaf = optax.tree.get(state, field)['kernel']
+    assert leaf.dtype == jnp.float32
+
+
+@every_transform
+def test_shardings_are_kept(name, make_mesh):
+  sharding = jax.sharding.NamedSharding(make_mesh(4, 2), P('d0', 'd1'))
+  params = _params()
+  gradients = jax.tree.map(lambda g: g[:4], _gradients(params))
+  tx = TRANSFORMS[name](_sgd())
+  sharded = params | {'kernel': jax.device_put(params['kernel'], sharding)}
+  found, state = _run(tx, sharded, gradients)
+  _assert_close(found, _plain(name)[0][:4])
+  same = lambda leaf: leaf.sharding.is_equivalent_to(sharding, 2)
+  assert all(map(same, _kernels(found)))
+  assert same(optax.tree.get(state, 'trace')['kernel'])
+  if 'latents' in FIELDS[name]:
+    assert same(optax.tree.get(state, 'latents')['kernel'])
+
+
+def test_field_names_are_unique():
+  states = (
+    transforms.ProjectState,
+    transforms.PruneState,
+    transforms.ReinitState,
+    transforms.StraightThroughState,
+    quantizers.TernaryState,
+  )
+  names = [name for state in states for name in state._fields]
+  assert len(names) == len(set(names))
+
+
+def test_every_field_of_hq_is_found_once():
+  state = TRANSFORMS['hq'](optax.adamw(0.1)).init(_params())
+  for field in FIELDS['hq']:
+    assert len(optax.tree.get_all_with_path(state, field)) == 1, field
+
+
+def test_the_table_holds_every_transform():
+  public = {
+    name
+    for name, value in vars(transforms).items()
+    if not name.startswith('_') and callable(value) and name.islower()
+  }
+  assert public - {'finalize', 'kernels', 'latents'} <= set(TRANSFORMS)

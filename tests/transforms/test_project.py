@@ -1,0 +1,111 @@
+"""Projection onto the sphere on which each channel started."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import transforms
+
+
+def _normal(rng, shape):
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def _norms(w):
+  w = np.asarray(w, np.float64)
+  return np.sqrt((w.reshape(-1, w.shape[-1]) ** 2).sum(0))
+
+
+def _step(tx, state, params, step):
+  updates, state = tx.update(step, state, params)
+  return optax.apply_updates(params, updates), state
+
+
+def test_matches_the_equation(rng):
+  w, u = _normal(rng, (3, 3, 2, 4)), _normal(rng, (3, 3, 2, 4))
+  tx = transforms.project_to_sphere()
+  params = {'kernel': w}
+  got, _ = _step(tx, tx.init(params), params, {'kernel': u})
+  moved = np.float64(w) + np.float64(u)
+  np.testing.assert_allclose(
+    got['kernel'], _norms(w) * moved / _norms(moved), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_radii_are_kept_over_many_steps(rng):
+  params = {'kernel': _normal(rng, (10, 4)), 'bias': _normal(rng, (4,))}
+  radii = _norms(params['kernel'])
+  tx = optax.chain(optax.sgd(1.0), transforms.project_to_sphere())
+  state = tx.init(params)
+  step = jax.jit(lambda p, s, g: _step(tx, s, p, g))
+  bias = np.array(params['bias'])
+  for _ in range(30):
+    grads = {'kernel': _normal(rng, (10, 4)), 'bias': jnp.ones(4)}
+    params, state = step(params, state, grads)
+  np.testing.assert_allclose(_norms(params['kernel']), radii, rtol=1e-6)
+  np.testing.assert_allclose(params['bias'], bias - 30, rtol=1e-5)
+
+
+def test_radii_come_from_init_and_not_from_the_parameters(rng):
+  params = {'kernel': _normal(rng, (10, 4))}
+  tx = transforms.project_to_sphere()
+  state = tx.init(params)
+  np.testing.assert_allclose(
+    state.radii['kernel'], _norms(params['kernel']), rtol=1e-6
+  )
+  larger = jax.tree.map(lambda w: 3 * w, params)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  got, after = _step(tx, state, larger, zero)
+  np.testing.assert_allclose(got['kernel'], params['kernel'], rtol=1e-5)
+  np.testing.assert_array_equal(after.radii['kernel'], state.radii['kernel'])
+
+
+def test_a_pruned_channel_stays_zero_and_finite_and_may_come_back():
+  params = {'kernel': jnp.array([[3.0, 1.0], [4.0, 0.0]])}
+  tx = transforms.project_to_sphere()
+  state = tx.init(params)
+  removed = {'kernel': jnp.array([[-3.0, 0.0], [-4.0, 0.0]])}
+  params, state = _step(tx, state, params, removed)
+  assert params['kernel'].tolist() == [[0, 1], [0, 0]]
+  zero = jax.tree.map(jnp.zeros_like, params)
+  params, state = _step(tx, state, params, zero)
+  assert params['kernel'].tolist() == [[0, 1], [0, 0]]
+  back = {'kernel': jnp.array([[0.0, 0.0], [0.1, 0.0]])}
+  params, state = _step(tx, state, params, back)
+  np.testing.assert_allclose(params['kernel'], [[0, 1], [5, 0]], rtol=1e-6)
+
+
+def test_a_channel_that_began_at_zero_stays_there():
+  params = {'kernel': jnp.zeros((2, 2))}
+  tx = transforms.project_to_sphere()
+  got, _ = _step(tx, tx.init(params), params, {'kernel': jnp.ones((2, 2))})
+  np.testing.assert_array_equal(got['kernel'], 0)
+
+
+def test_gradients_through_the_projection_are_finite_at_zero():
+  params = {'kernel': jnp.array([[3.0, 0.0], [4.0, 0.0]])}
+  tx = transforms.project_to_sphere()
+  state = tx.init(params)
+  total = lambda u: tx.update({'kernel': u}, state, params)[0]['kernel'].sum()
+  gradient = jax.grad(total)(jnp.zeros((2, 2)))
+  # r / r (I - u u^T) 1 with u = (0.6, 0.8): 1 - 1.4 u.
+  np.testing.assert_allclose(gradient, [[0.16, 0], [-0.12, 0]], atol=1e-6)
+
+
+def test_a_nan_is_not_hidden():
+  params = {'kernel': jnp.ones((2, 2))}
+  tx = transforms.project_to_sphere()
+  step = {'kernel': jnp.zeros((2, 2)).at[0, 0].set(jnp.nan)}
+  got, _ = _step(tx, tx.init(params), params, step)
+  assert np.isnan(got['kernel'][:, 0]).all()
+  np.testing.assert_allclose(got['kernel'][:, 1], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_updates_keep_their_dtype(dtype):
+  params = {'kernel': jnp.ones((2, 2), dtype)}
+  tx = transforms.project_to_sphere()
+  updates, _ = tx.update(params, tx.init(params), params)
+  assert updates['kernel'].dtype == dtype

@@ -1,0 +1,183 @@
+"""Gradual magnitude pruning."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import schedules
+from hq_jax import transforms
+
+
+def _normal(rng, shape):
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def _run(tx, params, steps):
+  """The parameters after each of these updates."""
+  step = jax.jit(tx.update)
+  state, found = tx.init(params), []
+  for update in steps:
+    updates, state = step(update, state, params)
+    params = optax.apply_updates(params, updates)
+    found.append(params)
+  return found
+
+
+def _zeros(found, key='kernel'):
+  return [int((params[key] == 0).sum()) for params in found]
+
+
+def _reference(w, updates, sparsity, begin, end, refresh):
+  """The same in NumPy, ranked by a stable sort."""
+  w = np.asarray(w, np.float64)
+  for t, u in enumerate(np.asarray(updates, np.float64)):
+    active = begin <= t < end
+    if active and t > begin:
+      u = np.where(w == 0, 0, u)
+    w = w + u
+    if active and ((t - begin) % refresh == 0 or t == end - 1):
+      norm = np.sqrt((w**2).sum(0))
+      rank = np.abs(w) / np.where(norm == 0, 1, norm)
+      kept = max(1, round((1 - sparsity(t)) * w.size))
+      dropped = np.argsort(-rank.ravel(), kind='stable')[kept:]
+      w.ravel()[dropped] = 0
+    yield w.copy()
+
+
+@pytest.mark.parametrize(('begin', 'refresh'), [(0, 1), (2, 3), (3, 50)])
+def test_matches_the_reference(rng, begin, refresh):
+  end, num_steps = begin + 6, 12
+  ramp = lambda t: 0.2 + 0.1 * (t - begin)
+  w, updates = _normal(rng, (8, 5)), 0.5 * _normal(rng, (num_steps, 8, 5))
+  tx = transforms.prune(
+    ramp, begin_step=begin, end_step=end, refresh_steps=refresh
+  )
+  found = _run(tx, {'kernel': w}, [{'kernel': u} for u in updates])
+  wanted = _reference(w, updates, ramp, begin, end, refresh)
+  for got, reference in zip(found, wanted, strict=True):
+    np.testing.assert_array_equal(got['kernel'] == 0, reference == 0)
+    np.testing.assert_allclose(got['kernel'], reference, atol=1e-5)
+
+
+def test_exactly_the_scheduled_number_is_kept(rng):
+  ramp = schedules.sparsity_ramp(0.3, 0.9, begin_step=2, ramp_steps=9)
+  tx = optax.chain(
+    optax.adam(0.1),
+    transforms.prune(ramp, begin_step=2, end_step=12, refresh_steps=1),
+  )
+  params = {'kernel': _normal(rng, (25, 8)), 'bias': jnp.ones(8)}
+  grads = [jax.tree.map(lambda p: _normal(rng, p.shape), params)] * 15
+  zeros = _zeros(_run(tx, params, grads))
+  assert zeros[:2] == [0, 0]
+  wanted = [200 - round((1 - float(ramp(t))) * 200) for t in range(2, 12)]
+  assert zeros[2:12] == wanted
+  assert wanted[0] == 60 and wanted[-1] == 180
+  # Afterwards momentum and gradients may bring them back.
+  assert zeros[12] < 180
+
+
+def test_pruned_weights_stay_zero_between_rankings(rng):
+  tx = transforms.prune(lambda t: 0.5, end_step=9, refresh_steps=4)
+  params = {'kernel': _normal(rng, (6, 4))}
+  steps = [{'kernel': _normal(rng, (6, 4))} for _ in range(9)]
+  found = _run(tx, params, steps)
+  assert _zeros(found) == [12] * 9
+  masks = [np.asarray(params['kernel'] == 0) for params in found]
+  for mask in masks[1:]:
+    np.testing.assert_array_equal(mask, masks[0])
+
+
+def test_the_last_step_ranks_again(rng):
+  # Otherwise the ramp's end would fall between two rankings.
+  tx = transforms.prune(lambda t: 0.1 * t, end_step=8, refresh_steps=5)
+  params = {'kernel': _normal(rng, (10, 4))}
+  zero = {'kernel': jnp.zeros((10, 4))}
+  assert _zeros(_run(tx, params, [zero] * 10)) == (
+    [0] * 5 + [20, 20] + [28, 28, 28]
+  )
+
+
+def test_a_weight_that_happens_to_be_zero_may_move_at_the_beginning():
+  tx = transforms.prune(lambda t: 0.5, begin_step=1)
+  params = {'kernel': jnp.array([[0.0], [1.0], [2.0], [3.0]])}
+  steps = [{'kernel': jnp.zeros((4, 1))}] * 3
+  steps[1] = {'kernel': jnp.array([[9.0], [0.0], [0.0], [0.0]])}
+  found = _run(tx, params, steps)
+  assert found[0]['kernel'].ravel().tolist() == [0, 1, 2, 3]
+  assert found[1]['kernel'].ravel().tolist() == [9, 0, 0, 3]
+
+
+def test_ties_fall_by_index():
+  tx = transforms.prune(lambda t: 0.5)
+  params = {'kernel': jnp.array([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  (got,) = _run(tx, params, [zero])
+  assert got['kernel'].tolist() == [[1, -1], [-1, 0], [0, 0]]
+
+
+def test_unit_norm_or_not():
+  params = {'kernel': jnp.array([[3.0, 0.03], [1.0, 0.01]])}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  zeros = {}
+  for unit_norm in (True, False):
+    tx = transforms.prune(lambda t: 0.5, unit_norm=unit_norm)
+    zeros[unit_norm] = (_run(tx, params, [zero])[0]['kernel'] == 0).tolist()
+  assert zeros[True] == [[False, False], [True, True]]
+  assert zeros[False] == [[False, True], [False, True]]
+
+
+def test_each_kernel_is_ranked_by_itself(rng):
+  params = {
+    'a': {'kernel': _normal(rng, (10, 2))},
+    'b': {'kernel': 100 * _normal(rng, (5, 2))},
+    'bias': jnp.zeros(3),
+  }
+  zero = jax.tree.map(jnp.zeros_like, params)
+  tx = transforms.prune(lambda t: 0.75, unit_norm=False)
+  (got,) = _run(tx, params, [zero])
+  assert int((got['a']['kernel'] != 0).sum()) == 5
+  assert int((got['b']['kernel'] != 0).sum()) == 2
+
+
+def test_a_channel_may_be_pruned_whole():
+  params = {'kernel': jnp.array([[5.0, 0.1], [4.0, 0.1]])}
+  tx = optax.chain(
+    transforms.prune(lambda t: 0.5, unit_norm=False),
+    transforms.project_to_sphere(),
+  )
+  steps = [{'kernel': jnp.full((2, 2), 0.5)}] * 3
+  found = _run(tx, params, steps)
+  for got in found:
+    assert got['kernel'][:, 1].tolist() == [0, 0]
+    np.testing.assert_allclose(
+      np.linalg.norm(got['kernel'][:, 0]), 41**0.5, rtol=1e-6
+    )
+
+
+def test_one_weight_is_always_kept():
+  params = {'kernel': jnp.array([[1.0], [2.0]])}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  tx = transforms.prune(lambda t: 0.99)
+  assert _zeros(_run(tx, params, [zero])) == [1]
+
+
+def test_bfloat16_weights_become_exactly_zero(rng):
+  params = {'kernel': _normal(rng, (10, 4)).astype(jnp.bfloat16)}
+  steps = [{'kernel': _normal(rng, (10, 4))}] * 3
+  found = _run(transforms.prune(lambda t: 0.6), params, steps)
+  assert _zeros(found) == [24] * 3
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'refresh_steps': 0}, 'refresh_steps is 0'),
+    ({'begin_step': -1}, 'begin_step -1'),
+    ({'begin_step': 3, 'end_step': 3}, 'end_step is 3'),
+  ],
+)
+def test_refuses(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    transforms.prune(lambda t: 0.5, **arguments)

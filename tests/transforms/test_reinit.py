@@ -1,0 +1,159 @@
+"""Reinitialization toward the ternary point."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import sphere
+from hq_jax import ternary
+from hq_jax import transforms
+
+
+def _normal(rng, shape):
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def _apply(tx, params, num_steps=1):
+  """The parameters after each of so many updates of zero."""
+  zero = jax.tree.map(jnp.zeros_like, params)
+  step = jax.jit(tx.update)
+  state, found = tx.init(params), []
+  for _ in range(num_steps):
+    updates, state = step(zero, state, params)
+    params = optax.apply_updates(params, updates)
+    found.append(params)
+  return found
+
+
+def _half(t):
+  return 0.5
+
+
+@jax.jit
+def _distance(w):
+  magnitudes = ternary.rank_magnitudes(w)
+  threshold = ternary.find_threshold(
+    magnitudes, ternary.num_kept(w.size, 0.5)
+  )
+  codes = ternary.get_codes(w, ternary.keep_mask(magnitudes, threshold))
+  return sphere.cosine_distance(w, codes)
+
+
+def _reference(w, strength, kept):
+  w = np.asarray(w, np.float64)
+  radius = np.sqrt((w**2).sum(0))
+  u = w / radius
+  keep = np.zeros(w.size, bool)
+  keep[np.argsort(-np.abs(u).ravel(), kind='stable')[:kept]] = True
+  codes = np.sign(w) * keep.reshape(w.shape)
+  k = np.maximum(np.abs(codes).sum(0), 1)
+  moved = (1 - strength) * u + strength * codes / np.sqrt(k)
+  norm = np.sqrt((moved**2).sum(0))
+  return radius * moved / np.where(norm == 0, 1, norm)
+
+
+@pytest.mark.parametrize('strength', [0.0, 0.25, 0.5, 1.0])
+def test_matches_the_equation(rng, strength):
+  w = 3 * _normal(rng, (10, 4))
+  tx = transforms.reinit([0], strength, _half)
+  (got,) = _apply(tx, {'kernel': w})
+  np.testing.assert_allclose(
+    got['kernel'], _reference(w, strength, 20), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_strength_one_ends_the_distance_and_the_ranking_survives_it(rng):
+  w = _normal(rng, (3, 3, 4, 8))
+  assert _distance(w).mean() > 0.03
+  (got,) = _apply(transforms.reinit([0], 1.0, _half), {'kernel': w})
+  got = got['kernel']
+  # All survivors of a channel tie, and they are kept in the next ranking.
+  assert int((got != 0).sum()) == w.size // 2
+  np.testing.assert_allclose(_distance(got), 0, atol=1e-6)
+  np.testing.assert_allclose(sphere.norms(got), sphere.norms(w), rtol=1e-6)
+
+
+def test_strength_moves_the_distance_monotonically(rng):
+  w = _normal(rng, (50, 4))
+  distances = []
+  for strength in (0.0, 0.5, 0.9):
+    (got,) = _apply(transforms.reinit([0], strength, _half), {'kernel': w})
+    distances.append(float(_distance(got['kernel']).mean()))
+  assert distances == sorted(distances, reverse=True)
+  assert distances[-1] < 0.1 * distances[0]
+
+
+def test_strength_zero_changes_nothing(rng):
+  w = _normal(rng, (10, 4))
+  (got,) = _apply(transforms.reinit([0], 0.0, _half), {'kernel': w})
+  np.testing.assert_allclose(got['kernel'], w, rtol=1e-6)
+
+
+def test_only_at_the_given_steps(rng):
+  params = {'kernel': _normal(rng, (10, 4)), 'bias': jnp.ones(4)}
+  tx = transforms.reinit((1, 3), 0.5, _half)
+  found = [params, *_apply(tx, params, 5)]
+  same = [
+    np.array_equal(a['kernel'], b['kernel'])
+    for a, b in zip(found, found[1:], strict=False)
+  ]
+  assert same == [True, False, True, False, True]
+  np.testing.assert_array_equal(found[-1]['bias'], 1)
+
+
+def test_no_steps(rng):
+  params = {'kernel': _normal(rng, (3, 4))}
+  (got,) = _apply(transforms.reinit((), 1.0, _half), params)
+  np.testing.assert_array_equal(got['kernel'], params['kernel'])
+
+
+def test_the_sparsity_is_that_of_the_step(rng):
+  params = {'kernel': _normal(rng, (10, 4))}
+  tx = transforms.reinit((0, 2), 1.0, lambda t: jnp.where(t < 2, 0.25, 0.75))
+  zeros = [int((p['kernel'] == 0).sum()) for p in _apply(tx, params, 3)]
+  assert zeros == [10, 10, 30]
+
+
+def test_the_update_of_the_optimizer_is_in_it():
+  # Moved first, [4, 3], then to the ternary point of radius 5.
+  params = {'kernel': jnp.array([[1.0], [3.0]])}
+  tx = transforms.reinit([0], 1.0, lambda t: 0.0)
+  step = {'kernel': jnp.array([[3.0], [0.0]])}
+  updates, _ = tx.update(step, tx.init(params), params)
+  got = optax.apply_updates(params, updates)['kernel']
+  np.testing.assert_allclose(got, np.full((2, 1), 12.5**0.5), rtol=1e-6)
+
+
+def test_unit_norm_or_not():
+  params = {'kernel': jnp.array([[3.0, 0.03], [1.0, 0.01]])}
+  zeros = {}
+  for unit_norm in (True, False):
+    tx = transforms.reinit([0], 1.0, _half, unit_norm=unit_norm)
+    zeros[unit_norm] = (_apply(tx, params)[0]['kernel'] == 0).tolist()
+  assert zeros[True] == [[False, False], [True, True]]
+  # The weak channel loses all its codes. What a full move leaves of it is
+  # nothing, and finite.
+  assert zeros[False] == [[False, True], [False, True]]
+
+
+def test_channels_of_zeros_stay_zero():
+  params = {'kernel': jnp.array([[0.0, 3.0], [0.0, 4.0]])}
+  (got,) = _apply(transforms.reinit([0], 0.5, lambda t: 0.0), params)
+  assert got['kernel'][:, 0].tolist() == [0, 0]
+  assert np.isfinite(got['kernel']).all()
+
+
+def test_zeros_that_pruning_left_stay_zero(rng):
+  w = _normal(rng, (10, 4))
+  pruned = jnp.where(jnp.abs(w) > 0.7, w, 0)
+  tx = transforms.reinit([0], 0.5, lambda t: 0.1)
+  (got,) = _apply(tx, {'kernel': pruned})
+  np.testing.assert_array_equal(got['kernel'] == 0, pruned == 0)
+
+
+@pytest.mark.parametrize('strength', [-0.1, 1.1, float('nan')])
+def test_refuses(strength):
+  with pytest.raises(ValueError, match=f'strength is {strength}'):
+    transforms.reinit([0], strength, _half)
