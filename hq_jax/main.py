@@ -1,6 +1,8 @@
 """The command line: `python -m hq_jax.main --config=FILE --workdir=DIR`."""
 
 from collections.abc import Sequence
+import itertools
+import os
 import re
 import sys
 
@@ -37,10 +39,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   from hq_jax import config as config_lib
 
   try:
-    for argument in argv[1:]:
+    for argument, following in itertools.zip_longest(argv[1:], argv[2:]):
       override = re.match(r'--?config\.([\w.]+)(?:=(.*))?$', argument)
       if override:
         config_lib.check_field(*override.groups())
+      file = re.fullmatch(r'--?config(?:=(.*))?', argument)
+      if file:
+        value = following if file.group(1) is None else file.group(1)
+        path = (value or '').partition(':')[0]
+        if not os.path.isfile(path):
+          raise ValueError(f'config is {path!r}, but there is no such file')
     remaining = flags.FLAGS(list(argv))
     if len(remaining) > 1:
       raise ValueError(f'argument {remaining[1]!r} is not known')
@@ -48,7 +56,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       raise ValueError('config is missing, wanted --config=FILE')
   except Exception as error:  # A config file may raise anything.
     root: BaseException = error
-    while root.__cause__ or root.__context__:
+    # ml_collections puts the traceback of a config file into its message.
+    while '\n' in str(root) and (root.__cause__ or root.__context__):
       root = root.__cause__ or root.__context__ or root
     sys.exit(_refuse(root))
   return remaining

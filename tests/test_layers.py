@@ -106,9 +106,9 @@ def _calls_at_import(source):
     is_text = isinstance(node, ast.Expr) and isinstance(
       node.value, ast.Constant
     )
-    if isinstance(node, ast.Expr | ast.For | ast.While | ast.With):
-      if not is_text:
-        yield ast.unparse(node)
+    acts = isinstance(node, ast.Expr | ast.For | ast.While | ast.With)
+    if acts and not is_text:
+      yield ast.unparse(node)
 
 
 _FILES = sorted(_PACKAGE.rglob('*.py'))

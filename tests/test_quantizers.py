@@ -126,7 +126,10 @@ def test_a_channel_with_a_nan_is_seen(rng):
 
 
 def test_channels_of_zeros_stay_zero(rng):
-  latents = {'a': _kernel(rng, (6, 3)).at[:, 1].set(0.0), 'b': jnp.zeros((2, 2))}
+  latents = {
+    'a': _kernel(rng, (6, 3)).at[:, 1].set(0.0),
+    'b': jnp.zeros((2, 2)),
+  }
   quantizer = quantizers.ternary(0.0)
   quantized, _ = quantizer.update(latents, quantizer.init(latents))
   np.testing.assert_array_equal(quantized['a'][:, 1], 0)

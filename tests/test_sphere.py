@@ -42,9 +42,7 @@ def test_tangent_matches_the_equation(rng, shape):
   radial = (_columns(g) * _columns(u)).sum(0)
   got = sphere.tangent(g, w)
   np.testing.assert_allclose(got, g - radial * u, rtol=1e-5, atol=3e-6)
-  np.testing.assert_allclose(
-    (_columns(got) * _columns(u)).sum(0), 0, atol=5e-6
-  )
+  np.testing.assert_allclose((_columns(got) * _columns(u)).sum(0), 0, atol=5e-6)
 
 
 def test_tangent_does_not_depend_on_the_radius(rng):

@@ -22,11 +22,10 @@ def _stable_keep(magnitudes, kept):
 
 @jax.jit
 def _keep(magnitudes, kept):
-  return ternary.keep_mask(
-    magnitudes, ternary.find_threshold(magnitudes, kept)
-  )
+  return ternary.keep_mask(magnitudes, ternary.find_threshold(magnitudes, kept))
 
 
+_ternarize = jax.jit(ternary.ternarize, static_argnames='unit_norm')
 _GENERATOR = np.random.default_rng(1)
 MAGNITUDES = {
   'continuous': np.abs(_GENERATOR.normal(size=(5, 7))),
@@ -210,7 +209,7 @@ def _normal(rng, shape):
   return rng.normal(0, 0.3, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize('shape', [(40, 6), (3, 3, 4, 8), (5, 1), (1, 1)])
+@pytest.mark.parametrize('shape', [(40, 6), (3, 3, 4, 8), (1, 1)])
 @pytest.mark.parametrize('unit_norm', [True, False])
 def test_ternarize_matches_the_equations(rng, shape, unit_norm):
   w = _normal(rng, shape)
@@ -224,12 +223,14 @@ def test_ternarize_matches_the_equations(rng, shape, unit_norm):
   scale = np.where(k > 0, radius / np.sqrt(np.maximum(k, 1)), 0)
 
   threshold = ternary.Threshold(jnp.float32(delta), jnp.int32(0))
-  got = ternary.ternarize(w, threshold, unit_norm=unit_norm)
+  got = _ternarize(w, threshold, unit_norm=unit_norm)
   assert got.codes.dtype == jnp.int8 and got.scale.dtype == jnp.float32
   np.testing.assert_array_equal(got.codes, codes.reshape(shape))
   np.testing.assert_allclose(got.scale, scale, rtol=2**-11)
-  value = ternary.dequantize(got)
-  np.testing.assert_array_equal(value, got.codes * got.scale)
+  value = jax.jit(ternary.dequantize)(got)
+  np.testing.assert_array_equal(
+    value, np.float32(got.codes) * np.asarray(got.scale)
+  )
   # On the sphere again, wherever there is a code.
   norms = np.sqrt((np.float64(value).reshape(-1, shape[-1]) ** 2).sum(0))
   np.testing.assert_allclose(norms[k > 0], radius[k > 0], rtol=2**-11)

@@ -13,9 +13,11 @@ def _init(model, shape):
   variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros(shape))
   rng = np.random.default_rng(2)
   return jax.tree.map(
-    lambda v: jnp.asarray(rng.uniform(0.5, 1.5, v.shape), jnp.float32)
-    if v.ndim == 1
-    else v,
+    lambda v: (
+      jnp.asarray(rng.uniform(0.5, 1.5, v.shape), jnp.float32)
+      if v.ndim == 1
+      else v
+    ),
     variables,
   )
 
@@ -126,7 +128,9 @@ def test_training_uses_and_updates_the_statistics(rng, variables):
   assert not np.allclose(logits, MODEL.apply(variables, x))
   before = variables['batch_stats']['norm_stem']
   after = updated['batch_stats']['norm_stem']
-  y = _conv(np.float64(x), np.float64(variables['params']['conv_stem']['kernel']), 1)
+  y = _conv(
+    np.float64(x), np.float64(variables['params']['conv_stem']['kernel']), 1
+  )
   np.testing.assert_allclose(
     after['mean'],
     0.9 * before['mean'] + 0.1 * y.mean((0, 1, 2)),

@@ -5,19 +5,19 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from hq_jax import report
 
-NAMES = {
-  'cosine_distance.png',
-  'report.json',
-  'report.md',
-  'sizes.png',
-  'summary.png',
-  'training.png',
-  'weights.png',
+SIZES = {
+  'cosine_distance.png': (1000, 540),
+  'sizes.png': (1000, 400),
+  'summary.png': (1000, 480),
+  'training.png': (1000, 640),
+  'weights.png': (1000, 520),
 }
+NAMES = {*SIZES, 'report.json', 'report.md'}
 
 
 @pytest.fixture
@@ -43,9 +43,13 @@ def test_files_are_written_and_json_is_what_is_returned(folder, odd, decode):
   assert returned['file_bytes'] == os.path.getsize(odd.file_path)
   assert returned['ratio'] == odd.dense_bytes / os.path.getsize(odd.file_path)
   assert found['report.md'].decode().startswith(f'# {returned["model"]}: ')
-  for name in NAMES:
-    if name.endswith('.png'):
-      decode(found[name])
+  for name, (width, height) in SIZES.items():
+    narrow = name == 'weights.png' and len(odd.dense_kernels) == 1
+    size, pixels = decode(found[name])
+    assert size == (480 if narrow else width, height)
+    assert len(found[name]) < 150_000
+    assert tuple(pixels[0, 0]) == (255, 255, 255)
+    assert len(np.unique(pixels @ (1 << 16, 1 << 8, 1))) > 10
 
 
 def test_top_level_of_the_json(folder, usual):
@@ -135,14 +139,10 @@ def test_json_is_the_last_and_a_failure_leaves_the_old_one(folder, tiny):
 def test_no_window_system_is_touched(tiny, folder):
   program = f"""
 import sys
-import matplotlib
 import numpy as np
 from hq_jax import report
-assert 'matplotlib.backends.registry' in sys.modules
 kernels = {{'k': np.eye(2, dtype=np.float32)}}
 evaluation = {{'accuracy': 0.5, 'loss': 1.0, 'num_examples': 8}}
-backend = matplotlib.rcParams._get('backend')
-before = dict(matplotlib.rcParams.items())
 report.write({str(folder)!r}, report.Inputs(
   kernels, kernels, {tiny.file_path!r}, 4000, 1000, evaluation, evaluation,
   evaluation, [], {{}}, 0, 'unknown', {{}}))

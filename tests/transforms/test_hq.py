@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,11 @@ def _normal(rng, shape):
 
 def _mlp(rng, sizes):
   return [
-    {'kernel': _normal(rng, shape) / shape[0] ** 0.5, 'bias': jnp.zeros(shape[1])}
-    for shape in zip(sizes, sizes[1:], strict=False)
+    {
+      'kernel': _normal(rng, shape) / shape[0] ** 0.5,
+      'bias': jnp.zeros(shape[1]),
+    }
+    for shape in itertools.pairwise(sizes)
   ]
 
 
@@ -124,7 +128,9 @@ def test_the_stages_in_numbers():
   # Dense, then the cubic ramp over 64 weights: 0.75 - 0.5 (1 - t / 5)^3,
   # that is 16, 31.6, 41.1, 46.0, 47.7, 48; then ternary at 48.
   assert _zeros(RECIPE) == [0, 0, 16, 32, 41, 46, 48, 48, 48, 48]
-  distinct = [len(np.unique(np.abs(p['kernel'][:, 0]))) for p, _ in _run(RECIPE)]
+  distinct = [
+    len(np.unique(np.abs(p['kernel'][:, 0]))) for p, _ in _run(RECIPE)
+  ]
   assert min(distinct[:3]) == 16
   assert distinct[-2:] == [2, 2]
 

@@ -1,5 +1,7 @@
 """Reinitialization toward the ternary point."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +36,7 @@ def _half(t):
 @jax.jit
 def _distance(w):
   magnitudes = ternary.rank_magnitudes(w)
-  threshold = ternary.find_threshold(
-    magnitudes, ternary.num_kept(w.size, 0.5)
-  )
+  threshold = ternary.find_threshold(magnitudes, ternary.num_kept(w.size, 0.5))
   codes = ternary.get_codes(w, ternary.keep_mask(magnitudes, threshold))
   return sphere.cosine_distance(w, codes)
 
@@ -97,7 +97,7 @@ def test_only_at_the_given_steps(rng):
   found = [params, *_apply(tx, params, 5)]
   same = [
     np.array_equal(a['kernel'], b['kernel'])
-    for a, b in zip(found, found[1:], strict=False)
+    for a, b in itertools.pairwise(found)
   ]
   assert same == [True, False, True, False, True]
   np.testing.assert_array_equal(found[-1]['bias'], 1)

@@ -78,7 +78,7 @@ def test_parameters_are_exactly_ternary_in_a_training_run(rng):
       before = kernel
   # It was no easy run: signs flipped, and scales changed at every step.
   assert flips > 50
-  assert len(set(scales)) > 50
+  assert len(set(scales)) > 40
 
 
 def test_the_step_from_dense_to_ternary(rng):
