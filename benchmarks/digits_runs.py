@@ -17,6 +17,7 @@ from absl import logging
 import numpy as np
 
 from configs import digits
+from hq_jax import job as job_lib
 from hq_jax import train
 
 _WORKDIR = flags.DEFINE_string(
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
       path = os.path.join(folder, 'report.json')
       if not os.path.exists(path):
         config = digits.get_config(f'ratio={ratio},seed={seed}')
-        train.run(train.prepare(config, folder))
+        train.run(job_lib.prepare(config, folder))
       with open(path, encoding='utf-8') as file:
         reports.append(json.load(file) | {'target_ratio': ratio})
     group = [r for r in reports if r['target_ratio'] == ratio]

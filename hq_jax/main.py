@@ -28,7 +28,8 @@ _EVALUATE = flags.DEFINE_string(
 
 
 def _refuse(error: BaseException) -> int:
-  """Says in one line what is wrong."""
+  """Says in one line what is wrong; `--verbosity=0` shows where."""
+  logging.info('refused', exc_info=error)
   lines = str(error).strip().splitlines() or [type(error).__name__]
   print(f'hq_jax: {lines[0]}', file=sys.stderr)
   return 2
@@ -69,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
   from hq_jax import evaluate
+  from hq_jax import job as job_lib
   from hq_jax import report
   from hq_jax import train
 
@@ -80,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         f' {found["num_examples"]} images, loss {found["loss"]:.4f}'
       )
       return 0
-    job = train.prepare(_CONFIG.value, _WORKDIR.value)
+    job = job_lib.prepare(_CONFIG.value, _WORKDIR.value)
   except (ValueError, OSError) as error:
     return _refuse(error)
   print(
@@ -94,6 +96,8 @@ def main(argv: Sequence[str]) -> int:
   except FloatingPointError as error:
     _refuse(error)
     return 1
+  except (ValueError, OSError) as error:
+    return _refuse(error)
   print(report.format_table(result))
   return 0
 

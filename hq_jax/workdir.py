@@ -117,7 +117,7 @@ class History:
     self._path = os.path.join(workdir, METRICS)
     self.rows: list[dict[str, Any]] = []
     if os.path.exists(self._path):
-      with open(self._path, encoding='utf-8') as file:
+      with open(self._path, encoding='utf-8', errors='replace') as file:
         self.rows = list(_parse(file))
 
   def truncate(self, step: int) -> None:
@@ -148,6 +148,6 @@ def _parse(lines: IO[str]) -> Iterator[dict[str, Any]]:
       row = json.loads(line)
     except ValueError:
       return
-    if not line.endswith('\n') or not isinstance(row, dict):
+    if not (line.endswith('\n') and isinstance(row, dict) and 'step' in row):
       return
     yield row

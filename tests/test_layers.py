@@ -24,7 +24,9 @@ _LAYERS = (
   {'ternary', 'quantizers', 'sharding', 'data', 'models', 'artifact'},
   {'transforms', 'planner', 'pretrained', 'diagnostics', 'optimizers'},
   {'train_state', 'train_step', 'checkpoint', 'deploy', 'export', 'report'},
-  {'evaluate', 'train'},
+  {'evaluate', 'job'},
+  {'loop'},
+  {'train'},
   {'main'},
 )
 _LEVELS = {name: i for i, names in enumerate(_LAYERS) for name in names}

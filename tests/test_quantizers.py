@@ -43,7 +43,7 @@ def _run(quantizer, latents, num_updates):
 def test_ternary_matches_the_equations(rng, shape, sparsity):
   latents = {'a': _kernel(rng, shape)}
   quantizer = quantizers.ternary(sparsity)
-  quantized, state = quantizer.update(latents, quantizer.init(latents))
+  quantized, state = jax.jit(quantizer.update)(latents, quantizer.init(latents))
   wanted = _reference(latents['a'], sparsity)
   np.testing.assert_allclose(quantized['a'], wanted, rtol=2**-11)
   np.testing.assert_array_equal(quantized['a'] == 0, wanted == 0)
@@ -53,7 +53,7 @@ def test_ternary_matches_the_equations(rng, shape, sparsity):
 def test_each_kernel_has_its_own_threshold(rng):
   latents = {'a': _kernel(rng), 'b': 100 * _kernel(rng, (20, 5)) ** 3}
   quantizer = quantizers.ternary(0.75, unit_norm=False)
-  quantized, _ = quantizer.update(latents, quantizer.init(latents))
+  quantized, _ = jax.jit(quantizer.update)(latents, quantizer.init(latents))
   assert int((quantized['a'] != 0).sum()) == 15
   assert int((quantized['b'] != 0).sum()) == 25
 
@@ -63,7 +63,7 @@ def test_unit_norm_or_not():
   zeros = {}
   for unit_norm in (True, False):
     quantizer = quantizers.ternary(0.5, unit_norm=unit_norm)
-    quantized, _ = quantizer.update(latents, quantizer.init(latents))
+    quantized, _ = jax.jit(quantizer.update)(latents, quantizer.init(latents))
     zeros[unit_norm] = (quantized['a'] == 0).tolist()
   assert zeros[True] == [[False, False], [True, True]]
   assert zeros[False] == [[False, True], [False, True]]

@@ -12,6 +12,7 @@ from configs import digits
 from hq_jax import artifact as artifact_lib
 from hq_jax import checkpoint
 from hq_jax import deploy
+from hq_jax import job as job_lib
 from hq_jax import train
 from hq_jax import train_state
 from hq_jax import transforms
@@ -34,7 +35,7 @@ def data_dir(tmp_path_factory):
 def finished(tmp_path_factory, data_dir):
   """A whole debug run: its job and its report."""
   workdir = tmp_path_factory.mktemp('run') / 'workdir'
-  job = train.prepare(get_config(data_dir), str(workdir))
+  job = job_lib.prepare(get_config(data_dir), str(workdir))
   report = train.run(job)
   job.lock.close()
   return job, report
@@ -154,7 +155,7 @@ def test_a_finished_run_is_not_run_again(finished, data_dir):
   job, report = finished
   path = os.path.join(job.workdir, 'model.hq')
   before = os.stat(path)
-  again = train.prepare(get_config(data_dir), job.workdir)
+  again = job_lib.prepare(get_config(data_dir), job.workdir)
   repeated = train.run(again)
   again.lock.close()
   assert os.stat(path).st_mtime_ns == before.st_mtime_ns
@@ -173,7 +174,7 @@ def test_a_damaged_file_is_refused_and_left_alone(finished, data_dir):
     with open(path, 'wb') as file:
       file.write(bad)
     with pytest.raises(ValueError, match=r'model\.hq'):
-      train.prepare(get_config(data_dir), job.workdir)
+      job_lib.prepare(get_config(data_dir), job.workdir)
     with open(path, 'rb') as file:
       assert file.read() == bad
   finally:
@@ -185,7 +186,7 @@ def test_another_config_is_refused(finished, data_dir):
   job, _ = finished
   config = get_config(data_dir, 'debug,seed=7')
   with pytest.raises(ValueError, match=r'config\.seed is 0 there and 7 here'):
-    train.prepare(config, job.workdir)
+    job_lib.prepare(config, job.workdir)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_nonsense_is_refused_before_anything_is_made(
   config.update_from_flattened_dict({field: value})
   workdir = tmp_path / 'workdir'
   with pytest.raises(ValueError, match=message):
-    train.prepare(config, str(workdir))
+    job_lib.prepare(config, str(workdir))
   assert not workdir.exists()
 
 
@@ -223,7 +224,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data_dir):
   config.target_ratio = 10.0
   config.dense.learning_rate = 1e30
   config.optimizer.name = 'sgd'
-  job = train.prepare(config, str(tmp_path))
+  job = job_lib.prepare(config, str(tmp_path))
   with pytest.raises(FloatingPointError, match=r'lower config\.dense'):
     train.run(job)
   job.lock.close()
@@ -237,7 +238,7 @@ SWITCHES = ('tangent', 'project', 'prune', 'reinit', 'straight_through')
 def test_each_part_can_be_switched_off(tmp_path, data_dir, switch):
   config = get_config(data_dir)
   config.recipe[switch] = False
-  job = train.prepare(config, str(tmp_path))
+  job = job_lib.prepare(config, str(tmp_path))
   job.lock.close()
   assert getattr(job.recipe, switch) is False
   _, stage = train.make_stages(job)

@@ -242,3 +242,10 @@ def test_truncate_keeps_the_row_of_its_step(tmp_path, step, kept):
 def test_truncate_of_no_history(tmp_path):
   workdir.History(str(tmp_path)).truncate(0)
   assert workdir.History(str(tmp_path)).rows == []
+
+
+@pytest.mark.parametrize('line', [b'{"loss": 1}\n', b'\xff\xfe\n', b'[1]\n'])
+def test_history_ends_at_a_line_that_is_no_row(tmp_path, line):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(b'{"step": 1}\n' + line + b'{"step": 2}\n')
+  assert workdir.History(str(tmp_path)).rows == [{'step': 1}]

@@ -41,19 +41,18 @@ def build(
     raise ValueError(
       f'model.name is {name!r}, wanted one of: {", ".join(_MODELS)}'
     )
-  kwargs = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in arguments.items()
-  }
+  kwargs = dict(arguments)
   if 'dtype' in kwargs:
-    if kwargs['dtype'] not in _DTYPES:
+    if kwargs['dtype'] not in tuple(_DTYPES):
       raise ValueError(
         f'model.dtype is {kwargs["dtype"]!r}, wanted one of:'
         f' {", ".join(_DTYPES)}'
       )
     kwargs['dtype'] = _DTYPES[kwargs['dtype']]
-  lengths = {len(kwargs.get(key, ())) for key in ('widths', 'num_blocks')}
-  if len(lengths) > 1:
+  for key in ('widths', 'num_blocks'):
+    if key in kwargs:
+      kwargs[key] = _check_counts(f'model.{key}', kwargs[key])
+  if len({len(kwargs.get(key, ())) for key in ('widths', 'num_blocks')}) > 1:
     raise ValueError(
       f'model.widths is {kwargs.get("widths")} and model.num_blocks'
       f' {kwargs.get("num_blocks")}, wanted the same length'
@@ -64,6 +63,14 @@ def build(
     raise ValueError(
       f'model {name} cannot be built from {dict(arguments)}: {error}'
     ) from None
+
+
+def _check_counts(name: str, value: Any) -> tuple[int, ...]:
+  """A tuple of positive ints, or an error: a file may say anything."""
+  counts = tuple(value) if isinstance(value, list | tuple) else ()
+  if not counts or not all(type(x) is int and x >= 1 for x in counts):
+    raise ValueError(f'{name} is {value!r}, wanted ints of at least 1')
+  return counts
 
 
 def pair_norms(params: chex.ArrayTree) -> dict[str, str]:

@@ -118,6 +118,11 @@ def format_bytes(num_bytes: float) -> str:
 def start_at_zero(axes: axes_lib.Axes, values: np.ndarray) -> None:
   """Lets the y axis go from 0 to a little above the greatest value.
 
+  >>> axes = make_figure(600, 300).add_subplot()
+  >>> start_at_zero(axes, np.array([1.0, np.nan]))
+  >>> [round(float(limit), 2) for limit in axes.get_ylim()]
+  [0.0, 1.08]
+
   Args:
     axes: what is drawn on.
     values: what is drawn; NaNs are left out.

@@ -54,6 +54,12 @@ def shade_phases(
 ) -> None:
   """Shades the phases behind a plot over epochs, and names them above it.
 
+  >>> from hq_jax.report import drawing
+  >>> axes = drawing.make_figure(600, 300).add_subplot()
+  >>> shade_phases(axes, [{'phase': 'dense', 'epoch': 1}])
+  >>> [text.get_text() for text in axes.texts]
+  ['dense']
+
   Args:
     axes: what is drawn on; its x axis is set to the epochs.
     history: rows with `phase` and `epoch`.

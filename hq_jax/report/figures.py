@@ -12,7 +12,6 @@ import numpy as np
 
 from hq_jax.report import drawing
 from hq_jax.report import epochs
-from hq_jax.report import inputs as inputs_lib
 from hq_jax.report import results
 from hq_jax.report import tables
 
@@ -20,21 +19,27 @@ from hq_jax.report import tables
 _MOST_NAMES = 14
 
 
-def draw_cosine_distance(inputs: inputs_lib.Inputs) -> figure_lib.Figure:
+def draw_cosine_distance(
+  history: Sequence[Mapping[str, Any]], shapes: Mapping[str, Sequence[int]]
+) -> figure_lib.Figure:
   """The cosine distance of every kernel over the epochs, and their mean.
 
+  >>> row = {'phase': 'ternary', 'epoch': 1, 'cosine_distance': {'k': 0.1}}
+  >>> len(draw_cosine_distance([row], {'k': (2, 2)}).axes)
+  1
+
   Args:
-    inputs: validated.
+    history: validated rows.
+    shapes: of the kernels, by path.
 
   Returns:
     A figure of 1000 x 540 pixels.
   """
   figure = drawing.make_figure(1000, 540)
   axes = figure.add_subplot()
-  epochs.shade_phases(axes, inputs.history)
-  shapes = {path: np.shape(k) for path, k in inputs.dense_kernels.items()}
+  epochs.shade_phases(axes, history)
   paths = results.sort_kernels(shapes)
-  draw_distances(axes, inputs.history, paths)
+  _draw_distances(axes, history, paths)
   axes.set_ylabel('cosine distance, 1 - cos')
   axes.set_title(
     'From latent weights to their ternary projection', pad=26, loc='left'
@@ -48,18 +53,11 @@ def draw_cosine_distance(inputs: inputs_lib.Inputs) -> figure_lib.Figure:
   return figure
 
 
-def draw_distances(
+def _draw_distances(
   axes: axes_lib.Axes,
   history: Sequence[Mapping[str, Any]],
   paths: Sequence[str],
 ) -> None:
-  """A line per kernel, and a bold one for their mean.
-
-  Args:
-    axes: what is drawn on.
-    history: validated rows.
-    paths: of the kernels, in order.
-  """
   x = [row['epoch'] for row in history]
   distances = results.get_distances(history, paths)
   colours = drawing.layer_colours(len(paths))
@@ -86,27 +84,35 @@ def draw_distances(
   axes.grid(axis='y')
 
 
-def draw_training(inputs: inputs_lib.Inputs) -> figure_lib.Figure:
+def draw_training(
+  history: Sequence[Mapping[str, Any]],
+  dense_accuracy: float,
+  file_accuracy: float,
+) -> figure_lib.Figure:
   """Accuracy and loss over the epochs.
 
+  >>> len(draw_training([], dense_accuracy=0.75, file_accuracy=0.5).axes)
+  2
+
   Args:
-    inputs: validated.
+    history: validated rows.
+    dense_accuracy: of the dense network, a fraction.
+    file_accuracy: of the model in the file, a fraction.
 
   Returns:
     A figure of 1000 x 640 pixels.
   """
   figure = drawing.make_figure(1000, 640)
   upper, lower = figure.subplots(2, 1, sharex=True)
-  epochs.shade_phases(upper, inputs.history)
-  epochs.shade_phases(lower, inputs.history, labels=False)
+  epochs.shade_phases(upper, history)
+  epochs.shade_phases(lower, history, labels=False)
   upper.set_xlabel('')
-  _draw_pair(upper, inputs.history, 'accuracy')
-  _draw_pair(lower, inputs.history, 'loss')
-  for evaluation, name, colour in (
-    (inputs.dense, 'dense network', drawing.GREEN),
-    (inputs.file, '.hq file', 'black'),
+  _draw_pair(upper, history, 'accuracy')
+  _draw_pair(lower, history, 'loss')
+  for accuracy, name, colour in (
+    (dense_accuracy, 'dense network', drawing.GREEN),
+    (file_accuracy, '.hq file', 'black'),
   ):
-    accuracy = evaluation['accuracy']
     upper.axhline(
       accuracy,
       color=colour,
@@ -114,12 +120,14 @@ def draw_training(inputs: inputs_lib.Inputs) -> figure_lib.Figure:
       linewidth=1.2,
       label=f'{name}\n{accuracy:.2%}',
     )
-  upper.set_ylim(*_accuracy_limits(inputs))
+  tests = [results.to_float(row['test_accuracy']) for row in history]
+  limits = _accuracy_limits([dense_accuracy, file_accuracy], tests)
+  upper.set_ylim(*limits)
   upper.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
   upper.set_ylabel('accuracy')
   upper.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
   lower.set_ylabel('loss')
-  losses = [results.to_float(row['test_loss']) for row in inputs.history]
+  losses = [results.to_float(row['test_loss']) for row in history]
   positive = [loss for loss in losses if 0 < loss < np.inf]
   if positive and max(positive) > 10 * min(positive):
     lower.set_yscale('log')
@@ -128,6 +136,12 @@ def draw_training(inputs: inputs_lib.Inputs) -> figure_lib.Figure:
 
 def draw_sizes(report: Mapping[str, Any]) -> figure_lib.Figure:
   """The dense size beside the file's, and the file's by part.
+
+  >>> figure = draw_sizes({
+  ...   'dense_bytes': 4000, 'resident_bytes': 1000, 'file_bytes': 125,
+  ...   'ratio': 32.0, 'parts': {'header': 125}})
+  >>> figure.axes[0].get_title('left')
+  '32.00 times smaller'
 
   Args:
     report: of `results.make`.
@@ -199,13 +213,12 @@ def _draw_pair(
   axes.grid(axis='y')
 
 
-def _accuracy_limits(inputs: inputs_lib.Inputs) -> tuple[float, float]:
+def _accuracy_limits(
+  ends: Sequence[float], tests: Sequence[float]
+) -> tuple[float, float]:
   """Limits that leave out the first epochs, which are far below the rest."""
-  tests = [results.to_float(row['test_accuracy']) for row in inputs.history]
-  shown = [inputs.dense['accuracy'], inputs.file['accuracy']]
   finite = [accuracy for accuracy in tests if np.isfinite(accuracy)]
-  if finite:
-    shown.append(float(np.quantile(finite, 0.1)))
+  shown = [*ends, *([float(np.quantile(finite, 0.1))] if finite else [])]
   low, high = min(shown), max([*shown, *finite])
   margin = max(0.5 * (high - low), 0.02)
   return max(low - margin, 0.0), min(high + 0.2 * margin, 1.0) + 0.002

@@ -26,6 +26,16 @@ def make(
   container_bytes`. `cosine_distance_start` is that of the last dense epoch,
   `cosine_distance_end` that of the last epoch; None where there is none.
 
+  >>> data = artifact_lib.dumps(
+  ...   artifact_lib.Artifact('', {}, (), {}, (), {}, {}))
+  >>> evaluation = {'accuracy': 0.5, 'loss': 1.0, 'num_examples': 8}
+  >>> inputs = inputs_lib.Inputs(
+  ...   {}, {}, 'a.hq', 4 * len(data), len(data), evaluation, evaluation,
+  ...   evaluation, [], {}, 0, 'unknown', {})
+  >>> report = make(inputs, data, artifact_lib.loads(data))
+  >>> report['ratio'], report['bits_per_weight']
+  (4.0, 8.0)
+
   Args:
     inputs: validated.
     data: the bytes of the file.

@@ -1,6 +1,6 @@
 """The one picture that tells what a run came to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import axes as axes_lib
@@ -9,18 +9,22 @@ from matplotlib import ticker
 
 from hq_jax.report import drawing
 from hq_jax.report import epochs
-from hq_jax.report import inputs as inputs_lib
 from hq_jax.report import results
 
 
 def draw(
-  inputs: inputs_lib.Inputs, report: Mapping[str, Any]
+  report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> figure_lib.Figure:
   """Accuracy against bytes, and the cosine distance over training.
 
+  >>> figure = draw({'dense_bytes': 4000, 'file_bytes': 125, 'ratio': 32.0,
+  ...                'dense_accuracy': 0.75, 'file_accuracy': 0.5}, [])
+  >>> figure.get_suptitle()
+  '32.00 times smaller: test accuracy 75.00% dense, 50.00% file'
+
   Args:
-    inputs: validated.
     report: of `results.make`.
+    history: validated rows.
 
   Returns:
     A figure of 1000 x 480 pixels.
@@ -34,7 +38,7 @@ def draw(
     fontweight='bold',
   )
   _draw_sizes(left, report)
-  _draw_distance(right, inputs)
+  _draw_distance(right, history)
   return figure
 
 
@@ -94,14 +98,15 @@ def _set_limits(axes: axes_lib.Axes, sizes: Any, accuracies: Any) -> None:
   axes.grid()
 
 
-def _draw_distance(axes: axes_lib.Axes, inputs: inputs_lib.Inputs) -> None:
-  history = inputs.history
+def _draw_distance(
+  axes: axes_lib.Axes, history: Sequence[Mapping[str, Any]]
+) -> None:
   axes.set_title('Cosine distance to ternary', loc='left', pad=18)
   epochs.shade_phases(axes, history)
   if not history:
     return
   x = [row['epoch'] for row in history]
-  values = results.get_distances(history, list(inputs.dense_kernels))
+  values = results.get_distances(history, list(history[0]['cosine_distance']))
   axes.fill_between(
     x,
     values.min(axis=1),

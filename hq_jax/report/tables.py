@@ -52,6 +52,15 @@ def format_table(report: Mapping[str, Any]) -> str:
 def format_markdown(report: Mapping[str, Any]) -> str:
   """The whole of `report.md`.
 
+  >>> print(format_markdown({
+  ...   'model': 'net', 'file': 'a.hq', 'step': 0, 'seed': 0, 'commit': '',
+  ...   'dense_bytes': 4000, 'num_weights': 1000, 'resident_bytes': 1000,
+  ...   'file_bytes': 125, 'ratio': 32.0, 'bits_per_weight': 1.0,
+  ...   'dense_accuracy': 0.75, 'ternary_accuracy': 0.5, 'file_accuracy': 0.5,
+  ...   'num_examples': 8, 'parts': {'header': 125}, 'container_bytes': 125,
+  ...   'layers': [], 'config': {}, 'hardware': {}}).splitlines()[0])
+  # net: 32.00 times smaller
+
   Args:
     report: of `results.make`.
 

@@ -1,16 +1,14 @@
 """The picture of the weights before and after compression."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib import axes as axes_lib
 from matplotlib import figure as figure_lib
 import numpy as np
 
-from hq_jax import artifact as artifact_lib
 from hq_jax import tensors
 from hq_jax.report import drawing
-from hq_jax.report import inputs as inputs_lib
 from hq_jax.report import results
 
 _MOST_LAYERS = 4
@@ -31,7 +29,9 @@ class Points(NamedTuple):
 
 
 def draw(
-  inputs: inputs_lib.Inputs, artifact: artifact_lib.Artifact
+  dense: Mapping[str, np.ndarray],
+  latent: Mapping[str, np.ndarray],
+  found: Mapping[str, tensors.TernaryTensor | np.ndarray],
 ) -> figure_lib.Figure:
   """Histograms of the weights on the sphere, before and after.
 
@@ -39,23 +39,30 @@ def draw(
   dense weights, below it the latents at the end, each `sqrt(m) w_j /
   ||w_j||`, and the ternary points that the file holds.
 
+  >>> kernel = np.array([[1.0, 0.1], [0.1, -1.0]])
+  >>> codes = np.array([[1, 0], [0, -1]], np.int8)
+  >>> found = {'k': tensors.TernaryTensor(codes)}
+  >>> len(draw({'k': kernel}, {'k': kernel}, found).axes)
+  2
+
   Args:
-    inputs: validated.
-    artifact: read from the file.
+    dense: the kernels at the end of the dense phase, by path, finite.
+    latent: the latents at the end; the same paths and shapes.
+    found: what the file holds of them; the same paths and shapes.
 
   Returns:
     A figure 1000 pixels wide (480 for a single kernel) and 520 high.
   """
-  shapes = {path: np.shape(k) for path, k in inputs.dense_kernels.items()}
+  shapes = {path: np.shape(kernel) for path, kernel in dense.items()}
   paths = choose(results.sort_kernels(shapes), _MOST_LAYERS)
   figure = drawing.make_figure(1000 if len(paths) > 1 else 480, 520)
   grid = figure.subplots(2, len(paths), sharex='col', squeeze=False)
   for column, path in enumerate(paths):
-    points = find_points(artifact.tensors[f'{results.PREFIX}{path}'])
+    points = find_points(found[path])
     limit = max(3.5, 1.7 * points.median if points else 0.0)
     for axes, kernel, colour in (
-      (grid[0, column], inputs.dense_kernels[path], drawing.GREY),
-      (grid[1, column], inputs.latent_kernels[path], drawing.BLUE),
+      (grid[0, column], dense[path], drawing.GREY),
+      (grid[1, column], latent[path], drawing.BLUE),
     ):
       _draw_histogram(axes, scale_to_sphere(kernel), limit, colour)
       if points:

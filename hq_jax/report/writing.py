@@ -4,6 +4,8 @@ import json
 import os
 from typing import Any
 
+import numpy as np
+
 from hq_jax import artifact as artifact_lib
 from hq_jax.report import drawing
 from hq_jax.report import figures
@@ -24,7 +26,6 @@ def write(workdir: str, inputs: inputs_lib.Inputs) -> dict[str, Any]:
   last, so that where it is, all are.
 
   >>> import tempfile
-  >>> import numpy as np
   >>> from hq_jax import tensors
   >>> kernel = np.array([[1.0, 0.1], [0.1, -1.0]], np.float32)
   >>> codes = tensors.TernaryTensor(np.array([[1, 0], [0, -1]], np.int8))
@@ -62,13 +63,22 @@ def write(workdir: str, inputs: inputs_lib.Inputs) -> dict[str, Any]:
     data = file.read()
   artifact = artifact_lib.loads(data, os.fspath(inputs.file_path))
   report = results.make(inputs, data, artifact)
+  paths = list(inputs.dense_kernels)
+  kernels = {p: artifact.tensors[f'{results.PREFIX}{p}'] for p in paths}
+  shapes = {path: np.shape(inputs.dense_kernels[path]) for path in paths}
   with drawing.style():
     pictures = {
-      'cosine_distance.png': figures.draw_cosine_distance(inputs),
-      'training.png': figures.draw_training(inputs),
+      'cosine_distance.png': figures.draw_cosine_distance(
+        inputs.history, shapes
+      ),
+      'training.png': figures.draw_training(
+        inputs.history, inputs.dense['accuracy'], inputs.file['accuracy']
+      ),
       'sizes.png': figures.draw_sizes(report),
-      'weights.png': weights.draw(inputs, artifact),
-      'summary.png': summary.draw(inputs, report),
+      'weights.png': weights.draw(
+        inputs.dense_kernels, inputs.latent_kernels, kernels
+      ),
+      'summary.png': summary.draw(report, inputs.history),
     }
     files = {name: drawing.to_png(f) for name, f in pictures.items()}
   files[MARKDOWN] = tables.format_markdown(report).encode()

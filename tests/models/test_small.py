@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hq_jax import models
 from hq_jax.models import small
 
 
@@ -173,3 +174,19 @@ def test_widths_and_blocks_must_agree():
   model = small.SmallResNet(num_classes=3, widths=(4, 6), num_blocks=(1,))
   with pytest.raises(ValueError, match='zip'):
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'widths': 3}, r'model\.widths is 3, wanted ints'),
+    ({'widths': [0]}, r'model\.widths is \[0\], wanted ints'),
+    ({'widths': 'ab'}, r"model\.widths is 'ab', wanted ints"),
+    ({'num_blocks': [True]}, r'model\.num_blocks is \[True\], wanted ints'),
+    ({'dtype': ['float32']}, r"model\.dtype is \['float32'\], wanted one of"),
+    ({'depth': 3}, r"cannot be built from \{'depth': 3\}"),
+  ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    models.build('small_resnet', num_classes=10, arguments=arguments)

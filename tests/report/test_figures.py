@@ -18,17 +18,29 @@ from hq_jax.report import summary
 from hq_jax.report import weights
 
 
+def _draw_distance(inputs):
+  shapes = {path: kernel.shape for path, kernel in inputs.dense_kernels.items()}
+  return figures.draw_cosine_distance(inputs.history, shapes)
+
+
+def _draw_training(inputs):
+  return figures.draw_training(
+    inputs.history, inputs.dense['accuracy'], inputs.file['accuracy']
+  )
+
+
 def _draw(inputs):
   with open(inputs.file_path, 'rb') as file:
     data = file.read()
-  found = artifact.loads(data)
-  report = results.make(inputs, data, found)
+  model = artifact.loads(data)
+  report = results.make(inputs, data, model)
+  found = {p: model.tensors[f'params/{p}'] for p in inputs.dense_kernels}
   return {
-    'cosine_distance': figures.draw_cosine_distance(inputs),
-    'training': figures.draw_training(inputs),
+    'cosine_distance': _draw_distance(inputs),
+    'training': _draw_training(inputs),
     'sizes': figures.draw_sizes(report),
-    'weights': weights.draw(inputs, found),
-    'summary': summary.draw(inputs, report),
+    'weights': weights.draw(inputs.dense_kernels, inputs.latent_kernels, found),
+    'summary': summary.draw(report, inputs.history),
   }
 
 
@@ -109,7 +121,7 @@ def test_that_check_finds_what_is_wrong(styled):
 
 
 def test_picture_keeps_the_colours_of_the_phases(styled, usual, decode):
-  _, pixels = decode(drawing.to_png(figures.draw_cosine_distance(usual)))
+  _, pixels = decode(drawing.to_png(_draw_distance(usual)))
   colours, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
   most = {int(colours[i]) for i in np.argsort(counts)[-4:]}
   assert most == {0xFFFFFF, 0xEEEEEE, 0xDCEAF5, 0xFCEBD2}
@@ -119,7 +131,7 @@ def test_same_inputs_same_bytes(usual):
   found = []
   for _ in range(2):
     with drawing.style():
-      found.append(drawing.to_png(figures.draw_training(usual)))
+      found.append(drawing.to_png(_draw_training(usual)))
   assert found[0] == found[1]
 
 
@@ -131,16 +143,16 @@ def _settings():
 
 def test_settings_of_the_user_are_ignored_and_kept(usual):
   with drawing.style():
-    expected = drawing.to_png(figures.draw_training(usual))
+    expected = drawing.to_png(_draw_training(usual))
   with matplotlib.rc_context({'font.size': 30, 'lines.linewidth': 9}):
     before = _settings()
     with drawing.style():
-      assert drawing.to_png(figures.draw_training(usual)) == expected
+      assert drawing.to_png(_draw_training(usual)) == expected
     assert _settings() == before
 
 
 def test_cosine_distance_has_a_line_per_kernel_and_their_mean(styled, usual):
-  (axes,) = figures.draw_cosine_distance(usual).axes
+  (axes,) = _draw_distance(usual).axes
   lines = {line.get_label(): line for line in axes.get_lines()}
   names = [path.removesuffix('/kernel') for path in usual.dense_kernels]
   assert lines.keys() == {*names, 'mean'}
@@ -160,7 +172,7 @@ def test_cosine_distance_has_a_line_per_kernel_and_their_mean(styled, usual):
 
 def test_many_kernels_get_a_colour_bar(styled, make):
   shapes = {f'block{i}/kernel': (2, 2) for i in range(15)}
-  figure = figures.draw_cosine_distance(make(shapes=shapes))
+  figure = _draw_distance(make(shapes=shapes))
   axes, bar = figure.axes
   assert bar.get_ylabel() == 'kernel, first to last of 15'
   labels = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -201,7 +213,7 @@ def test_sizes_are_the_lengths_of_the_bars(styled, usual):
   assert widths == sorted((n for n in parts.values() if n), reverse=True)
 
 
-def test_weights_are_on_the_sphere_and_the_points_are_marked(styled, make):
+def test_weights_are_on_the_sphere_and_the_points_are_marked(styled):
   kernel = np.array([[3.0, -1.0], [4.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
   np.testing.assert_allclose(
     weights.scale_to_sphere(kernel),
@@ -215,10 +227,9 @@ def test_weights_are_on_the_sphere_and_the_points_are_marked(styled, make):
   assert points.median == pytest.approx(np.sqrt(2))
   assert points.low == pytest.approx(1 + 0.2 * (np.sqrt(2) - 1))
   assert points.high == pytest.approx(2 - 0.2 * (2 - np.sqrt(2)))
-  inputs = make(shapes={'kernel': (4, 4)})
-  model = artifact.Artifact('', {}, (), {}, (), {}, {})
-  found = {'params/kernel': tensors.TernaryTensor(codes)}
-  figure = weights.draw(inputs, model._replace(tensors=found))
+  kernels = {'kernel': np.eye(4)}
+  found = {'kernel': tensors.TernaryTensor(codes)}
+  figure = weights.draw(kernels, kernels, found)
   for axes in figure.axes:
     marks = sorted(line.get_xdata()[0] for line in axes.get_lines())
     assert marks == pytest.approx([-np.sqrt(2), 0, np.sqrt(2)])

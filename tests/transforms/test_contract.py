@@ -255,7 +255,7 @@ def test_extra_args_reach_the_optimizer(name):
   _assert_close(found, _plain(name)[0][:2])
 
 
-@every_transform
+@pytest.mark.parametrize('name', ['straight_through', 'hq'])
 def test_an_optimizer_without_extra_args_is_not_given_any(name):
   params = _params()
   sgd = _sgd()

@@ -1,0 +1,192 @@
+"""The training loop."""
+
+from collections.abc import Callable, Mapping
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import tqdm
+
+from hq_jax import artifact as artifact_lib
+from hq_jax import checkpoint
+from hq_jax import deploy
+from hq_jax import diagnostics
+from hq_jax import job as job_lib
+from hq_jax import metrics
+from hq_jax import sharding
+from hq_jax import train_state
+from hq_jax import train_step
+from hq_jax import transforms
+from hq_jax import workdir as workdir_lib
+from hq_jax.data import pipeline
+
+
+class Stage(NamedTuple):
+  """A part of the run with its own optimizer and checkpoints.
+
+  Attributes:
+    name: of its folder of checkpoints.
+    tx: the optimizer.
+    schedule: its learning rate.
+    first_epoch: epochs of the stages before.
+    phases: name and epochs of each phase.
+    seed: of the order of the images.
+  """
+
+  name: str
+  tx: optax.GradientTransformation
+  schedule: optax.Schedule
+  first_epoch: int
+  phases: tuple[tuple[str, int], ...]
+  seed: int
+
+  @property
+  def num_epochs(self) -> int:
+    """The epochs of all phases."""
+    return sum(epochs for _, epochs in self.phases)
+
+  def get_phase(self, epoch: int) -> str:
+    """The phase that an epoch of this stage (from 1) belongs to."""
+    for name, epochs in self.phases:
+      if epoch <= epochs:
+        return name
+      epoch -= epochs
+    return self.phases[-1][0]
+
+
+def fit(
+  job: job_lib.Job,
+  stage: Stage,
+  begin: Callable[[], train_state.TrainState],
+  history: workdir_lib.History,
+  evaluate_on_test: Callable[[Any], dict[str, Any]],
+) -> train_state.TrainState:
+  """Goes on from the newest checkpoint of a stage to its end.
+
+  Args:
+    job: of `job.prepare`.
+    stage: which optimizer, how long.
+    begin: makes the stage's first state.
+    history: gets a row for each epoch.
+    evaluate_on_test: from variables to metrics.
+
+  Returns:
+    The state at the end.
+
+  Raises:
+    FloatingPointError: where the loss is no longer a number.
+  """
+  iterator = pipeline.make_train_iterator(
+    job.dataset,
+    batch_size=job.config.batch_size,
+    seed=stage.seed,
+    max_shift=job.config.data.max_shift,
+  )
+  checkpoints = checkpoint.Checkpoints(
+    os.path.join(job.workdir, workdir_lib.CHECKPOINTS, stage.name)
+  )
+  state = begin()
+  first_step = checkpoints.latest_step() or 0
+  if first_step:
+    state = checkpoints.restore(state, iterator)
+  first_epoch = first_step // job.steps_per_epoch
+  if first_epoch < stage.num_epochs:
+    history.truncate(stage.first_epoch * job.steps_per_epoch + first_step)
+  step_fn = train_step.make_train_step(
+    job.model, stage.tx, label_smoothing=job.config.optimizer.label_smoothing
+  )
+  watch = jax.jit(lambda state: _watch(state, job.recipe))
+  every = job.config.checkpoint_every_epochs
+  with tqdm.tqdm(
+    total=stage.num_epochs * job.steps_per_epoch,
+    initial=first_step,
+    desc=stage.name,
+    unit='step',
+    disable=None,
+  ) as bar:
+    for epoch in range(first_epoch + 1, stage.num_epochs + 1):
+      started = time.monotonic()
+      sums = None
+      for _ in range(job.steps_per_epoch):
+        batch = sharding.to_global(next(iterator), job.mesh)
+        state, batch_sums = step_fn(state, batch)
+        sums = metrics.add(sums, batch_sums)
+        bar.update()
+      row = _make_row(job, stage, epoch, state, metrics.means(sums or {}))
+      test = evaluate_on_test(_evaluated(job, row['phase'], state))
+      row['test_loss'], row['test_accuracy'] = test['loss'], test['accuracy']
+      row |= jax.tree.map(float, watch(state))
+      row['seconds'] = time.monotonic() - started
+      history.append(row)
+      _show(bar, row)
+      if epoch % every == 0 or epoch == stage.num_epochs:
+        checkpoints.save(int(state.step), state, iterator)
+  checkpoints.close()
+  return state
+
+
+def _make_row(
+  job: job_lib.Job,
+  stage: Stage,
+  epoch: int,
+  state: train_state.TrainState,
+  train: Mapping[str, float],
+) -> dict[str, Any]:
+  """What training says of an epoch; refuses a loss that is not a number."""
+  phase = stage.get_phase(epoch)
+  if not np.isfinite(train['loss']):
+    raise FloatingPointError(
+      f'the training loss is {train["loss"]} in epoch'
+      f' {stage.first_epoch + epoch} ({phase}), wanted a finite one: lower'
+      f' config.{phase}.learning_rate'
+    )
+  step = int(state.step)
+  return {
+    'phase': phase,
+    'step': stage.first_epoch * job.steps_per_epoch + step,
+    'epoch': stage.first_epoch + epoch,
+    'train_loss': train['loss'],
+    'train_accuracy': train['accuracy'],
+    'learning_rate': float(stage.schedule(step - 1)),
+  }
+
+
+def _evaluated(
+  job: job_lib.Job, phase: str, state: train_state.TrainState
+) -> dict[str, Any]:
+  """The variables to evaluate: in the ternary phase, those of the file."""
+  if phase != 'ternary':
+    return state.variables
+  return artifact_lib.to_variables(
+    deploy.artifact_of_state(state, job.recipe, **job.header)
+  )
+
+
+def _watch(
+  state: train_state.TrainState, recipe: transforms.Recipe
+) -> dict[str, dict[str, jax.Array]]:
+  latents = state.params
+  if optax.tree.get(state.opt_state, 'latents') is not None:
+    latents = transforms.latents(state.opt_state, state.params)
+  return diagnostics.kernel_diagnostics(
+    state.params,
+    latents,
+    sparsity=recipe.sparsity,
+    unit_norm=recipe.project,
+  )
+
+
+def _show(bar: tqdm.tqdm, row: Mapping[str, Any]) -> None:
+  text = (
+    f'{row["phase"]:7} epoch {row["epoch"]:3d}'
+    f'  train loss {row["train_loss"]:.4f}'
+    f'  test accuracy {row["test_accuracy"]:7.2%}'
+    f'  cosine distance {np.mean(list(row["cosine_distance"].values())):.3f}'
+  )
+  if bar.disable:
+    print(text, flush=True)
+  else:
+    bar.set_postfix_str(text)
