@@ -6,6 +6,8 @@ import json
 import os
 from typing import Any, IO
 
+from hq_jax import files
+
 CONFIG = 'config.json'
 METRICS = 'metrics.jsonl'
 MODEL = 'model.hq'
@@ -95,21 +97,6 @@ def _flatten(
       yield f'{prefix}{key}', value
 
 
-def write_text(path: str, text: str) -> None:
-  """Writes a file whole or not at all.
-
-  Args:
-    path: of the file; an older one is replaced.
-    text: what it shall hold, UTF-8.
-  """
-  temporary = f'{path}.tmp'
-  with open(temporary, 'w', encoding='utf-8') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-
-
 class History:
   """The rows of `metrics.jsonl`, one for each epoch, in order."""
 
@@ -128,7 +115,7 @@ class History:
     """
     self.rows = [row for row in self.rows if row['step'] <= step]
     lines = [json.dumps(row) + '\n' for row in self.rows]
-    write_text(self._path, ''.join(lines))
+    files.write_bytes(self._path, ''.join(lines).encode())
 
   def append(self, row: dict[str, Any]) -> None:
     """Adds a row.

@@ -13,6 +13,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / 'hq_jax'
 _LAYERS = (
   {
     'config',
+    'files',
     'metrics',
     'provenance',
     'schedules',
@@ -33,7 +34,8 @@ _LEVELS = {name: i for i, names in enumerate(_LAYERS) for name in names}
 
 # What these may import of the package, besides themselves.
 _ALLOWED = {
-  'artifact': {'tensors'},
+  'artifact': {'files', 'tensors'},
+  'files': set(),
   'data': set(),
   'models': {'trees'},
   'tensors': set(),
@@ -52,6 +54,7 @@ _RESERVED = {
 # What may be imported nowhere within.
 _FORBIDDEN = {
   'artifact': {'jax', 'jaxlib', 'flax', 'optax', 'chex'},
+  'files': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy'},
   'tensors': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy'},
   'models': {'optax'},
 }

@@ -173,22 +173,6 @@ def test_of_many_that_begin_at_once_one_gets_the_folder(tmp_path):
       assert json.load(file) == {'seed': winner}
 
 
-def test_text_replaces_the_file_and_leaves_nothing_else(tmp_path):
-  path = tmp_path / 'a.txt'
-  workdir.write_text(str(path), 'one\n')
-  workdir.write_text(str(path), 'zwölf\n')
-  assert path.read_bytes() == 'zwölf\n'.encode()
-  assert os.listdir(tmp_path) == ['a.txt']
-
-
-def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path):
-  path = tmp_path / 'a.txt'
-  workdir.write_text(str(path), 'one\n')
-  with pytest.raises(UnicodeEncodeError):
-    workdir.write_text(str(path), 'two \ud800')
-  assert path.read_text() == 'one\n'
-
-
 _ROWS = [{'step': 10, 'loss': 1 / 3}, {'step': 20, 'loss': 0.25}, {'step': 30}]
 
 

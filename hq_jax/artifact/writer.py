@@ -1,11 +1,11 @@
 """Writing `.hq` files: the same artifact gives the same bytes."""
 
 import os
-import secrets
 from typing import Any
 
 import numpy as np
 
+from hq_jax import files
 from hq_jax import tensors
 from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
@@ -62,11 +62,7 @@ def dumps(artifact: records.Artifact) -> bytes:
 
 
 def write(path: str | os.PathLike[str], artifact: records.Artifact) -> int:
-  """Writes a file whole or not at all.
-
-  The bytes go to a temporary file in the same folder, are forced to the
-  disk, and take the place of `path` in one step: whatever interrupts it, the
-  old file or the new one is there. The temporary file is removed on failure.
+  """Writes a file whole or not at all, as `files.write_bytes` does.
 
   Args:
     path: of the file; its folder exists.
@@ -85,32 +81,8 @@ def write(path: str | os.PathLike[str], artifact: records.Artifact) -> int:
   FileNotFoundError: /nowhere/a.hq: its folder does not exist
   """
   data = dumps(artifact)
-  target = os.path.abspath(path)
-  folder = os.path.dirname(target)
-  if not os.path.isdir(folder):
-    raise FileNotFoundError(f'{path}: its folder does not exist')
-  temporary = os.path.join(folder, f'.hq-{secrets.token_hex(8)}.tmp')
-  try:
-    with open(temporary, 'xb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, target)
-  except BaseException:
-    if os.path.exists(temporary):
-      os.unlink(temporary)
-    raise
-  _sync_folder(folder)
+  files.write_bytes(path, data)
   return len(data)
-
-
-def _sync_folder(folder: str) -> None:
-  # The new name is on the disk only once its folder is.
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _to_numpy(path: str, tensor: Any) -> Any:

@@ -189,7 +189,7 @@ def _layer_row(layer: Mapping[str, Any]) -> list[str]:
 def _to_markdown(rows: Sequence[Sequence[str]]) -> str:
   """A table that is aligned in its source too."""
   escaped = [[cell.replace('|', '\\|') for cell in row] for row in rows]
-  widths = [max(width, 3) for width in _widths(escaped)]
+  widths = _widths(escaped)
   rule = ['-' * width for width in widths]
   rule[1:] = [f'{line[:-1]}:' for line in rule[1:]]
   lines = [_align(escaped[0], widths), rule]

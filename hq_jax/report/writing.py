@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
+from hq_jax import files
 from hq_jax.report import drawing
 from hq_jax.report import figures
 from hq_jax.report import inputs as inputs_lib
@@ -80,24 +81,10 @@ def write(workdir: str, inputs: inputs_lib.Inputs) -> dict[str, Any]:
       ),
       'summary.png': summary.draw(report, inputs.history),
     }
-    files = {name: drawing.to_png(f) for name, f in pictures.items()}
-  files[MARKDOWN] = tables.format_markdown(report).encode()
+    contents = {name: drawing.to_png(f) for name, f in pictures.items()}
+  contents[MARKDOWN] = tables.format_markdown(report).encode()
   text = json.dumps(report, indent=2, allow_nan=False) + '\n'
-  files[JSON] = text.encode()
-  for name, content in files.items():
-    _write_bytes(os.path.join(workdir, name), content)
+  contents[JSON] = text.encode()
+  for name, content in contents.items():
+    files.write_bytes(os.path.join(workdir, name), content)
   return report
-
-
-def _write_bytes(path: str, content: bytes) -> None:
-  temporary = f'{path}.tmp'
-  try:
-    with open(temporary, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except BaseException:
-    if os.path.exists(temporary):
-      os.unlink(temporary)
-    raise

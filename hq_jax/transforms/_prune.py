@@ -8,6 +8,7 @@ import optax
 
 from hq_jax import ternary
 from hq_jax import trees
+from hq_jax.transforms import _moved
 
 
 class PruneState(NamedTuple):
@@ -87,13 +88,8 @@ def prune(
     refresh = active & (((count - begin_step) % refresh_steps == 0) | last)
 
     def rank_and_remove(updates):
-      moved = jax.tree.map(
-        lambda u, w: w.astype(jnp.float32) + u,
-        trees.mask(updates, selected),
-        trees.mask(params, selected),
-      )
-      thresholds = ternary.get_thresholds(
-        moved, sparsity(count), unit_norm=unit_norm
+      moved, thresholds = _moved.rank_moved(
+        updates, params, selected, sparsity(count), unit_norm=unit_norm
       )
 
       def remove(u, w, w_moved, threshold):

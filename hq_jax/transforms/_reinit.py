@@ -10,6 +10,7 @@ import optax
 from hq_jax import sphere
 from hq_jax import ternary
 from hq_jax import trees
+from hq_jax.transforms import _moved
 
 
 class ReinitState(NamedTuple):
@@ -72,13 +73,8 @@ def reinit(
     count = state.reinit_count
 
     def rank_and_move(updates):
-      moved = jax.tree.map(
-        lambda u, w: w.astype(jnp.float32) + u,
-        trees.mask(updates, selected),
-        trees.mask(params, selected),
-      )
-      thresholds = ternary.get_thresholds(
-        moved, sparsity(count), unit_norm=unit_norm
+      moved, thresholds = _moved.rank_moved(
+        updates, params, selected, sparsity(count), unit_norm=unit_norm
       )
 
       def move(u, w, w_moved, threshold):

@@ -1,0 +1,52 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """Puts a file in its place in one step.
+
+  The bytes go to a temporary file in the same folder, are forced to the disk,
+  and take the place of `path`: whatever interrupts it, the old file or the new
+  one is there. The temporary file is removed on failure.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   write_bytes(os.path.join(folder, 'a'), b'new')
+  ...   os.listdir(folder)
+  ['a']
+
+  Args:
+    path: of the file; its folder exists.
+    content: what it shall hold.
+
+  Raises:
+    FileNotFoundError: the folder does not exist.
+    OSError: the disk refuses.
+  """
+  target = os.path.abspath(path)
+  folder = os.path.dirname(target)
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'{path}: its folder does not exist')
+  temporary = os.path.join(folder, f'.hq-{secrets.token_hex(8)}.tmp')
+  try:
+    with open(temporary, 'xb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, target)
+  except BaseException:
+    if os.path.exists(temporary):
+      os.unlink(temporary)
+    raise
+  _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+  # The new name is on the disk only once its folder is.
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
