@@ -135,6 +135,12 @@ def test_the_stages_in_numbers():
   assert distinct[-2:] == [2, 2]
 
 
+def test_pruned_latents_may_grow_again_in_the_ternary_stage():
+  zeros = [int((w == 0).sum()) for w in _latents(RECIPE)[1:]]
+  assert zeros[7] == 48
+  assert zeros[8] == zeros[9] == 0
+
+
 def test_the_bias_is_the_optimizers_own():
   biases = [float(params['bias'][0]) for params, _ in _run(RECIPE)]
   # Momentum 0.5 at rate 0.3.
