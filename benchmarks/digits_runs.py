@@ -7,24 +7,17 @@ workdir, as `python -m hq_jax.main` would do it; what was run before is not run
 again. Prints a Markdown table, and as its last line a JSON object.
 """
 
+import argparse
 from collections.abc import Sequence
 import json
 import os
 
-from absl import app
-from absl import flags
 from absl import logging
 import numpy as np
 
 from configs import digits
 from hq_jax import job as job_lib
 from hq_jax import train
-
-_WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/readme', 'The folder of all runs.'
-)
-_RATIOS = flags.DEFINE_multi_float('ratio', [30.0, 40.0], 'Which ratios.')
-_SEEDS = flags.DEFINE_multi_integer('seed', [0, 1, 2], 'Which seeds.')
 
 
 def make_table(reports: Sequence[dict]) -> str:
@@ -49,19 +42,23 @@ def make_table(reports: Sequence[dict]) -> str:
   return '\n'.join(lines)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Runs, or reads what was run, and prints."""
-  if len(argv) > 1:
-    raise app.UsageError(f'argument {argv[1]!r} is not known')
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--workdir', default='runs/readme')
+  parser.add_argument('--ratio', type=float, nargs='+', default=[30.0, 40.0])
+  parser.add_argument('--seed', type=int, nargs='+', default=[0, 1, 2])
+  arguments = parser.parse_args()
   logging.set_verbosity(logging.WARNING)
   reports, means = [], {}
-  for ratio in _RATIOS.value:
-    for seed in _SEEDS.value:
-      folder = os.path.join(_WORKDIR.value, f'{ratio:g}x_seed{seed}')
+  for ratio in arguments.ratio:
+    for seed in arguments.seed:
+      folder = os.path.join(arguments.workdir, f'{ratio:g}x_seed{seed}')
       path = os.path.join(folder, 'report.json')
       if not os.path.exists(path):
         config = digits.get_config(f'ratio={ratio},seed={seed}')
-        train.run(job_lib.prepare(config, folder))
+        with (job := job_lib.prepare(config, folder)).lock:
+          train.run(job)
       with open(path, encoding='utf-8') as file:
         reports.append(json.load(file) | {'target_ratio': ratio})
     group = [r for r in reports if r['target_ratio'] == ratio]
@@ -76,4 +73,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()
