@@ -218,7 +218,7 @@ def test_an_empty_folder_holds_no_checkpoint(open_checkpoints, tmp_path):
     ),
     (
       {'tx': optax.identity()},
-      'opt_state/inner_state/1/0/count is int32[], wanted no such array',
+      'opt_state/latent_opt_state/1/0/count is int32[], wanted no such array',
     ),
   ],
 )

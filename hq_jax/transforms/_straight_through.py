@@ -16,7 +16,7 @@ class StraightThroughState(NamedTuple):
 
   latents: chex.ArrayTree  # selected leaves in float32, the others masked
   quantizer_state: Any
-  inner_state: Any
+  latent_opt_state: Any  # of the inner transformation
 
 
 def straight_through(
@@ -73,7 +73,7 @@ def straight_through(
     return StraightThroughState(
       latents=latents,
       quantizer_state=quantizer.init(latents),
-      inner_state=inner.init(trees.merge(latents, params)),
+      latent_opt_state=inner.init(trees.merge(latents, params)),
     )
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -83,9 +83,9 @@ def straight_through(
         ' tx.update(grads, state, params) with straight_through'
       )
     selected = trees.select(params, select)
-    updates, inner_state = inner.update(
+    updates, opt_state = inner.update(
       updates,
-      state.inner_state,
+      state.latent_opt_state,
       trees.merge(state.latents, params),
       **extra_args,
     )
@@ -104,6 +104,6 @@ def straight_through(
       quantized,
       params,
     )
-    return updates, StraightThroughState(latents, quantizer_state, inner_state)
+    return updates, StraightThroughState(latents, quantizer_state, opt_state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

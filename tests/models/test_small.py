@@ -127,17 +127,26 @@ def test_training_uses_and_updates_the_statistics(rng, variables):
     variables, x, train=True, mutable=['batch_stats']
   )
   assert not np.allclose(logits, MODEL.apply(variables, x))
-  before = variables['batch_stats']['norm_stem']
-  after = updated['batch_stats']['norm_stem']
-  y = _conv(
-    np.float64(x), np.float64(variables['params']['conv_stem']['kernel']), 1
+  wide = jax.tree.map(np.float64, variables)
+  params, stats = wide['params'], wide['batch_stats']
+  stem = _conv(np.float64(x), params['conv_stem']['kernel'], 1)
+  batch = {'mean': stem.mean((0, 1, 2)), 'var': stem.var((0, 1, 2))}
+  block = _conv(
+    np.maximum(_norm(stem, params['norm_stem'], batch), 0),
+    params['stage1_block1']['conv1']['kernel'],
+    1,
   )
-  np.testing.assert_allclose(
-    after['mean'],
-    0.9 * before['mean'] + 0.1 * y.mean((0, 1, 2)),
-    rtol=1e-4,
-    atol=1e-5,
-  )
+  for y, before, after in (
+    (stem, stats['norm_stem'], updated['batch_stats']['norm_stem']),
+    (
+      block,
+      stats['stage1_block1']['norm1'],
+      updated['batch_stats']['stage1_block1']['norm1'],
+    ),
+  ):
+    for name, value in (('mean', y.mean((0, 1, 2))), ('var', y.var((0, 1, 2)))):
+      wanted = 0.9 * before[name] + 0.1 * value
+      np.testing.assert_allclose(after[name], wanted, rtol=1e-4, atol=1e-5)
   # Every norm of the network, those in the blocks too.
   jax.tree.map(
     lambda a, b: np.testing.assert_array_compare(np.not_equal, a, b),

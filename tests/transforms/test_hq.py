@@ -89,7 +89,9 @@ def _run(recipe, learning_rate=0.3, num_steps=NUM_STEPS):
   The loss is linear, so its gradients do not depend on the parameters.
   """
   rng = np.random.default_rng(5)
-  params = {'kernel': _normal(rng, (16, 4)), 'bias': jnp.zeros(4)}
+  # Channels of unlike radii, so that abs(u) and abs(w) rank differently.
+  radii = jnp.array([0.5, 1.0, 1.5, 3.0])
+  params = {'kernel': radii * _normal(rng, (16, 4)), 'bias': jnp.zeros(4)}
   target = _normal(rng, (num_steps, 16, 4))
   tx = transforms.hq(optax.sgd(learning_rate, momentum=0.5), recipe)
   step = jax.jit(tx.update)
@@ -178,20 +180,18 @@ def test_project_off():
   norms = [sphere.norms(w) for w in _latents(recipe)]
   assert float(jnp.abs(norms[1] / norms[0] - 1).min()) > 1e-3
   assert optax.tree.get(_run(recipe)[-1][1], 'radii') is None
-  # The magnitudes themselves are ranked then.
-  assert _zeros(recipe)[2] == 16
-  kept = _run(recipe)[3][0]['kernel']
-  smallest = float(jnp.abs(kept)[kept != 0].min())
-  largest_dropped = _largest_dropped(recipe)
-  assert smallest >= largest_dropped
 
 
-def _largest_dropped(recipe):
-  """The largest magnitude that update 2 pruned, by the dense run."""
-  dense = dataclasses.replace(recipe, begin_step=9, prune_steps=1, num_stages=1)
-  moved = _latents(dense)[3]
-  dropped = _run(recipe)[3][0]['kernel'] == 0
-  return float(jnp.abs(moved)[dropped].max())
+@pytest.mark.parametrize(('part', 'update'), [('prune', 2), ('reinit', 4)])
+def test_magnitudes_themselves_are_ranked_with_project_off(part, update):
+  # One part alone, against the run without it up to that update.
+  other = 'reinit' if part == 'prune' else 'prune'
+  recipe = dataclasses.replace(RECIPE, project=False, **{other: False})
+  without = dataclasses.replace(recipe, **{part: False})
+  moved = np.abs(_latents(without)[update + 1])
+  dropped = np.asarray(_latents(recipe)[update + 1] == 0)
+  assert dropped.sum() == {'prune': 16, 'reinit': 41}[part]
+  assert moved[dropped].max() < moved[~dropped].min()
 
 
 def test_prune_off():
