@@ -180,13 +180,14 @@ def _watch(
 
 
 def _show(bar: tqdm.tqdm, row: Mapping[str, Any]) -> None:
-  text = (
-    f'{row["phase"]:7} epoch {row["epoch"]:3d}'
-    f'  train loss {row["train_loss"]:.4f}'
-    f'  test accuracy {row["test_accuracy"]:7.2%}'
-    f'  cosine distance {np.mean(list(row["cosine_distance"].values())):.3f}'
-  )
   if bar.disable:
-    print(text, flush=True)
+    distance = np.mean(list(row['cosine_distance'].values()))
+    print(
+      f'{row["phase"]:7} epoch {row["epoch"]:3d}'
+      f'  train loss {row["train_loss"]:.4f}'
+      f'  test accuracy {row["test_accuracy"]:7.2%}'
+      f'  cosine distance {distance:.3f}',
+      flush=True,
+    )
   else:
-    bar.set_postfix_str(text)
+    bar.set_postfix_str(f'{row["phase"]}, test {row["test_accuracy"]:.2%}')

@@ -98,6 +98,9 @@ def main(argv: Sequence[str]) -> int:
     return 1
   except (ValueError, OSError) as error:
     return _refuse(error)
+  except KeyboardInterrupt:
+    print('hq_jax: interrupted; the same command goes on', file=sys.stderr)
+    return 130
   print(report.format_table(result))
   return 0
 
