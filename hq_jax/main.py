@@ -100,7 +100,10 @@ def main(argv: Sequence[str]) -> int:
     return _refuse(error)
   except KeyboardInterrupt:
     print('hq_jax: interrupted; the same command goes on', file=sys.stderr)
-    return 130
+    sys.stderr.flush()
+    # Steps are still under way in XLA's threads, and an interpreter that takes
+    # itself apart beneath them crashes. What is on the disk is whole.
+    os._exit(130)
   print(report.format_table(result))
   return 0
 
