@@ -39,29 +39,35 @@ def num_rows(workdir: pathlib.Path) -> int:
   return path.read_text().count('\n') if path.exists() else 0
 
 
-def run_and_kill(
-  data_dir: pathlib.Path, workdir: pathlib.Path, rows: int, delay_seconds: float
-) -> int:
-  """Kills a debug run so long after its metrics have so many rows.
-
-  Returns:
-    How many rows there were when it was dead.
-  """
+def run_and_stop(
+  data_dir: pathlib.Path,
+  workdir: pathlib.Path,
+  rows: int,
+  delay_seconds: float = 0.0,
+  how: signal.Signals = signal.SIGKILL,
+) -> subprocess.CompletedProcess[str]:
+  """Stops a debug run so long after its metrics have so many rows."""
+  arguments = command(f'--config={DEBUG}', f'--workdir={workdir}')
   process = subprocess.Popen(
-    command(f'--config={DEBUG}', f'--workdir={workdir}'),
+    arguments,
     cwd=ROOT,
     env=environment(data_dir),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
   )
   try:
     deadline = time.monotonic() + 300
     while num_rows(workdir) < rows:
-      assert process.poll() is None, 'the run ended before it could be killed'
+      assert process.poll() is None, 'the run ended before it could be stopped'
       assert time.monotonic() < deadline, 'the run is stuck'
       time.sleep(0.02)
     time.sleep(delay_seconds)
+    process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=120)
   finally:
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
-  return num_rows(workdir)
+  return subprocess.CompletedProcess(
+    arguments, process.returncode, stdout, stderr
+  )

@@ -1,6 +1,7 @@
 """The program as it is started from a shell: its words and exit statuses."""
 
 import json
+import signal
 
 import pytest
 
@@ -65,8 +66,8 @@ def test_killed_in_the_ternary_phase_it_ends_with_the_same_bytes(
   uninterrupted, data_dir, tmp_path
 ):
   expected, _ = uninterrupted
-  rows = runs.run_and_kill(data_dir, tmp_path / 'w', 5, 0.05)
-  assert 5 <= rows < 6
+  runs.run_and_stop(data_dir, tmp_path / 'w', 5, 0.05)
+  assert runs.num_rows(tmp_path / 'w') == 5
   assert not (tmp_path / 'w' / 'model.hq').exists()
   done = runs.run(
     data_dir, f'--config={runs.DEBUG}', f'--workdir={tmp_path / "w"}'
@@ -84,12 +85,28 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
   uninterrupted, data_dir, tmp_path, rows, delay_seconds
 ):
   expected, _ = uninterrupted
-  runs.run_and_kill(data_dir, tmp_path / 'w', rows, delay_seconds)
+  runs.run_and_stop(data_dir, tmp_path / 'w', rows, delay_seconds)
   done = runs.run(
     data_dir, f'--config={runs.DEBUG}', f'--workdir={tmp_path / "w"}'
   )
   assert done.returncode == 0, done.stderr
   check_same_end(tmp_path / 'w', expected)
+
+
+@pytest.mark.slow
+def test_interrupted_from_the_keyboard_it_says_so_and_goes_on(
+  uninterrupted, data_dir, tmp_path
+):
+  expected, _ = uninterrupted
+  workdir = tmp_path / 'w'
+  stopped = runs.run_and_stop(data_dir, workdir, 3, 0.1, signal.SIGINT)
+  assert stopped.returncode == 130
+  # Orbax may have said before that a save was interrupted too.
+  last = stopped.stderr.splitlines()[-1]
+  assert last == 'hq_jax: interrupted; the same command goes on'
+  done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  check_same_end(workdir, expected)
 
 
 def test_evaluate_reads_the_file_alone(uninterrupted, data_dir):
