@@ -6,7 +6,8 @@
 Arguments: `ratio` (float32 bytes over file bytes, default 30), `seed` (default
 0), `debug` (a run of seconds that shows that everything works, and no more).
 
-Expected: see the table in README.md. About a minute on two cores of a laptop.
+Expected, means of seeds 0, 1, 2: dense 99.33%; the file 99.00% at 30x, 98.87%
+at 40x (README.md has the runs). About two minutes on two cores.
 """
 
 from hq_jax import config as config_lib

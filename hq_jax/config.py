@@ -81,7 +81,8 @@ class Optimizer:
 
   Attributes:
     name: a name in `optimizers`.
-    weight_decay: of the kernels (on the sphere it has no effect).
+    weight_decay: of the kernels; on the sphere, where it only shortens what
+      is put back to its radius, it all but has no effect.
     label_smoothing: the mass that is spread over all classes.
   """
 

@@ -78,6 +78,12 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
       f'config.batch_size is {checked.batch_size}, wanted at most the'
       f' {len(dataset.train)} training images'
     )
+  least_side = min(dataset.image_shape[:2])
+  if checked.data.max_shift >= least_side:
+    raise ValueError(
+      f'config.data.max_shift is {checked.data.max_shift}, wanted 0 to'
+      f' {least_side - 1} for images of {dataset.image_shape}'
+    )
   steps_per_epoch = round(len(dataset.train) / checked.batch_size)
   arguments = config_lib.to_dict(checked)['model']
   name = arguments.pop('name')

@@ -67,6 +67,17 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
   """Runs what the flags say and returns the exit status."""
   del argv
+  try:
+    return _run()
+  except KeyboardInterrupt:
+    print('hq_jax: interrupted; the same command goes on', file=sys.stderr)
+    sys.stderr.flush()
+    # Steps are still under way in XLA's threads, and an interpreter that takes
+    # itself apart beneath them crashes. What is on the disk is whole.
+    os._exit(130)
+
+
+def _run() -> int:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
   from hq_jax import evaluate
@@ -98,12 +109,6 @@ def main(argv: Sequence[str]) -> int:
     return 1
   except (ValueError, OSError) as error:
     return _refuse(error)
-  except KeyboardInterrupt:
-    print('hq_jax: interrupted; the same command goes on', file=sys.stderr)
-    sys.stderr.flush()
-    # Steps are still under way in XLA's threads, and an interpreter that takes
-    # itself apart beneath them crashes. What is on the disk is whole.
-    os._exit(130)
   print(report.format_table(result))
   return 0
 

@@ -39,7 +39,7 @@ def make_schedule(
     steps_per_epoch: at least 1.
 
   Returns:
-    A function from the step to the rate.
+    A function from the step to the rate; 0 where every phase is left out.
   """
   parts, boundaries, end = [], [], 0
   for phase in phases:
@@ -57,6 +57,8 @@ def make_schedule(
     )
     end += num_steps
     boundaries.append(end)
+  if not parts:
+    return optax.constant_schedule(0.0)
   return optax.join_schedules(parts, boundaries[:-1])
 
 

@@ -47,6 +47,9 @@ def num_kept(size: int, sparsity: jax.Array | float) -> jax.Array:
 
   Returns:
     int32, between 1 and `size`.
+
+  Note: it is computed in float32, exact to its rounding: above 10^7 weights
+    it may be off by a few.
   """
   kept = jnp.round((1.0 - jnp.asarray(sparsity, jnp.float32)) * size)
   return jnp.clip(kept.astype(jnp.int32), 1, size)

@@ -162,6 +162,50 @@ def test_a_ratio_out_of_reach_is_one_line(tmp_path, data_dir):
   assert not (tmp_path / 'w').exists()
 
 
+def refused_in_one_line(data_dir, workdir, *arguments):
+  """What a refused run says; its folder is as it was before."""
+  files = sorted(path for path in workdir.rglob('*') if path.is_file())
+  before = [path.read_bytes() for path in files]
+  done = runs.run(data_dir, f'--workdir={workdir}', *arguments)
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+  after = sorted(path for path in workdir.rglob('*') if path.is_file())
+  assert after == files
+  assert [path.read_bytes() for path in files] == before
+  return done.stderr
+
+
+def test_a_sparsity_out_of_range_is_one_line(tmp_path, data_dir):
+  said = refused_in_one_line(
+    data_dir,
+    tmp_path / 'w',
+    '--config=configs/digits.py',
+    '--config.recipe.sparsity=1.5',
+  )
+  assert 'config.recipe.sparsity is 1.5' in said
+  assert not (tmp_path / 'w').exists()
+
+
+def test_the_workdir_of_another_config_is_one_line(uninterrupted, data_dir):
+  workdir, _ = uninterrupted
+  said = refused_in_one_line(
+    data_dir, workdir, '--config=configs/digits.py:debug,seed=5'
+  )
+  assert 'config.seed is 0 there and 5 here' in said
+
+
+def test_a_damaged_model_in_the_workdir_is_one_line(uninterrupted, data_dir):
+  workdir, _ = uninterrupted
+  path = workdir / 'model.hq'
+  good = path.read_bytes()
+  path.write_bytes(good[:-1])
+  try:
+    said = refused_in_one_line(data_dir, workdir, f'--config={runs.DEBUG}')
+    assert str(path) in said
+  finally:
+    path.write_bytes(good)
+
+
 @pytest.mark.parametrize('damage', ['missing', 'flipped', 'cut', 'foreign'])
 def test_a_bad_file_is_one_line(uninterrupted, data_dir, tmp_path, damage):
   workdir, _ = uninterrupted

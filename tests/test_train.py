@@ -199,6 +199,7 @@ def test_another_config_is_refused(finished, data_dir):
     ('target_ratio', 500.0, r'config\.target_ratio is 500, .* bytes'),
     ('batch_size', 12, r'config\.batch_size is 12, .* the 8 devices'),
     ('batch_size', 4000, r'config\.batch_size is 4000, .* 1297'),
+    ('data.max_shift', 8, r'config\.data\.max_shift is 8, wanted 0 to 7'),
     ('model.name', 'vgg', r"model\.name is 'vgg', wanted one of"),
     ('model.widths', (8, 8), r'model\.widths is \(8, 8\)'),
     ('optimizer.name', 'adam9', r"config\.optimizer\.name is 'adam9'"),

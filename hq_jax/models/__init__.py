@@ -13,6 +13,10 @@ from hq_jax.models import small
 _MODELS: dict[str, type[nn.Module]] = {'small_resnet': small.SmallResNet}
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
+# In all stages together: a file that asks for more is not traced, which takes
+# milliseconds for each block.
+_MOST = {'widths': 100_000, 'num_blocks': 1_000}
+
 # Of every batch norm in these models.
 NORM_EPSILON = 1e-5
 
@@ -49,9 +53,9 @@ def build(
         f' {", ".join(_DTYPES)}'
       )
     kwargs['dtype'] = _DTYPES[kwargs['dtype']]
-  for key in ('widths', 'num_blocks'):
+  for key, most in _MOST.items():
     if key in kwargs:
-      kwargs[key] = _check_counts(f'model.{key}', kwargs[key])
+      kwargs[key] = _check_counts(f'model.{key}', kwargs[key], most)
   if len({len(kwargs.get(key, ())) for key in ('widths', 'num_blocks')}) > 1:
     raise ValueError(
       f'model.widths is {kwargs.get("widths")} and model.num_blocks'
@@ -65,11 +69,13 @@ def build(
     ) from None
 
 
-def _check_counts(name: str, value: Any) -> tuple[int, ...]:
+def _check_counts(name: str, value: Any, most: int) -> tuple[int, ...]:
   """A tuple of positive ints, or an error: a file may say anything."""
   counts = tuple(value) if isinstance(value, list | tuple) else ()
   if not counts or not all(type(x) is int and x >= 1 for x in counts):
-    raise ValueError(f'{name} is {value!r}, wanted ints of at least 1')
+    raise ValueError(f'{name} is {value!r:.80}, wanted ints of at least 1')
+  if sum(counts) > most:
+    raise ValueError(f'{name} is {value!r:.80}, wanted at most {most} in all')
   return counts
 
 

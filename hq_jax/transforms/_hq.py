@@ -34,7 +34,8 @@ class Recipe:
     sparsity: the fraction of zeros in each kernel at the end, in [0, 1).
     begin_step: the first step that prunes.
     prune_steps: how long pruning takes; 0 for ternary at once.
-    initial_sparsity: where the ramp begins, in [0, sparsity].
+    initial_sparsity: where the ramp begins, in [0, 1); at most `sparsity` is
+      used.
     num_stages: how many reinitializations, evenly over the pruning.
     reinit_strength: how far each moves the weights, in [0, 1].
     refresh_steps: steps between two exact thresholds.

@@ -190,6 +190,7 @@ def test_widths_and_blocks_must_agree():
   [
     ({'widths': 3}, r'model\.widths is 3, wanted ints'),
     ({'widths': [0]}, r'model\.widths is \[0\], wanted ints'),
+    ({'num_blocks': [10**9]}, r'1000000000\], wanted at most 1000 in all'),
     ({'widths': 'ab'}, r"model\.widths is 'ab', wanted ints"),
     ({'num_blocks': [True]}, r'model\.num_blocks is \[True\], wanted ints'),
     ({'dtype': ['float32']}, r"model\.dtype is \['float32'\], wanted one of"),
