@@ -1,0 +1,124 @@
+"""Residual networks as torchvision has them (the v1.5 variant)."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+# Blocks of each stage, and whether they are bottlenecks, by depth.
+_DEPTHS = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+}
+_EXPANSION = 4
+
+
+def _conv(width, size, stride, dtype, name):
+  # torch pads both sides alike, whatever the stride; 'SAME' does not.
+  return nn.Conv(
+    width,
+    (size, size),
+    (stride, stride),
+    padding=[(size // 2, size // 2)] * 2,
+    use_bias=False,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _norm(train, dtype, name):
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    name=name,
+  )
+
+
+class Block(nn.Module):
+  """A residual block: two 3x3 convolutions, or a 1x1-3x3-1x1 bottleneck.
+
+  Attributes:
+    width: channels of its 3x3 convolutions.
+    stride: of the first 3x3 convolution.
+    bottleneck: whether it ends with a 1x1 convolution to `4 * width` channels.
+    dtype: of the computation.
+  """
+
+  width: int
+  stride: int = 1
+  bottleneck: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps `[n, h, w, c]` to `[n, h / stride, w / stride, channels]`."""
+    if self.bottleneck:
+      layers = [
+        (self.width, 1, 1),
+        (self.width, 3, self.stride),
+        (self.width * _EXPANSION, 1, 1),
+      ]
+    else:
+      layers = [(self.width, 3, self.stride), (self.width, 3, 1)]
+    y = x
+    for i, (width, size, stride) in enumerate(layers, start=1):
+      if i > 1:
+        y = nn.relu(y)
+      y = _conv(width, size, stride, self.dtype, f'conv{i}')(y)
+      y = _norm(train, self.dtype, f'norm{i}')(y)
+    if x.shape != y.shape:
+      x = _conv(y.shape[-1], 1, self.stride, self.dtype, 'conv_proj')(x)
+      x = _norm(train, self.dtype, 'norm_proj')(x)
+    return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """ResNet-18, -34, -50 or -101 for images of 32 pixels or more.
+
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> model = ResNet(num_classes=1000, depth=18)
+  >>> shapes = jax.eval_shape(
+  ...   model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  >>> sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
+  11689512
+
+  Attributes:
+    num_classes: how many logits.
+    depth: 18, 34, 50 or 101.
+    dtype: of the computation; parameters and logits are float32.
+  """
+
+  num_classes: int
+  depth: int = 50
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps images `[n, h, w, 3]` to float32 logits `[n, num_classes]`."""
+    if self.depth not in _DEPTHS:
+      raise ValueError(
+        f'model.depth is {self.depth}, wanted one of:'
+        f' {", ".join(map(str, _DEPTHS))}'
+      )
+    num_blocks, bottleneck = _DEPTHS[self.depth]
+    x = _conv(64, 7, 2, self.dtype, 'conv_stem')(x)
+    x = nn.relu(_norm(train, self.dtype, 'norm_stem')(x))
+    x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
+    for stage, num in enumerate(num_blocks, start=1):
+      for block in range(1, num + 1):
+        x = Block(
+          width=32 * 2**stage,
+          stride=2 if stage > 1 and block == 1 else 1,
+          bottleneck=bottleneck,
+          dtype=self.dtype,
+          name=f'stage{stage}_block{block}',
+        )(x, train)
+    x = jnp.mean(x, axis=(1, 2))
+    x = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
+    return x.astype(jnp.float32)
