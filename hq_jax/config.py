@@ -117,8 +117,11 @@ class Recipe:
   """The method: see `transforms.Recipe`, which checks the values.
 
   Attributes:
-    sparsity: the zeros of each kernel; None to reach `target_ratio`.
+    sparsity: the zeros of all kernels; None to reach `target_ratio`.
+    distribution: how they are shared out among the kernels.
+    scope: which weights compete.
     initial_sparsity: where pruning begins.
+    ramp: how the sparsity rises.
     num_stages: how many reinitializations.
     reinit_strength: how far each moves the weights.
     refresh_steps: steps between two exact thresholds.
@@ -130,7 +133,10 @@ class Recipe:
   """
 
   sparsity: float | None = _fraction(None)
+  distribution: str = 'uniform'
+  scope: str = 'layer'
   initial_sparsity: float = 0.3
+  ramp: str = 'cubic'
   num_stages: int = 4
   reinit_strength: float = 0.5
   refresh_steps: int = 20

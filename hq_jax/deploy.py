@@ -15,6 +15,7 @@ from hq_jax import models
 from hq_jax import tensors
 from hq_jax import train_state
 from hq_jax import transforms
+from hq_jax import trees
 
 
 def make_artifact(
@@ -66,7 +67,7 @@ def make_artifact(
   )
 
 
-_finalize = jax.jit(transforms.finalize, static_argnums=1)
+_finalize = jax.jit(transforms.finalize, static_argnums=2)
 
 
 def artifact_of_state(
@@ -82,5 +83,11 @@ def artifact_of_state(
   Returns:
     An artifact, on the host.
   """
-  finalized = _finalize(state.opt_state, recipe)
-  return make_artifact(state.variables, finalized, **header)
+  finalized = _finalize(state.opt_state, state.params, recipe)
+  is_tensor = lambda node: isinstance(node, tensors.TernaryTensor)
+  codes = {
+    path: node
+    for path, node in trees.flatten(finalized, is_leaf=is_tensor).items()
+    if is_tensor(node)
+  }
+  return make_artifact(state.variables, codes, **header)

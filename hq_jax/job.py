@@ -7,6 +7,7 @@ from typing import Any, IO, NamedTuple
 from flax import linen as nn
 import jax
 import numpy as np
+import optax
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
@@ -102,6 +103,11 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   )
   plan = make_plan(checked, shapes, header)
   recipe = make_recipe(checked, plan.sparsity, steps_per_epoch)
+  try:  # What does not fit these kernels.
+    tx = transforms.hq(optax.identity(), recipe)
+    jax.eval_shape(tx.init, shapes['params'])
+  except ValueError as error:
+    raise ValueError(f'config.recipe.{error}') from None
   model_path = os.path.join(workdir, workdir_lib.MODEL)
   if os.path.exists(model_path):
     artifact_lib.read(model_path)  # Refuses a damaged one.
@@ -138,8 +144,7 @@ def make_plan(
     ValueError: where the ratio cannot be reached.
   """
   dense_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
-  selected = trees.select(shapes['params'], trees.kernels)
-  kernels = trees.flatten(trees.mask(shapes['params'], selected))
+  kernels = trees.flatten_selected(shapes['params'])
   sizes = {path: leaf.size for path, leaf in kernels.items()}
   # A file of this very layout with random codes, half of them zero. Its other
   # values differ more in size than those of a trained network, so that they
@@ -162,7 +167,7 @@ def make_plan(
   )
   sparsity = config.recipe.sparsity
   if sparsity is not None:
-    predicted = planner.predict_bytes(sizes, fixed_bytes, min(sparsity, 1.0))
+    predicted = planner.predict_bytes(sizes, fixed_bytes, sparsity)
     return planner.Plan(sparsity, predicted, dense_bytes)
   assert config.target_ratio is not None  # `validate` saw to it.
   try:

@@ -20,6 +20,7 @@ from hq_jax import sharding
 from hq_jax import train_state
 from hq_jax import train_step
 from hq_jax import transforms
+from hq_jax import trees
 from hq_jax import workdir as workdir_lib
 from hq_jax.data import pipeline
 
@@ -174,7 +175,8 @@ def _watch(
   return diagnostics.kernel_diagnostics(
     state.params,
     latents,
-    sparsity=recipe.sparsity,
+    sparsity=recipe.get_sparsity(trees.flatten_selected(state.params)),
+    scope=recipe.scope,
     unit_norm=recipe.project,
   )
 

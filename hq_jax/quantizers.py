@@ -1,13 +1,15 @@
 """Quantizers: from latent weights to the weights that the model sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from hq_jax import sphere
 from hq_jax import ternary as ternary_lib
+from hq_jax import thresholds as thresholds_lib
 
 
 class Quantizer(NamedTuple):
@@ -15,103 +17,145 @@ class Quantizer(NamedTuple):
 
   Attributes:
     init: from the latents (a tree in which what is not selected is an
-      `optax.MaskedNode`) to the quantizer's state.
-    update: from latents and state to the quantized tree, float32, and the
-      next state. Called once a step, after the latents moved.
+      `optax.MaskedNode`) and the channel axis of each (see `trees.find_axes`)
+      to the quantizer's state.
+    update: from latents, state, the parameters that the model sees (masked as
+      the latents are) and channel axes to the quantized tree, in the dtypes of
+      the parameters, and the next state. Called once a step, after the latents
+      moved.
   """
 
-  init: Callable[[chex.ArrayTree], Any]
-  update: Callable[[chex.ArrayTree, Any], tuple[chex.ArrayTree, Any]]
+  init: Callable[[chex.ArrayTree, chex.ArrayTree], Any]
+  update: Callable[
+    [chex.ArrayTree, Any, chex.ArrayTree, chex.ArrayTree],
+    tuple[chex.ArrayTree, Any],
+  ]
 
 
 class TernaryState(NamedTuple):
   """State of the ternary quantizer."""
 
   ternary_count: jax.Array  # shape=(), dtype=int32: updates so far
-  thresholds: chex.ArrayTree  # one `ternary.Threshold` for each kernel
+  thresholds: Any  # a `thresholds.Threshold` with a tree in each field
+  scales: chex.ArrayTree  # [out, 1, ..] float32 for each kernel, as last used
 
 
 def ternary(
-  sparsity: float,
+  sparsity: float | Mapping[str, float],
   *,
   begin_step: int = 0,
   end_step: int | None = None,
   refresh_steps: int = 50,
+  scope: str = 'layer',
   unit_norm: bool = True,
 ) -> Quantizer:
   """Ternary weights on the sphere, with a dead zone that follows the latents.
 
-  Forward: `t_j = sign(w_j) [abs(u_j) > threshold]` and `q_j = ||w_j|| t_j /
+  Forward: `t_j = sign(w_j) [a_j > threshold]` and `q_j = ||w_j|| t_j /
   sqrt(k_j)`, from `begin_step` on; `q = w` before. The threshold of a kernel
   is exact for its sparsity when it is refreshed: at `begin_step` and every
-  `refresh_steps` from there. A channel with a NaN becomes NaN. Backward: see
+  `refresh_steps` from there; between, it is compared with `a = abs(w) / n`, `n`
+  the norms at that time, which on the sphere do not change. In an N:M scope
+  each update is exact. A channel with a NaN becomes NaN. Backward: see
   `transforms.straight_through`.
 
   >>> import jax.numpy as jnp
   >>> quantizer = ternary(0.5)
   >>> latents = {'kernel': jnp.array([[0.6], [-0.8], [0.1], [0.2]])}
-  >>> quantized, _ = quantizer.update(latents, quantizer.init(latents))
+  >>> axes = {'kernel': 1}
+  >>> state = quantizer.init(latents, axes)
+  >>> quantized, _ = quantizer.update(latents, state, latents, axes)
   >>> (quantized['kernel'] != 0).ravel()
   Array([ True,  True, False, False], dtype=bool)
 
   Args:
-    sparsity: the fraction of zeros in each kernel, in [0, 1).
+    sparsity: the fraction of zeros in each kernel, in [0, 1); one for all, or
+      by path (see `distributions.resolve`).
     begin_step: the first update that ternarizes.
     end_step: one more than the last update, where it is known: what training
       ends with then has exactly this sparsity.
     refresh_steps: updates between two exact thresholds, at least 1.
+    scope: which weights compete; see `thresholds`.
     unit_norm: whether magnitudes are compared after dividing each channel by
       its norm.
 
   Returns:
-    A `Quantizer`.
+    A `Quantizer`. Its state has a few numbers for each kernel, and two for
+    each channel (four with scope `channel`).
 
   Raises:
     ValueError: where a number is out of range.
   """
-  if not 0.0 <= sparsity < 1.0:
-    raise ValueError(f'sparsity is {sparsity}, wanted a fraction in [0, 1)')
+  values = sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]
+  for value in values:
+    if not 0.0 <= value < 1.0:
+      raise ValueError(f'sparsity is {value}, wanted a fraction in [0, 1)')
   if refresh_steps < 1 or begin_step < 0:
     raise ValueError(
       f'refresh_steps is {refresh_steps} and begin_step {begin_step}, wanted'
       ' at least 1 and 0'
     )
+  thresholds_lib.parse_scope(scope)
 
-  def quantize(w: jax.Array, threshold: ternary_lib.Threshold) -> jax.Array:
-    quantized = ternary_lib.ternarize(w, threshold, unit_norm=unit_norm)
-    # Codes hold no NaN: without this a channel that broke would go quiet.
-    return jnp.where(
-      jnp.isfinite(quantized.scale), ternary_lib.dequantize(quantized), jnp.nan
+  def rank(latents, axes):
+    return thresholds_lib.split(
+      thresholds_lib.get_thresholds(
+        latents, sparsity, axes=axes, scope=scope, unit_norm=unit_norm
+      )
     )
 
-  def init_fn(latents):
-    thresholds = jax.tree.map(
-      lambda w: ternary_lib.Threshold(
-        jnp.zeros([], jnp.float32), jnp.zeros([], jnp.int32)
+  def init_fn(latents, axes):
+    shapes = jax.eval_shape(lambda latents: rank(latents, axes), latents)
+    return TernaryState(
+      jnp.zeros([], jnp.int32),
+      jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+      jax.tree.map(
+        lambda w, axis: jnp.zeros_like(sphere.norms(w, axis)), latents, axes
       ),
-      latents,
     )
-    return TernaryState(jnp.zeros([], jnp.int32), thresholds)
 
-  def update_fn(latents, state):
+  def update_fn(latents, state, params, axes):
     count = state.ternary_count
     begun = count >= begin_step
     refresh = begun & ((count - begin_step) % refresh_steps == 0)
     if end_step is not None:
       refresh |= count == end_step - 1
     thresholds = jax.lax.cond(
-      refresh,
-      lambda: ternary_lib.get_thresholds(
-        latents, sparsity, unit_norm=unit_norm
+      refresh, lambda: rank(latents, axes), lambda: state.thresholds
+    )
+    get_codes = lambda: jax.tree.map(
+      lambda w, axis, threshold: ternary_lib.get_codes(
+        w, thresholds_lib.get_keep_mask(w, threshold, axis=axis, scope=scope)
       ),
-      lambda: state.thresholds,
+      latents,
+      axes,
+      thresholds_lib.join(thresholds),
     )
-    quantized = jax.lax.cond(
-      begun,
-      lambda: jax.tree.map(quantize, latents, thresholds),
-      lambda: latents,
+    get_scales = lambda: jax.tree.map(
+      lambda w, t, axis, p: ternary_lib.get_scale(
+        t,
+        sphere.norms(w, axis),
+        num_bits=ternary_lib.get_scale_bits(p.dtype),
+        axis=axis,
+      ),
+      latents,
+      get_codes(),
+      axes,
+      params,
     )
-    return quantized, TernaryState(count + 1, thresholds)
+    # A branch for the numbers of a channel, and a choice for those of a
+    # kernel, which a branch would copy at every step.
+    scales = jax.lax.cond(begun, get_scales, lambda: state.scales)
+    # By multiplication: codes hold no NaN, but a scale that is one shows in
+    # the whole channel.
+    quantized = jax.tree.map(
+      lambda w, t, scale, p: jnp.where(begun, t * scale, w).astype(p.dtype),
+      latents,
+      get_codes(),
+      scales,
+      params,
+    )
+    return quantized, TernaryState(count + 1, thresholds, scales)
 
   return Quantizer(init_fn, update_fn)
 
@@ -119,10 +163,16 @@ def ternary(
 def identity() -> Quantizer:
   """The quantizer that changes nothing: `q = w`.
 
-  >>> identity().update({'kernel': 1.0}, ())
-  ({'kernel': 1.0}, ())
+  >>> import jax.numpy as jnp
+  >>> w = {'kernel': jnp.ones((1, 2))}
+  >>> identity().update(w, (), w, {'kernel': 1})
+  ({'kernel': Array([[1., 1.]], dtype=float32)}, ())
 
   Returns:
     A `Quantizer` without state.
   """
-  return Quantizer(lambda latents: (), lambda latents, state: (latents, state))
+
+  def update_fn(latents, state, params, axes):
+    return jax.tree.map(lambda w, p: w.astype(p.dtype), latents, params), state
+
+  return Quantizer(lambda latents, axes: (), update_fn)

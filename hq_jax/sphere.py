@@ -1,24 +1,81 @@
 """The hypersphere: norms, unit-norm kernels, tangent gradients, distances.
 
-A kernel has its output channel last; `w_j` is the column of channel `j`, all
-other axes flattened. Every function works on one array; lift it with
+`w_j` is what belongs to output channel `j` of a kernel, all other axes
+flattened; the channel axis is the last one unless `axis` says otherwise. What
+is computed by channel has the shape `[out, 1, ..]`, with a one for each axis
+behind the channel axis, so that it broadcasts against the kernel: `[out]` where
+the channel axis is the last. Every function works on one array; lift it with
 `jax.tree.map`. Inputs of lower precision are computed in float32.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-
-# Compiled always: op by op, products are rounded before they are added, and a
-# norm in the last bit decides what a threshold of the same kernel keeps.
-@jax.jit
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-  """The inner product of each channel, shape [out], in float32."""
-  axes = tuple(range(a.ndim - 1))
-  return jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32), axis=axes)
+_EXPONENT_BITS = 0x7F800000
+_MOST_LIMB_BITS = 15
 
 
-def norms(w: jax.Array) -> jax.Array:
+def sum_by_channel(x: jax.Array, axis: int = -1, **kwargs) -> jax.Array:
+  """Sums over all axes but the channel axis.
+
+  `s_j = sum_i x_ij`
+
+  >>> import jax.numpy as jnp
+  >>> sum_by_channel(jnp.ones((3, 2)))
+  Array([3., 3.], dtype=float32)
+  >>> sum_by_channel(jnp.ones((2, 3, 1)), axis=0).shape
+  (2, 1, 1)
+
+  Args:
+    x: `[.., out, ..]`.
+    axis: the channel axis.
+    **kwargs: of `jnp.sum`.
+
+  Returns:
+    The sums, `[out, 1, ..]`.
+  """
+  return _by_channel(jnp.sum, x, axis, **kwargs)
+
+
+def _by_channel(reduce, x: jax.Array, axis: int, **kwargs) -> jax.Array:
+  axis %= x.ndim
+  others = tuple(i for i in range(x.ndim) if i != axis)
+  return reduce(x, axis=others, **kwargs).reshape(
+    x.shape[axis], *[1] * (x.ndim - 1 - axis)
+  )
+
+
+# Compiled always: op by op, products are rounded before they are added, and
+# the same kernel would have another norm in the last bit.
+@jax.jit(static_argnames='axis')
+def _dot(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
+  """The inner product of each channel, in float32."""
+  return sum_by_channel(a.astype(jnp.float32) * b.astype(jnp.float32), axis)
+
+
+def divide(a: jax.Array | float, b: jax.Array) -> jax.Array:
+  """The quotient, and zero where the divisor is.
+
+  Backward: zero for both where `b` is zero.
+
+  >>> import jax.numpy as jnp
+  >>> divide(jnp.array([6., 1.]), jnp.array([2., 0.]))
+  Array([3., 0.], dtype=float32)
+
+  Args:
+    a: float.
+    b: float; a NaN in it is seen in the result.
+
+  Returns:
+    Their quotient.
+  """
+  zero = b == 0
+  return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
+
+
+def norms(w: jax.Array, axis: int = -1) -> jax.Array:
   """The norm of each output channel, `r_j = ||w_j||`.
 
   Backward: `dr_j/dw_j = w_j / r_j`, and zero where `r_j = 0`.
@@ -28,19 +85,64 @@ def norms(w: jax.Array) -> jax.Array:
   Array([5., 0.], dtype=float32)
 
   Args:
-    w: a kernel, `[..., out]`, with entries between 1e-18 and 1e18 in size
+    w: a kernel, `[.., out, ..]`, with entries between 1e-18 and 1e18 in size
       where they count (squares are summed in float32).
+    axis: the channel axis.
 
   Returns:
-    float32 `[out]`.
+    float32 `[out, 1, ..]`.
   """
-  squares = _dot(w, w)
+  squares = _dot(w, w, axis)
   # By `== 0`, so that a NaN is not taken for a channel of zeros.
   zero = squares == 0
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
-def normalize(w: jax.Array) -> jax.Array:
+def exact_norms(w: jax.Array, axis: int = -1) -> jax.Array:
+  """The norm of each channel, the same bits however the kernel is sharded.
+
+  `r_j = p sqrt(sum_i floor(2^b (w_ij / p)^2) / 2^b)`, with `p` a power of two
+  above the largest of `abs(w_j)`, and `b = 30` for up to 2^16 weights in a
+  channel. The squares are added as integers, whose sum does not depend on
+  their order. It is slower than `norms`, and meant for where a threshold is
+  found.
+
+  >>> import jax.numpy as jnp
+  >>> exact_norms(jnp.array([[3., 0.], [4., 0.]]))
+  Array([5., 0.], dtype=float32)
+
+  Args:
+    w: a kernel, `[.., out, ..]`; a channel whose largest weight is subnormal
+      counts as one of zeros.
+    axis: the channel axis.
+
+  Returns:
+    float32 `[out, 1, ..]`; each square is short of its own by up to `2^-b
+    p^2`. NaN where the channel holds a NaN or an infinity.
+  """
+  w = w.astype(jnp.float32)
+  largest = _by_channel(jnp.max, jnp.abs(w), axis, initial=0.0)
+  power = jax.lax.bitcast_convert_type(
+    jax.lax.bitcast_convert_type(largest, jnp.int32) & _EXPONENT_BITS,
+    jnp.float32,
+  )
+  finite = jnp.isfinite(largest)
+  usable = finite & (power > 0)
+  # Both steps are exact: a reciprocal might be subnormal.
+  unit = w / jnp.where(usable, power, 1.0) * 0.5
+  num_weights = w.size // max(w.shape[axis], 1)
+  limb_bits = min(
+    _MOST_LIMB_BITS, 31 - math.ceil(math.log2(max(num_weights, 2)))
+  )
+  fixed = (unit * unit * 4.0**limb_bits).astype(jnp.int32)
+  high = sum_by_channel(fixed >> limb_bits, axis, dtype=jnp.int32)
+  low = sum_by_channel(fixed & (2**limb_bits - 1), axis, dtype=jnp.int32)
+  total = high.astype(jnp.float32) + low.astype(jnp.float32) * 0.5**limb_bits
+  exact = jnp.sqrt(total * 0.5**limb_bits) * 2.0 * power
+  return jnp.where(finite, jnp.where(usable, exact, 0.0), jnp.nan)
+
+
+def normalize(w: jax.Array, axis: int = -1) -> jax.Array:
   """Divides each output channel by its norm: `u_j = w_j / ||w_j||`.
 
   Backward: `g -> (g - <g, u> u) / r`. A channel of zeros stays zero and gets
@@ -52,18 +154,16 @@ def normalize(w: jax.Array) -> jax.Array:
          [0.8, 0. ]], dtype=float32)
 
   Args:
-    w: a kernel, `[..., out]`.
+    w: a kernel, `[.., out, ..]`.
+    axis: the channel axis.
 
   Returns:
     float32, the shape of `w`, with unit-norm channels.
   """
-  squares = _dot(w, w)
-  zero = squares == 0
-  inverse = jnp.where(zero, 0.0, jax.lax.rsqrt(jnp.where(zero, 1.0, squares)))
-  return w.astype(jnp.float32) * inverse
+  return w.astype(jnp.float32) * divide(1.0, norms(w, axis))
 
 
-def tangent(g: jax.Array, w: jax.Array) -> jax.Array:
+def tangent(g: jax.Array, w: jax.Array, axis: int = -1) -> jax.Array:
   """The part of a gradient that moves along the sphere.
 
   `g_t = g - <g, u> u` with `u = w / ||w||`, per output channel.
@@ -74,18 +174,20 @@ def tangent(g: jax.Array, w: jax.Array) -> jax.Array:
          [1.]], dtype=float32)
 
   Args:
-    g: the gradient, `[..., out]`.
+    g: the gradient, `[.., out, ..]`.
     w: the kernel, the same shape; it need not be of unit norm.
+    axis: the channel axis.
 
   Returns:
     float32, the shape of `g`, orthogonal to `w` in every channel; `g` itself
     in a channel of zeros.
   """
-  u = normalize(w)
-  return g.astype(jnp.float32) - _dot(g, u) * u
+  # As a multiple of `w`: both inner products then read the arrays as they are.
+  radial = divide(_dot(g, w, axis), _dot(w, w, axis))
+  return g.astype(jnp.float32) - radial * w.astype(jnp.float32)
 
 
-def cosine_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+def cosine_distance(a: jax.Array, b: jax.Array, axis: int = -1) -> jax.Array:
   """The cosine distance of each output channel.
 
   `D_j = 1 - <a_j, b_j> / (||a_j|| ||b_j||)`, between 0 and 2; a channel of
@@ -96,10 +198,12 @@ def cosine_distance(a: jax.Array, b: jax.Array) -> jax.Array:
   Array([0.2929], dtype=float32)
 
   Args:
-    a: a kernel, `[..., out]`.
+    a: a kernel, `[.., out, ..]`.
     b: another of the same shape.
+    axis: the channel axis.
 
   Returns:
-    float32 `[out]`.
+    float32 `[out, 1, ..]`.
   """
-  return 1.0 - _dot(normalize(a), normalize(b))
+  cosine = divide(_dot(a, b, axis), norms(a, axis) * norms(b, axis))
+  return 1.0 - cosine

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 
 class TernaryTensor(NamedTuple):
-  """A ternary kernel: `value[..., j] = codes[..., j] * scale[j]`.
+  """A ternary kernel: `value = codes * scale`, with one scale per channel.
 
-  Invariants: `codes` is int8 with entries in {-1, 0, 1}, at least one axis,
-  its output channel last; `scale` is floating point with shape
-  `[codes.shape[-1]]`, or None where every scale is one (it was folded into
-  the normalization that follows).
+  Invariants: `codes` is int8 with entries in {-1, 0, 1}, at least one axis;
+  `scale` is floating point and broadcasts against `codes`: its shape is
+  `[out]` where the output channel is the last axis, and `[out, 1, ..]` with a
+  one for each axis behind it elsewhere. It is None where every scale is one (it
+  was folded into the normalization that follows). A file holds kernels whose
+  output channel is the last axis.
 
   Attributes:
-    codes: int8, `[..., out]`, a NumPy or JAX array.
-    scale: float16 or float32, `[out]`, or None.
+    codes: int8, `[.., out, ..]`, a NumPy or JAX array.
+    scale: float16 or float32, `[out, 1, ..]`, or None.
   """
 
   codes: Any

@@ -154,8 +154,7 @@ def write_model(workdir: str, shipped: artifact_lib.Artifact) -> str:
 
 
 def _host_kernels(params: Any) -> dict[str, np.ndarray]:
-  selected = trees.select(params, trees.kernels)
   return {
     path: np.asarray(leaf)
-    for path, leaf in trees.flatten(trees.mask(params, selected)).items()
+    for path, leaf in trees.flatten_selected(params).items()
   }

@@ -7,16 +7,22 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Selector = Callable[[str, Any], bool] | str
+ChannelAxis = Callable[[str, Any], int] | int
 
-# The last key of a kernel in Flax, Haiku and plain dictionaries.
-_KERNEL_KEYS = ('kernel', 'w', 'weight')
+# The last key of a kernel, and where its output channel is: Flax, Haiku and
+# plain dictionaries have it last; Equinox, as PyTorch, has it first.
+_CHANNEL_AXES = {'kernel': -1, 'w': -1, 'weight': 0}
 
 
 def path_string(path: tuple[Any, ...]) -> str:
   """Joins the keys of a key-path with slashes.
+
+  An attribute `value` at the end is left out: it is the content of a Flax NNX
+  variable, and the variable's own key says what it is.
 
   >>> import jax
   >>> tree = {'conv': {'kernel': 1}}
@@ -29,10 +35,14 @@ def path_string(path: tuple[Any, ...]) -> str:
   Returns:
     The keys joined by '/'.
   """
+  if path and path[-1] == jax.tree_util.GetAttrKey('value'):
+    path = path[:-1]
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def flatten(tree: chex.ArrayTree) -> dict[str, Any]:
+def flatten(
+  tree: chex.ArrayTree, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[str, Any]:
   """Returns the leaves of a tree by their path.
 
   >>> flatten({'a': {'b': 1, 'c': 2}})
@@ -40,19 +50,36 @@ def flatten(tree: chex.ArrayTree) -> dict[str, Any]:
 
   Args:
     tree: any pytree.
+    is_leaf: which nodes count as leaves, as in `jax.tree.map`.
 
   Returns:
     A flat dictionary in the tree's own order.
   """
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
   return {path_string(path): leaf for path, leaf in leaves}
+
+
+def _last_key(path: str) -> str:
+  return path.rsplit('/', 1)[-1]
+
+
+def _why_no_kernel(leaf: Any) -> str | None:
+  """Why a leaf cannot be quantized, whoever selects it; None where it can."""
+  dtype, shape = jnp.result_type(leaf), np.shape(leaf)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    return f'is {dtype}, not floating point'
+  if len(shape) < 2:
+    return f'has shape {shape}, fewer than 2 axes'
+  if 0 in shape:
+    return f'has shape {shape}, no elements'
+  return None
 
 
 def kernels(path: str, leaf: Any) -> bool:
   """Selects floating-point kernels: the default of every transform.
 
-  A kernel has two axes or more and is called `kernel` (Flax), `w` (Haiku) or
-  `weight`; its output channel is its last axis.
+  A kernel has two axes or more, at least one element, and is called `kernel`
+  (Flax), `w` (Haiku) or `weight` (Equinox).
 
   >>> import jax.numpy as jnp
   >>> kernels('dense/kernel', jnp.zeros((2, 3)))
@@ -67,11 +94,35 @@ def kernels(path: str, leaf: Any) -> bool:
   Returns:
     Whether the leaf is a kernel.
   """
-  return (
-    path.rsplit('/', 1)[-1] in _KERNEL_KEYS
-    and jnp.ndim(leaf) >= 2
-    and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-  )
+  return _last_key(path) in _CHANNEL_AXES and _why_no_kernel(leaf) is None
+
+
+def channel_axis(path: str, leaf: Any) -> int:
+  """The axis of a kernel's output channels: the default of every transform.
+
+  The first axis of what is called `weight`, as Equinox has it, and the last
+  one of everything else, as Flax and Haiku have it. Haiku's transposed
+  convolutions (`[h, w, out, in]`) need a function of one's own.
+
+  >>> import jax.numpy as jnp
+  >>> channel_axis('dense/kernel', jnp.zeros((2, 3)))
+  -1
+  >>> channel_axis('layers/0/weight', jnp.zeros((3, 2)))
+  0
+
+  Args:
+    path: the leaf's path, joined by '/'.
+    leaf: the leaf.
+
+  Returns:
+    An axis.
+  """
+  del leaf
+  return _CHANNEL_AXES.get(_last_key(path), -1)
+
+
+def _name(selector: Selector) -> str:
+  return getattr(selector, '__name__', repr(selector))
 
 
 def select(tree: chex.ArrayTree, selector: Selector) -> chex.ArrayTree:
@@ -107,30 +158,154 @@ def select(tree: chex.ArrayTree, selector: Selector) -> chex.ArrayTree:
     lambda path, leaf: bool(chosen(path_string(path), leaf)), tree
   )
   if not any(jax.tree.leaves(selected)):
-    name = getattr(selector, '__name__', repr(selector))
     paths = ', '.join(list(flatten(tree))[:8]) or 'an empty tree'
     raise ValueError(
-      f'select: {name} matches no leaf, wanted at least one of: {paths}'
+      f'select: {_name(selector)} matches no leaf, wanted at least one of:'
+      f' {paths}'
     )
   return selected
 
 
-def mask(tree: chex.ArrayTree, selected: chex.ArrayTree) -> chex.ArrayTree:
+def find_axes(
+  tree: chex.ArrayTree,
+  selector: Selector = kernels,
+  axis: ChannelAxis = channel_axis,
+) -> chex.ArrayTree:
+  """The channel axis of each kernel that a selector chooses.
+
+  >>> import jax.numpy as jnp
+  >>> find_axes({'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)})
+  {'bias': MaskedNode(), 'kernel': 1}
+
+  Args:
+    tree: any pytree of arrays.
+    selector: see `select`.
+    axis: the axis of the output channels: of every kernel, or a function of
+      path and leaf.
+
+  Returns:
+    A masked tree of ints, counted from 0.
+
+  Raises:
+    ValueError: where nothing is selected, a selected leaf cannot be quantized
+      (not floating point, fewer than two axes, no elements), or it has no such
+      axis.
+  """
+
+  def find(path, chosen, leaf):
+    if not chosen:
+      return optax.MaskedNode()
+    name = path_string(path)
+    reason = _why_no_kernel(leaf)
+    if reason is not None:
+      raise ValueError(
+        f'select: {name} {reason}, wanted floating-point kernels of two axes'
+        ' or more'
+      )
+    found = axis(name, leaf) if callable(axis) else axis
+    num_axes = np.ndim(leaf)
+    if not -num_axes <= found < num_axes:
+      raise ValueError(
+        f'channel_axis of {name} is {found}, wanted one of its {num_axes} axes'
+      )
+    return int(found % num_axes)
+
+  return jax.tree_util.tree_map_with_path(find, select(tree, selector), tree)
+
+
+def flatten_selected(
+  tree: chex.ArrayTree, selector: Selector = kernels
+) -> dict[str, Any]:
+  """The selected leaves of a tree by their path.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)}
+  >>> list(flatten_selected(params))
+  ['kernel']
+
+  Args:
+    tree: any pytree of arrays, or of shapes and types.
+    selector: see `select`.
+
+  Returns:
+    A flat dictionary in the tree's own order.
+
+  Raises:
+    ValueError: as `find_axes` does.
+  """
+  return flatten(mask(tree, find_axes(tree, selector)))
+
+
+def describe(
+  tree: chex.ArrayTree,
+  selector: Selector = kernels,
+  axis: ChannelAxis = channel_axis,
+) -> str:
+  """A table of all leaves: which are selected, and why.
+
+  >>> import jax.numpy as jnp
+  >>> print(describe({'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)}))
+  path    shape   dtype    selected  why
+  bias    (3,)    float32  no        has shape (3,), fewer than 2 axes
+  kernel  (2, 3)  float32  yes       kernels, output channels on axis 1
+
+  Args:
+    tree: any pytree of arrays, or of shapes and types.
+    selector: see `select`.
+    axis: see `find_axes`.
+
+  Returns:
+    Aligned lines, a leaf each, in the tree's own order.
+
+  Raises:
+    ValueError: as `find_axes` does.
+  """
+  axes = flatten(find_axes(tree, selector, axis))
+  name = _name(selector)
+  rows = [('path', 'shape', 'dtype', 'selected', 'why')]
+  for path, leaf in flatten(tree).items():
+    if path in axes:
+      why = f'{name}, output channels on axis {axes[path]}'
+    else:
+      why = _why_no_kernel(leaf) or f'{name} does not match'
+    rows.append(
+      (
+        path,
+        str(np.shape(leaf)),
+        str(jnp.result_type(leaf)),
+        'yes' if path in axes else 'no',
+        why,
+      )
+    )
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+  return '\n'.join(lines)
+
+
+def _is_masked(node: Any) -> bool:
+  return isinstance(node, optax.MaskedNode)
+
+
+def mask(tree: chex.ArrayTree, axes: chex.ArrayTree) -> chex.ArrayTree:
   """Keeps the selected leaves; the others become empty nodes.
 
-  >>> mask({'a': 1, 'b': 2}, {'a': True, 'b': False})
+  >>> import optax
+  >>> mask({'a': 1, 'b': 2}, {'a': 0, 'b': optax.MaskedNode()})
   {'a': 1, 'b': MaskedNode()}
 
   Args:
     tree: any pytree.
-    selected: a tree of bools with the same structure.
+    axes: a masked tree with the same structure, of `find_axes`.
 
   Returns:
     The tree with `optax.MaskedNode()` in place of what is not selected, so
     that `jax.tree.map` passes over it.
   """
   return jax.tree.map(
-    lambda keep, leaf: leaf if keep else optax.MaskedNode(), selected, tree
+    lambda axis, leaf: axis if _is_masked(axis) else leaf,
+    axes,
+    tree,
+    is_leaf=_is_masked,
   )
 
 
@@ -148,30 +323,32 @@ def merge(masked: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
   Returns:
     A whole tree.
   """
-  is_masked = lambda node: isinstance(node, optax.MaskedNode)
   return jax.tree.map(
-    lambda new, old: old if is_masked(new) else new,
+    lambda new, old: old if _is_masked(new) else new,
     masked,
     tree,
-    is_leaf=is_masked,
+    is_leaf=_is_masked,
   )
 
 
 def map_selected(
   fn: Callable[..., Any],
-  selected: chex.ArrayTree,
+  axes: chex.ArrayTree,
   tree: chex.ArrayTree,
   *rest: chex.ArrayTree,
 ) -> chex.ArrayTree:
   """Maps over the selected leaves and leaves the others of `tree` as they are.
 
-  >>> map_selected(lambda a, b: a + b, {'a': True, 'b': False},
+  >>> import optax
+  >>> map_selected(lambda axis, a, b: a + b,
+  ...              {'a': 0, 'b': optax.MaskedNode()},
   ...              {'a': 1, 'b': 2}, {'a': 10, 'b': 20})
   {'a': 11, 'b': 2}
 
   Args:
-    fn: called with the selected leaf of `tree` and of each of `rest`.
-    selected: a tree of bools.
+    fn: called with the channel axis, the selected leaf of `tree` and of each
+      of `rest`.
+    axes: a masked tree, of `find_axes`.
     tree: the tree to map over.
     *rest: trees with its structure, or masked ones.
 
@@ -181,8 +358,11 @@ def map_selected(
   # `rest` may hold MaskedNodes where nothing is selected: those subtrees are
   # handed to the function whole, and are not looked at.
   return jax.tree.map(
-    lambda keep, leaf, *others: fn(leaf, *others) if keep else leaf,
-    selected,
+    lambda axis, leaf, *others: (
+      leaf if _is_masked(axis) else fn(axis, leaf, *others)
+    ),
+    axes,
     tree,
     *rest,
+    is_leaf=_is_masked,
   )

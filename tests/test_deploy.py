@@ -9,6 +9,7 @@ import pytest
 from hq_jax import artifact
 from hq_jax import deploy
 from hq_jax import models
+from hq_jax import tensors
 from hq_jax import train_state
 from hq_jax import transforms
 from hq_jax import trees
@@ -68,8 +69,11 @@ def states():
 @pytest.fixture(scope='module')
 def finalized(states):
   """Codes and scales at the end, by the path of the kernel."""
-  finalize = jax.jit(transforms.finalize, static_argnums=1)
-  return finalize(states[6].opt_state, _RECIPE)
+  finalize = jax.jit(transforms.finalize, static_argnums=2)
+  tree = finalize(states[6].opt_state, states[6].params, _RECIPE)
+  is_tensor = lambda node: isinstance(node, tensors.TernaryTensor)
+  nodes = trees.flatten(tree, is_leaf=is_tensor)
+  return {path: node for path, node in nodes.items() if is_tensor(node)}
 
 
 @pytest.fixture
@@ -78,11 +82,6 @@ def images(rng):
 
 
 _APPLY = jax.jit(_MODEL.apply)
-
-
-def _kernels(params):
-  selected = trees.select(params, trees.kernels)
-  return trees.flatten(trees.mask(params, selected))
 
 
 def test_logits_survive_the_folding(states, images):
@@ -131,7 +130,7 @@ def test_the_file_holds_what_evaluation_sees(states):
 @pytest.mark.parametrize('step', [0, 2, 4, 5, 6])
 def test_codes_are_those_of_the_state(states, step):
   shipped = deploy.artifact_of_state(states[step], _RECIPE, **_HEADER)
-  params = _kernels(states[step].params)
+  params = trees.flatten_selected(states[step].params)
   assert len(params) == 7
   for path, kernel in params.items():
     codes = shipped.tensors[f'params/{path}'].codes

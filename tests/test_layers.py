@@ -13,6 +13,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / 'hq_jax'
 _LAYERS = (
   {
     'config',
+    'distributions',
     'files',
     'metrics',
     'provenance',
@@ -22,7 +23,15 @@ _LAYERS = (
     'trees',
     'workdir',
   },
-  {'ternary', 'quantizers', 'sharding', 'data', 'models', 'artifact'},
+  {
+    'artifact',
+    'data',
+    'models',
+    'quantizers',
+    'sharding',
+    'ternary',
+    'thresholds',
+  },
   {'transforms', 'planner', 'pretrained', 'diagnostics', 'optimizers'},
   {'train_state', 'train_step', 'checkpoint', 'deploy', 'export', 'report'},
   {'evaluate', 'job'},
@@ -39,7 +48,15 @@ _ALLOWED = {
   'data': set(),
   'models': {'trees'},
   'tensors': set(),
-  'transforms': {'quantizers', 'schedules', 'sphere', 'ternary', 'trees'},
+  'transforms': {
+    'distributions',
+    'quantizers',
+    'schedules',
+    'sphere',
+    'ternary',
+    'thresholds',
+    'trees',
+  },
 }
 
 # Who alone may import what.

@@ -8,6 +8,8 @@ import pytest
 
 from hq_jax import quantizers
 from hq_jax import ternary
+from hq_jax import thresholds
+from hq_jax import trees
 
 
 def _kernel(rng, shape=(12, 5)):
@@ -27,10 +29,22 @@ def _reference(w, sparsity):
   return (codes * radius / np.sqrt(np.maximum(k, 1))).reshape(w.shape)
 
 
+def _axes(latents):
+  return jax.tree.map(lambda w: w.ndim - 1, latents)
+
+
+def _update(quantizer, latents, axes=None, params=None):
+  """The quantized tree and the state of the first update."""
+  axes = axes or _axes(latents)
+  update = jax.jit(lambda *args: quantizer.update(*args, axes))
+  return update(latents, quantizer.init(latents, axes), params or latents)
+
+
 def _run(quantizer, latents, num_updates):
   """Quantized trees of so many updates, the latents moved by `latents(t)`."""
-  state = quantizer.init(latents(0))
-  update = jax.jit(quantizer.update)
+  axes = _axes(latents(0))
+  state = quantizer.init(latents(0), axes)
+  update = jax.jit(lambda w, state: quantizer.update(w, state, w, axes))
   found = []
   for t in range(num_updates):
     quantized, state = update(latents(t), state)
@@ -38,24 +52,87 @@ def _run(quantizer, latents, num_updates):
   return found, state
 
 
-@pytest.mark.parametrize('shape', [(12, 5), (3, 3, 2, 4), (2, 1)])
+def _num_zeros(quantized):
+  return {
+    path: int((q == 0).sum()) for path, q in trees.flatten(quantized).items()
+  }
+
+
 @pytest.mark.parametrize('sparsity', [0.0, 0.5, 0.85])
-def test_ternary_matches_the_equations(rng, shape, sparsity):
-  latents = {'a': _kernel(rng, shape)}
-  quantizer = quantizers.ternary(sparsity)
-  quantized, state = jax.jit(quantizer.update)(latents, quantizer.init(latents))
-  wanted = _reference(latents['a'], sparsity)
-  np.testing.assert_allclose(quantized['a'], wanted, rtol=2**-11)
-  np.testing.assert_array_equal(quantized['a'] == 0, wanted == 0)
+def test_ternary_matches_the_equations(rng, sparsity):
+  shapes = {'a': (12, 5), 'b': (3, 3, 2, 4), 'c': (2, 1)}
+  latents = {name: _kernel(rng, shape) for name, shape in shapes.items()}
+  quantized, state = _update(quantizers.ternary(sparsity), latents)
+  for name, w in latents.items():
+    wanted = _reference(w, sparsity)
+    np.testing.assert_allclose(quantized[name], wanted, rtol=2**-11)
+    np.testing.assert_array_equal(quantized[name] == 0, wanted == 0)
   assert state.ternary_count == 1
+
+
+def test_output_channels_on_the_first_axis(rng):
+  w = _kernel(rng, (5, 4, 3))
+  quantized, state = _update(quantizers.ternary(0.5), {'a': w}, {'a': 0})
+  last = jnp.moveaxis(w, 0, -1)
+  wanted = np.moveaxis(_reference(last, 0.5), -1, 0)
+  np.testing.assert_allclose(quantized['a'], wanted, rtol=2**-11)
+  assert state.scales['a'].shape == (5, 1, 1)
+  assert state.thresholds.inverse_norms['a'].shape == (5, 1, 1)
 
 
 def test_each_kernel_has_its_own_threshold(rng):
   latents = {'a': _kernel(rng), 'b': 100 * _kernel(rng, (20, 5)) ** 3}
   quantizer = quantizers.ternary(0.75, unit_norm=False)
-  quantized, _ = jax.jit(quantizer.update)(latents, quantizer.init(latents))
-  assert int((quantized['a'] != 0).sum()) == 15
-  assert int((quantized['b'] != 0).sum()) == 25
+  quantized, _ = _update(quantizer, latents)
+  assert _num_zeros(quantized) == {'a': 45, 'b': 75}
+
+
+def test_each_kernel_may_have_its_own_sparsity(rng):
+  latents = {
+    'a': {'kernel': _kernel(rng, (10, 4))},
+    'b': {'kernel': _kernel(rng, (5, 4)), 'other': optax.MaskedNode()},
+  }
+  quantizer = quantizers.ternary({'a/kernel': 0.9, '.*': 0.25})
+  quantized, _ = _update(quantizer, latents)
+  assert _num_zeros(quantized) == {'a/kernel': 36, 'b/kernel': 5}
+
+
+def test_scopes(rng):
+  latents = {'a': _kernel(rng, (8, 4)), 'b': 9 * _kernel(rng, (4, 8))}
+  zeros = {}
+  for scope in ('tree', 'channel', '1:4'):
+    quantizer = quantizers.ternary(0.75, scope=scope, unit_norm=False)
+    quantized, _ = _update(quantizer, latents)
+    zeros[scope] = quantized
+  # Of 64 weights, 16 in all; of nearly all of them in the larger kernel.
+  found = _num_zeros(zeros['tree'])
+  assert sum(found.values()) == 48 and found['a'] > 28
+  for name, kept in (('a', 2), ('b', 1)):
+    assert ((zeros['channel'][name] != 0).sum(0) == kept).all()
+    groups = zeros['1:4'][name].reshape(kept, 4, -1)
+    assert ((groups != 0).sum(1) == 1).all()
+
+
+def test_groups_of_channels_on_the_first_axis(rng):
+  w = _kernel(rng, (3, 8, 4, 2))
+  quantizer = quantizers.ternary(0.5, scope='2:4')
+  quantized, _ = _update(quantizer, {'a': w}, {'a': 0})
+  groups = np.abs(w).reshape(3, 2, 4, 4, 2)
+  kept = groups >= np.sort(groups, axis=2)[:, :, 2:3]
+  np.testing.assert_array_equal(quantized['a'] != 0, kept.reshape(w.shape))
+
+
+def test_groups_are_exact_after_each_update(rng):
+  moves = [_kernel(rng, (8, 3)) for _ in range(4)]
+  found, _ = _run(
+    quantizers.ternary(0.5, scope='2:4', refresh_steps=100),
+    lambda t: {'a': moves[t]},
+    4,
+  )
+  for w, quantized in zip(moves, found, strict=True):
+    groups = np.abs(w).reshape(2, 4, 3)
+    kept = groups >= np.sort(groups, axis=1)[:, 2:3]
+    np.testing.assert_array_equal(quantized['a'] != 0, kept.reshape(8, 3))
 
 
 def test_unit_norm_or_not():
@@ -63,7 +140,7 @@ def test_unit_norm_or_not():
   zeros = {}
   for unit_norm in (True, False):
     quantizer = quantizers.ternary(0.5, unit_norm=unit_norm)
-    quantized, _ = jax.jit(quantizer.update)(latents, quantizer.init(latents))
+    quantized, _ = _update(quantizer, latents)
     zeros[unit_norm] = (quantized['a'] == 0).tolist()
   assert zeros[True] == [[False, False], [True, True]]
   assert zeros[False] == [[False, True], [False, True]]
@@ -117,10 +194,104 @@ def test_the_dead_zone_follows_the_latents_between_refreshes():
   assert codes == [1, 1, 0, 0, 0, -1]
 
 
+def test_between_refreshes_the_norms_are_those_of_the_last_one():
+  w = jnp.array([[3.0, 3.0], [4.0, -4.0], [1.0, 1.0], [0.0, 0.5]])
+  grown = w.at[:, 0].multiply(4)
+  found, state = _run(
+    quantizers.ternary(0.5, refresh_steps=2),
+    lambda t: {'a': w if t == 0 else grown},
+    3,
+  )
+  codes = [jnp.sign(quantized['a']).T.tolist() for quantized in found]
+  assert codes[0] == [[1, 1, 0, 0], [1, -1, 0, 0]]
+  # 4 / sqrt(26) is above 3 / sqrt(26.25); by its own norm it would be a fourth.
+  assert codes[1] == [[1, 1, 1, 0], [1, -1, 0, 0]]
+  assert codes[2] == codes[0]
+  # The scale goes with the norm that the channel has now.
+  np.testing.assert_allclose(
+    found[1]['a'][0], [4 * (26 / 3) ** 0.5, (26.25 / 2) ** 0.5], rtol=2**-11
+  )
+  np.testing.assert_allclose(
+    state.thresholds.inverse_norms['a'],
+    [1 / (4 * 26**0.5), 26.25**-0.5],
+    rtol=1e-6,
+  )
+
+
+def test_the_state_holds_what_makes_the_parameters(rng):
+  base = _kernel(rng, (10, 4))
+  quantizer = quantizers.ternary(0.6, begin_step=1, refresh_steps=5)
+  moved = lambda t: {'a': base + 0.02 * t * base[::-1]}
+  found, state = _run(quantizer, moved, 4)
+  keep = thresholds.keep_mask(
+    moved(3)['a'], thresholds.join(state.thresholds)['a']
+  )
+  codes = np.sign(moved(3)['a']) * keep
+  np.testing.assert_array_equal(found[3]['a'], codes * state.scales['a'])
+  assert isinstance(state.thresholds, thresholds.Threshold)
+  assert state.thresholds.magnitude['a'].shape == ()
+  # Before it begins, there is nothing in it.
+  _, state = _run(quantizer, moved, 1)
+  assert not any(leaf.any() for leaf in jax.tree.leaves(state)[1:])
+  assert state.ternary_count == 1
+
+
+@pytest.mark.parametrize('scope', ['layer', 'tree', 'channel', '2:4'])
+def test_the_state_keeps_its_structure(scope):
+  latents = {'a': jnp.ones((8, 3)), 'b': {'c': jnp.ones((4, 2, 4, 2))}}
+  axes = {'a': 1, 'b': {'c': 0}}
+  if scope == '2:4':
+    axes = {'a': 1, 'b': {'c': 3}}
+  quantizer = quantizers.ternary(0.5, scope=scope)
+  state = jax.eval_shape(lambda: quantizer.init(latents, axes))
+  _, after = jax.eval_shape(
+    lambda state: quantizer.update(latents, state, latents, axes), state
+  )
+  assert after == state
+  assert isinstance(
+    state.thresholds,
+    thresholds.Quota if scope == '2:4' else thresholds.Threshold,
+  )
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_the_result_has_the_dtype_of_the_parameters(rng, dtype):
+  latents = {'a': _kernel(rng), 'b': _kernel(rng)}
+  params = latents | {'a': latents['a'].astype(dtype)}
+  quantized, state = _update(quantizers.ternary(0.5), latents, params=params)
+  assert quantized['a'].dtype == jnp.dtype(dtype)
+  assert quantized['b'].dtype == jnp.float32
+  # Its scale is one that the dtype can hold, with bits to spare; the others
+  # keep all of theirs.
+  scale = np.asarray(state.scales['a'])
+  assert scale.dtype == np.float32
+  num_bits = ternary.get_scale_bits(dtype)
+  np.testing.assert_array_equal(
+    scale, ternary.round_significand(jnp.asarray(scale), num_bits)
+  )
+  largest = np.abs(np.float32(quantized['a'])).max(0)
+  np.testing.assert_array_equal(largest, scale)
+  wanted = _reference(latents['a'], 0.5)
+  np.testing.assert_allclose(
+    np.float32(quantized['a']), wanted, rtol=2.0**-num_bits
+  )
+  np.testing.assert_allclose(
+    quantized['b'], _reference(latents['b'], 0.5), rtol=2**-11
+  )
+
+
+def test_before_begin_step_the_dtype_is_that_of_the_parameters_too(rng):
+  latents = {'a': _kernel(rng)}
+  params = {'a': latents['a'].astype(jnp.bfloat16)}
+  quantizer = quantizers.ternary(0.5, begin_step=1)
+  quantized, _ = _update(quantizer, latents, params=params)
+  assert quantized['a'].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(quantized['a'], params['a'])
+
+
 def test_a_channel_with_a_nan_is_seen(rng):
   latents = {'a': _kernel(rng, (6, 3)).at[2, 1].set(jnp.nan)}
-  quantizer = quantizers.ternary(0.5)
-  quantized, _ = quantizer.update(latents, quantizer.init(latents))
+  quantized, _ = _update(quantizers.ternary(0.5), latents)
   assert np.isnan(quantized['a'][:, 1]).all()
   assert np.isfinite(quantized['a'][:, (0, 2)]).all()
 
@@ -130,8 +301,7 @@ def test_channels_of_zeros_stay_zero(rng):
     'a': _kernel(rng, (6, 3)).at[:, 1].set(0.0),
     'b': jnp.zeros((2, 2)),
   }
-  quantizer = quantizers.ternary(0.0)
-  quantized, _ = quantizer.update(latents, quantizer.init(latents))
+  quantized, _ = _update(quantizers.ternary(0.0), latents)
   np.testing.assert_array_equal(quantized['a'][:, 1], 0)
   np.testing.assert_array_equal(quantized['b'], 0)
   assert (np.asarray(quantized['a'][:, (0, 2)]) != 0).all()
@@ -140,11 +310,11 @@ def test_channels_of_zeros_stay_zero(rng):
 def test_masked_nodes_pass(rng):
   latents = {'a': optax.MaskedNode(), 'b': _kernel(rng)}
   quantizer = quantizers.ternary(0.5)
-  state = quantizer.init(latents)
-  quantized, after = quantizer.update(latents, state)
+  quantized, state = _update(quantizer, latents)
   assert isinstance(quantized['a'], optax.MaskedNode)
-  assert isinstance(after.thresholds['b'], ternary.Threshold)
-  assert jax.tree.structure(after) == jax.tree.structure(state)
+  assert isinstance(state.thresholds.magnitude['a'], optax.MaskedNode)
+  before = quantizer.init(latents, _axes(latents))
+  assert jax.tree.structure(state) == jax.tree.structure(before)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +322,10 @@ def test_masked_nodes_pass(rng):
   [
     ({'sparsity': 1.0}, 'sparsity is 1.0'),
     ({'sparsity': -0.5}, 'sparsity is -0.5'),
+    ({'sparsity': {'a': 0.5, '.*': 1.0}}, 'sparsity is 1.0'),
     ({'sparsity': 0.5, 'refresh_steps': 0}, 'refresh_steps is 0'),
     ({'sparsity': 0.5, 'begin_step': -1}, 'begin_step -1'),
+    ({'sparsity': 0.5, 'scope': 'row'}, "scope is 'row'"),
   ],
 )
 def test_ternary_refuses(arguments, message):
@@ -161,9 +333,29 @@ def test_ternary_refuses(arguments, message):
     quantizers.ternary(**arguments)
 
 
+@pytest.mark.parametrize(
+  ('sparsity', 'scope', 'message'),
+  [
+    ({'b': 0.5}, 'layer', 'sparsity has no value for a'),
+    ({'a': 0.5, 'b': 0.5}, 'layer', "sparsity: 'b' matches no kernel"),
+    ({'a': 0.5}, 'tree', r'sparsity is .* share a threshold'),
+    (0.5, '2:4', r"scope is '2:4', but a of shape \(6, 2\) has 6 weights"),
+  ],
+)
+def test_a_sparsity_that_does_not_fit_is_refused_at_once(
+  sparsity, scope, message
+):
+  latents = {'a': jnp.ones((6, 2))}
+  with pytest.raises(ValueError, match=message):
+    quantizers.ternary(sparsity, scope=scope).init(latents, {'a': 1})
+
+
 def test_identity(rng):
-  latents = {'a': _kernel(rng)}
+  latents = {'a': _kernel(rng), 'b': _kernel(rng)}
+  params = latents | {'a': latents['a'].astype(jnp.bfloat16)}
   quantizer = quantizers.identity()
-  quantized, state = quantizer.update(latents, quantizer.init(latents))
-  assert quantized['a'] is latents['a']
+  quantized, state = _update(quantizer, latents, params=params)
+  assert quantized['a'].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(quantized['a'], params['a'])
+  np.testing.assert_array_equal(quantized['b'], latents['b'])
   assert jax.tree.leaves(state) == []

@@ -13,6 +13,7 @@ from hq_jax import artifact as artifact_lib
 from hq_jax import checkpoint
 from hq_jax import deploy
 from hq_jax import job as job_lib
+from hq_jax import tensors
 from hq_jax import train
 from hq_jax import train_state
 from hq_jax import transforms
@@ -120,17 +121,21 @@ def test_codes_of_the_file_are_the_parameters(finished, state):
   job, _ = finished
   found = artifact_lib.read(os.path.join(job.workdir, 'model.hq')).tensors
   params = trees.flatten(state.params)
-  finalized = jax.jit(transforms.finalize, static_argnums=1)(
-    state.opt_state, job.recipe
+  finalized = jax.jit(transforms.finalize, static_argnums=2)(
+    state.opt_state, state.params, job.recipe
   )
-  assert len(finalized) == 10
-  for path, tensor in finalized.items():
-    codes = found[f'params/{path}'].codes
-    np.testing.assert_array_equal(codes, np.asarray(tensor.codes))
-    np.testing.assert_array_equal(codes, np.sign(params[path]))
-    zeros = np.mean(codes == 0)
-    assert zeros >= job.recipe.sparsity - 1 / codes.size
-    assert zeros <= job.recipe.sparsity + 0.5 / codes.size + 1e-6
+  is_tensor = lambda node: isinstance(node, tensors.TernaryTensor)
+  nodes = trees.flatten(finalized, is_leaf=is_tensor)
+  assert nodes.keys() == params.keys()
+  codes = {path: node for path, node in nodes.items() if is_tensor(node)}
+  assert len(codes) == 10
+  for path, tensor in codes.items():
+    shipped = found[f'params/{path}'].codes
+    np.testing.assert_array_equal(shipped, np.asarray(tensor.codes))
+    np.testing.assert_array_equal(shipped, np.sign(params[path]))
+    zeros = np.mean(shipped == 0)
+    assert zeros >= job.recipe.sparsity - 1 / shipped.size
+    assert zeros <= job.recipe.sparsity + 0.5 / shipped.size + 1e-6
 
 
 def test_history_tells_of_every_epoch(finished):
@@ -196,6 +201,8 @@ def test_another_config_is_refused(finished, data_dir):
     ('recipe.sparsity', -0.1, r'config\.recipe\.sparsity is -0\.1, wanted'),
     ('recipe.reinit_strength', 2.0, r'config\.recipe\.reinit_strength is 2\.0'),
     ('recipe.num_stages', 1000, r'config\.recipe\.num_stages is 1000'),
+    ('recipe.ramp', 'square', r"config\.recipe\.ramp is 'square', wanted one"),
+    ('recipe.scope', '2:5', r'config\.recipe\.sparsity is .* scope 2:5'),
     ('target_ratio', 500.0, r'config\.target_ratio is 500, .* bytes'),
     ('batch_size', 12, r'config\.batch_size is 12, .* the 8 devices'),
     ('batch_size', 4000, r'config\.batch_size is 4000, .* 1297'),
@@ -216,6 +223,16 @@ def test_nonsense_is_refused_before_anything_is_made(
   with pytest.raises(ValueError, match=message):
     job_lib.prepare(config, str(workdir))
   assert not workdir.exists()
+
+
+def test_groups_that_do_not_fit_the_network_are_refused(tmp_path, data_dir):
+  config = get_config(data_dir)
+  config.recipe.scope, config.recipe.sparsity = '2:4', 0.5
+  with pytest.raises(
+    ValueError, match=r"config\.recipe\.scope is '2:4', but conv_stem/kernel"
+  ):
+    job_lib.prepare(config, str(tmp_path / 'workdir'))
+  assert not (tmp_path / 'workdir').exists()
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data_dir):

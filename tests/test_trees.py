@@ -3,8 +3,10 @@
 import collections
 from typing import NamedTuple
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -61,6 +63,9 @@ def test_flatten_passes_over_masked_and_empty_nodes():
     ('a/bias', (2, 3), jnp.float32, False),
     ('kernel/embedding', (2, 3), jnp.float32, False),
     ('a/my_kernel', (2, 3), jnp.float32, False),
+    ('a/kernel', (1, 1), jnp.float32, True),
+    ('a/kernel', (2, 0), jnp.float32, False),
+    ('a/kernel', (0, 3), jnp.float32, False),
   ],
 )
 def test_kernels(path, shape, dtype, wanted):
@@ -112,10 +117,156 @@ def test_select_malformed_expression():
     trees.select({'a': 1}, '(')
 
 
+def test_axes_of_kernels():
+  tree = {
+    'flax': {'kernel': jnp.ones((3, 3, 4, 8)), 'bias': jnp.ones(8)},
+    'haiku': {'w': jnp.ones((2, 3))},
+    'equinox': {'weight': jnp.ones((3, 2, 1, 1))},
+  }
+  axes = trees.find_axes(tree)
+  assert trees.flatten(axes) == {
+    'equinox/weight': 0,
+    'flax/kernel': 3,
+    'haiku/w': 1,
+  }
+  assert axes['flax']['bias'] == optax.MaskedNode()
+  assert jax.tree.structure(trees.merge(axes, tree)) == jax.tree.structure(tree)
+
+
+@pytest.mark.parametrize(('axis', 'wanted'), [(0, 0), (-1, 3), (-3, 1), (2, 2)])
+def test_axes_that_are_given_are_counted_from_0(axis, wanted):
+  tree = {'weight': jnp.ones((2, 3, 4, 5))}
+  assert trees.find_axes(tree, axis=axis) == {'weight': wanted}
+
+
+def test_axes_by_path_and_leaf():
+  tree = {'a': jnp.ones((2, 3)), 'transposed': jnp.ones((2, 2, 3, 4))}
+  find = lambda path, leaf: leaf.ndim - (2 if path == 'transposed' else 1)
+  axes = trees.find_axes(tree, '.*', find)
+  assert axes == {'a': 1, 'transposed': 2}
+
+
+def test_a_pattern_may_select_what_has_another_name():
+  tree = {'embedding': jnp.ones((5, 2)), 'kernel': jnp.ones((2, 2))}
+  axes = trees.find_axes(tree, 'emb.*')
+  assert axes == {'embedding': 1, 'kernel': optax.MaskedNode()}
+
+
+def test_a_kernel_of_one_element_is_one():
+  assert trees.find_axes({'kernel': jnp.ones((1, 1))}) == {'kernel': 1}
+
+
+def test_axes_of_shapes_only():
+  shapes = jax.eval_shape(lambda: {'kernel': jnp.ones((2, 3))})
+  assert trees.find_axes(shapes) == {'kernel': 1}
+
+
+@pytest.mark.parametrize(
+  ('leaf', 'message'),
+  [
+    (jnp.ones((2, 2), jnp.int32), 'is int32, not floating point'),
+    (jnp.ones((2, 2), bool), 'is bool, not floating point'),
+    (jnp.float32(1), r'has shape \(\), fewer than 2 axes'),
+    (jnp.ones(3), r'has shape \(3,\), fewer than 2 axes'),
+    (jnp.ones((2, 0)), r'has shape \(2, 0\), no elements'),
+  ],
+)
+def test_what_cannot_be_quantized_is_refused_by_name(leaf, message):
+  tree = {'a': {'thing': leaf}, 'kernel': jnp.ones((2, 2))}
+  with pytest.raises(ValueError, match=f'select: a/thing {message}, wanted'):
+    trees.find_axes(tree, '.*')
+  # The default passes over the same leaf, even where it is called a kernel.
+  tree = {'a': {'kernel': leaf}, 'kernel': jnp.ones((2, 2))}
+  assert trees.flatten(trees.find_axes(tree)) == {'kernel': 1}
+
+
+@pytest.mark.parametrize(
+  'tree', [{}, {'a': None}, {'kernel': jnp.ones((0, 2))}, {'bias': jnp.ones(2)}]
+)
+def test_nothing_to_quantize_is_refused(tree):
+  with pytest.raises(ValueError, match='kernels matches no leaf'):
+    trees.find_axes(tree)
+
+
+@pytest.mark.parametrize('axis', [2, -3, lambda path, leaf: 2])
+def test_an_axis_that_is_not_there_is_refused(axis):
+  with pytest.raises(
+    ValueError, match=r'channel_axis of a/kernel is -?[23], wanted .* 2 axes'
+  ):
+    trees.find_axes({'a': {'kernel': jnp.ones((2, 3))}}, axis=axis)
+
+
+def test_describe_gives_every_reason():
+  tree = {
+    'conv': {'kernel': jnp.ones((3, 3, 1, 2)), 'bias': jnp.ones(2)},
+    'count': jnp.int32(0),
+    'embedding': jnp.ones((5, 2), jnp.bfloat16),
+    'empty': {'kernel': jnp.ones((0, 2))},
+    'torch': {'weight': jnp.ones((2, 3))},
+  }
+  assert trees.describe(tree).splitlines() == [
+    'path          shape         dtype     selected  why',
+    'conv/bias     (2,)          float32   no        has shape (2,), fewer than'
+    ' 2 axes',
+    'conv/kernel   (3, 3, 1, 2)  float32   yes       kernels, output channels'
+    ' on axis 3',
+    'count         ()            int32     no        is int32, not floating'
+    ' point',
+    'embedding     (5, 2)        bfloat16  no        kernels does not match',
+    'empty/kernel  (0, 2)        float32   no        has shape (0, 2), no'
+    ' elements',
+    'torch/weight  (2, 3)        float32   yes       kernels, output channels'
+    ' on axis 0',
+  ]
+
+
+def test_describe_names_the_pattern_and_the_given_axis():
+  tree = {'a': jnp.ones((2, 3)), 'b': jnp.ones((2, 3))}
+  found = trees.describe(jax.eval_shape(lambda: tree), 'a', axis=0)
+  _, first, second = found.splitlines()
+  assert first.endswith("yes       'a', output channels on axis 0")
+  assert second.endswith("no        'a' does not match")
+  with pytest.raises(ValueError, match="'c' matches no leaf"):
+    trees.describe(tree, 'c')
+
+
+def test_flatten_selected():
+  params = _params()
+  found = trees.flatten_selected(params)
+  assert list(found) == ['blocks/0/w', 'stem/kernel']
+  assert found['stem/kernel'] is params['stem']['kernel']
+  assert list(trees.flatten_selected(params, 'blocks/1/.*')) == ['blocks/1/0']
+  with pytest.raises(ValueError, match='matches no leaf'):
+    trees.flatten_selected({'bias': jnp.ones(2)})
+
+
+def test_flatten_may_stop_at_a_record():
+  tree = {'a': Pair(1, 2), 'b': 3}
+  found = trees.flatten(tree, is_leaf=lambda node: isinstance(node, Pair))
+  assert found == {'a': Pair(1, 2), 'b': 3}
+
+
+def test_variables_of_nnx_have_the_paths_of_their_modules():
+  state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+  assert list(trees.flatten(state)) == ['bias', 'kernel']
+  assert trees.flatten(trees.find_axes(state)) == {'kernel': 1}
+
+
+def test_only_an_attribute_is_left_out_of_a_path():
+  key = jax.tree_util.GetAttrKey
+  path = (jax.tree_util.DictKey('kernel'), key('value'))
+  assert trees.path_string(path) == 'kernel'
+  assert trees.path_string((*path, key('array'))) == 'kernel/value/array'
+  assert trees.path_string((key('value'),)) == ''
+  assert trees.path_string(()) == ''
+  # A dictionary's key of that name is one.
+  assert list(trees.flatten({'kernel': {'value': 1}})) == ['kernel/value']
+
+
 def test_mask_then_merge_gives_the_tree_back():
   params = _params()
-  selected = trees.select(params, trees.kernels)
-  masked = trees.mask(params, selected)
+  axes = trees.find_axes(params)
+  masked = trees.mask(params, axes)
   assert list(trees.flatten(masked)) == ['blocks/0/w', 'stem/kernel']
   merged = trees.merge(jax.tree.map(lambda w: w + 1, masked), params)
   assert jax.tree.structure(merged) == jax.tree.structure(params)
@@ -133,24 +284,50 @@ def test_merge_keeps_what_is_masked_in_both():
 
 def test_mask_keeps_named_tuples():
   layer = Layer(jnp.ones((2, 2)), jnp.ones(2))
-  masked = trees.mask(layer, Layer(True, False))
+  masked = trees.mask(layer, trees.find_axes(layer))
   assert isinstance(masked, Layer)
   assert isinstance(masked.bias, optax.MaskedNode)
+  assert masked.kernel is layer.kernel
+
+
+def test_mask_passes_over_what_is_masked_already():
+  tree = {'a': jnp.ones((2, 2)), 'b': optax.MaskedNode()}
+  axes = trees.find_axes(tree, 'a')
+  assert axes == {'a': 1, 'b': optax.MaskedNode()}
+  assert trees.mask(tree, axes)['b'] == optax.MaskedNode()
+
+
+def test_axis_0_is_an_axis():
+  # It is false as a bool is.
+  tree, axes = {'a': 1, 'b': 2}, {'a': 0, 'b': optax.MaskedNode()}
+  assert trees.mask(tree, axes) == {'a': 1, 'b': optax.MaskedNode()}
+  assert trees.map_selected(lambda axis, x: 9, axes, tree) == {'a': 9, 'b': 2}
 
 
 def test_map_selected_with_masked_rest():
   tree = {'a': 1, 'b': 2}
   rest = {'a': 10, 'b': optax.MaskedNode()}
   mapped = trees.map_selected(
-    lambda x, y: x + y, {'a': True, 'b': False}, tree, rest
+    lambda axis, x, y: (axis, x + y),
+    {'a': 3, 'b': optax.MaskedNode()},
+    tree,
+    rest,
   )
-  assert mapped == {'a': 11, 'b': 2}
+  assert mapped == {'a': (3, 11), 'b': 2}
 
 
 def test_map_selected_hands_over_subtrees():
   tree = {'a': 1, 'b': 2}
   rest = {'a': (3, 4), 'b': (5, 6)}
   mapped = trees.map_selected(
-    lambda x, pair: x + pair[1], {'a': False, 'b': True}, tree, rest
+    lambda axis, x, pair: x + pair[1],
+    {'a': optax.MaskedNode(), 'b': 0},
+    tree,
+    rest,
   )
   assert mapped == {'a': 1, 'b': 8}
+
+
+def test_an_axis_may_be_a_numpy_integer():
+  found = trees.find_axes({'kernel': jnp.ones((2, 3))}, axis=np.int64(0))
+  assert found == {'kernel': 0} and type(found['kernel']) is int

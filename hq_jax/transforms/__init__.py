@@ -3,11 +3,11 @@
 from hq_jax.transforms._hq import finalize as finalize
 from hq_jax.transforms._hq import hq as hq
 from hq_jax.transforms._hq import latents as latents
-from hq_jax.transforms._hq import Recipe as Recipe
 from hq_jax.transforms._project import project_to_sphere as project_to_sphere
 from hq_jax.transforms._project import ProjectState as ProjectState
 from hq_jax.transforms._prune import prune as prune
 from hq_jax.transforms._prune import PruneState as PruneState
+from hq_jax.transforms._recipe import Recipe as Recipe
 from hq_jax.transforms._reinit import reinit as reinit
 from hq_jax.transforms._reinit import ReinitState as ReinitState
 from hq_jax.transforms._straight_through import (
@@ -17,4 +17,6 @@ from hq_jax.transforms._straight_through import (
   StraightThroughState as StraightThroughState,
 )
 from hq_jax.transforms._tangent import tangent as tangent
+from hq_jax.trees import channel_axis as channel_axis
+from hq_jax.trees import describe as describe
 from hq_jax.trees import kernels as kernels

@@ -1,126 +1,35 @@
 """The whole method around any optax optimizer."""
 
-import dataclasses
+import functools
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
 from hq_jax import quantizers
 from hq_jax import schedules
+from hq_jax import sphere
 from hq_jax import ternary
+from hq_jax import thresholds
 from hq_jax import trees
+from hq_jax.transforms import _finite
 from hq_jax.transforms import _project
 from hq_jax.transforms import _prune
+from hq_jax.transforms import _recipe
 from hq_jax.transforms import _reinit
 from hq_jax.transforms import _straight_through
 from hq_jax.transforms import _tangent
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-  """When `hq` does what, counted in optimizer steps.
-
-  From `begin_step` the sparsity rises from `initial_sparsity` to `sparsity`
-  over `prune_steps`, in `num_stages` equal stages, and at each stage's end the
-  weights are reinitialized. From `begin_step + prune_steps` the parameters are
-  ternary. Before `begin_step` they are dense, on the sphere.
-
-  >>> Recipe(sparsity=0.85, prune_steps=100).ternary_begin_step
-  100
-
-  Attributes:
-    sparsity: the fraction of zeros in each kernel at the end, in [0, 1).
-    begin_step: the first step that prunes.
-    prune_steps: how long pruning takes; 0 for ternary at once.
-    initial_sparsity: where the ramp begins, in [0, 1); at most `sparsity` is
-      used.
-    num_stages: how many reinitializations, evenly over the pruning.
-    reinit_strength: how far each moves the weights, in [0, 1].
-    refresh_steps: steps between two exact thresholds.
-    end_step: the number of steps in all, where it is known: thresholds are
-      exact after the last one.
-    tangent: whether gradients are projected onto the tangent of the sphere.
-    project: whether weights are put back on the sphere after each step;
-      without it, `abs(w)` is ranked instead of `abs(u)`.
-    prune: whether weights are pruned before they become ternary.
-    reinit: whether they are reinitialized.
-    straight_through: whether training ends with ternary weights; without it
-      they are rounded after training, by `finalize`.
-  """
-
-  sparsity: float = 0.85
-  begin_step: int = 0
-  prune_steps: int = 0
-  initial_sparsity: float = 0.3
-  num_stages: int = 4
-  reinit_strength: float = 0.5
-  refresh_steps: int = 50
-  end_step: int | None = None
-  tangent: bool = True
-  project: bool = True
-  prune: bool = True
-  reinit: bool = True
-  straight_through: bool = True
-
-  def __post_init__(self):
-    if not 0.0 <= self.sparsity < 1.0:
-      raise ValueError(
-        f'sparsity is {self.sparsity}, wanted a fraction in [0, 1)'
-      )
-    if not 0.0 <= self.initial_sparsity < 1.0:
-      raise ValueError(
-        f'initial_sparsity is {self.initial_sparsity}, wanted a fraction in'
-        ' [0, 1)'
-      )
-    if not 0.0 <= self.reinit_strength <= 1.0:
-      raise ValueError(
-        f'reinit_strength is {self.reinit_strength}, wanted a fraction in'
-        ' [0, 1]'
-      )
-    for name, least in (
-      ('begin_step', 0),
-      ('prune_steps', 0),
-      ('num_stages', 1),
-      ('refresh_steps', 1),
-    ):
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'{name} is {getattr(self, name)}, wanted at least {least}'
-        )
-    if self.end_step is not None and self.end_step < self.ternary_begin_step:
-      raise ValueError(
-        f'end_step is {self.end_step}, wanted at least begin_step +'
-        f' prune_steps = {self.ternary_begin_step}'
-      )
-    if self.reinit and 0 < self.prune_steps < self.num_stages:
-      raise ValueError(
-        f'num_stages is {self.num_stages}, wanted at most prune_steps ='
-        f' {self.prune_steps}'
-      )
-
-  @property
-  def ternary_begin_step(self) -> int:
-    """The first step whose parameters are ternary."""
-    return self.begin_step + self.prune_steps
-
-  def get_ramp(self) -> optax.Schedule:
-    """The sparsity by step."""
-    return schedules.sparsity_ramp(
-      min(self.initial_sparsity, self.sparsity),
-      self.sparsity,
-      begin_step=self.begin_step,
-      # The last pruning step is at the full sparsity.
-      ramp_steps=max(self.prune_steps - 1, 0),
-    )
-
-
 def hq(
   inner: optax.GradientTransformation,
-  recipe: Recipe,
-  *,
+  recipe: _recipe.Recipe,
   select: trees.Selector = trees.kernels,
+  *,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+  non_finite: str = 'skip',
 ) -> optax.GradientTransformationExtraArgs:
   """Hyperspherical Quantization (reconstruction) around any optimizer.
 
@@ -132,7 +41,7 @@ def hq(
   >>> import jax.numpy as jnp
   >>> import optax
   >>> params = {'kernel': jnp.ones((4, 2)), 'bias': jnp.zeros(2)}
-  >>> tx = hq(optax.adam(1e-2), Recipe(sparsity=0.5))
+  >>> tx = hq(optax.adam(1e-2), _recipe.Recipe(sparsity=0.5))
   >>> grads = jax.tree.map(jnp.ones_like, params)
   >>> updates, state = tx.update(grads, tx.init(params), params)
   >>> params = optax.apply_updates(params, updates)
@@ -142,56 +51,91 @@ def hq(
   Args:
     inner: any optax pipeline that ends in updates to be added.
     recipe: what is done when.
-    select: which leaves are quantized; see `trees.select`.
+    select: which leaves are quantized; see `trees.select`, and
+      `trees.describe` for a table of them.
+    channel_axis: where their output channels are; see `trees.find_axes`.
+    non_finite: what else happens where a gradient is NaN or infinite, which is
+      never applied: nothing ('skip'), or an error that names the leaves
+      ('raise'); see `straight_through`.
 
   Returns:
     A transformation whose `update` needs `params`. Weights start from the
-    parameters given to `init`, whose radii are kept.
+    parameters given to `init`, whose radii are kept. Its state is one float32
+    copy of the selected weights, a few numbers for each channel, and the state
+    of `inner`.
 
   Raises:
-    ValueError: where `select` matches nothing, or `params` is missing.
+    ValueError: where `select` matches nothing or a leaf that cannot be
+      quantized, the recipe's sparsities do not fit the kernels, or `params`
+      is missing.
   """
-  pruned = recipe.prune_steps > 0
-  unit_norm = recipe.project
+  _finite.check_policy(non_finite)
+
+  def build(params):
+    axes = trees.find_axes(params, select, channel_axis)
+    sparsity = recipe.get_sparsity(trees.mask(params, axes))
+    return _straight_through.straight_through(
+      optax.chain(*_make_parts(inner, recipe, sparsity, select, channel_axis)),
+      _make_quantizer(recipe, sparsity),
+      select=select,
+      channel_axis=channel_axis,
+      non_finite=non_finite,
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    if params is None:
+      raise ValueError(
+        'params is None, wanted the parameters: call'
+        ' tx.update(grads, state, params) with hq'
+      )
+    return build(params).update(updates, state, params, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: build(params).init(params), update_fn
+  )
+
+
+def _make_parts(inner, recipe, sparsity, select, channel_axis):
+  """What is chained around `inner`, in its order."""
+  kernels = {'select': select, 'channel_axis': channel_axis}
+  ranking = {'scope': recipe.scope, 'unit_norm': recipe.project} | kernels
+  if isinstance(sparsity, dict):
+    ramps = {path: recipe.get_ramp(s) for path, s in sparsity.items()}
+  else:
+    ramps = recipe.get_ramp(sparsity)
   parts = [inner]
   if recipe.tangent:
-    parts.insert(0, _tangent.tangent(select=select))
-  if recipe.prune and pruned:
+    parts.insert(0, _tangent.tangent(**kernels))
+  if recipe.prune and recipe.prune_steps:
     parts.append(
       _prune.prune(
-        recipe.get_ramp(),
+        ramps,
         begin_step=recipe.begin_step,
         end_step=recipe.ternary_begin_step,
         refresh_steps=recipe.refresh_steps,
-        unit_norm=unit_norm,
-        select=select,
+        **ranking,
       )
     )
-  if recipe.reinit and pruned:
-    parts.append(
-      _reinit.reinit(
-        schedules.stage_ends(
-          recipe.begin_step, recipe.prune_steps, recipe.num_stages
-        ),
-        recipe.reinit_strength,
-        recipe.get_ramp(),
-        unit_norm=unit_norm,
-        select=select,
-      )
+  if recipe.reinit and recipe.prune_steps:
+    ends = schedules.stage_ends(
+      recipe.begin_step, recipe.prune_steps, recipe.num_stages
     )
+    parts.append(_reinit.reinit(ends, recipe.reinit_strength, ramps, **ranking))
   if recipe.project:
-    parts.append(_project.project_to_sphere(select=select))
-  quantizer = quantizers.identity()
-  if recipe.straight_through:
-    quantizer = quantizers.ternary(
-      recipe.sparsity,
-      begin_step=recipe.ternary_begin_step,
-      end_step=recipe.end_step,
-      refresh_steps=recipe.refresh_steps,
-      unit_norm=unit_norm,
-    )
-  return _straight_through.straight_through(
-    optax.chain(*parts), quantizer, select=select
+    parts.append(_project.project_to_sphere(**kernels))
+  return parts
+
+
+def _make_quantizer(recipe, sparsity):
+  if not recipe.straight_through:
+    return quantizers.identity()
+  return quantizers.ternary(
+    sparsity,
+    begin_step=recipe.ternary_begin_step,
+    end_step=recipe.end_step,
+    refresh_steps=recipe.refresh_steps,
+    scope=recipe.scope,
+    unit_norm=recipe.project,
   )
 
 
@@ -201,7 +145,7 @@ def latents(opt_state: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   >>> import jax.numpy as jnp
   >>> import optax
   >>> params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.zeros(2)}
-  >>> tx = hq(optax.sgd(0.1), Recipe())
+  >>> tx = hq(optax.sgd(0.1), _recipe.Recipe())
   >>> sorted(latents(tx.init(params), params))
   ['bias', 'kernel']
 
@@ -215,26 +159,39 @@ def latents(opt_state: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   Raises:
     ValueError: where the state holds no latents.
   """
+  found = _find_latents(opt_state)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: found.get(trees.path_string(path), p), params
+  )
+
+
+def _find_latents(opt_state: Any) -> dict[str, jax.Array]:
+  # By path: a wrapper's state may not have the structure of the parameters.
   found = optax.tree.get(opt_state, 'latents')
   if found is None:
     raise ValueError('opt_state holds no latents, wanted the state of hq')
-  return trees.merge(found, params)
+  return trees.flatten(found)
 
 
 def finalize(
-  opt_state: Any, recipe: Recipe
-) -> dict[str, ternary.TernaryTensor]:
-  """The exact ternary kernels, for export.
+  opt_state: Any,
+  params: chex.ArrayTree,
+  recipe: _recipe.Recipe,
+  *,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+) -> chex.ArrayTree:
+  """The exact ternary tree, for export.
 
-  Where the parameters are ternary already, these are their codes and scales;
-  elsewhere (training was cut short, or `straight_through` is off) the latents
-  are rounded at the recipe's sparsity.
+  Where the parameters are ternary already, these are their codes and scales,
+  the same bits on any device; elsewhere (training was cut short, or
+  `straight_through` is off) the latents are rounded at the recipe's sparsity.
 
   >>> import jax.numpy as jnp
   >>> import optax
   >>> params = {'kernel': jnp.arange(1., 5.).reshape(4, 1)}
-  >>> recipe = Recipe(sparsity=0.5)
-  >>> finalize(hq(optax.sgd(0.1), recipe).init(params), recipe)['kernel'].codes
+  >>> recipe = _recipe.Recipe(sparsity=0.5)
+  >>> state = hq(optax.sgd(0.1), recipe).init(params)
+  >>> finalize(state, params, recipe)['kernel'].codes
   Array([[0],
          [0],
          [1],
@@ -242,34 +199,88 @@ def finalize(
 
   Args:
     opt_state: a state that holds one of `hq`, at any depth.
+    params: the parameters.
     recipe: the one it was made with.
+    channel_axis: the one it was made with.
 
   Returns:
-    Codes and scales by the path of the kernel.
+    A tree with the structure of `params`, with a `TernaryTensor` in place of
+    each kernel and the other leaves as they are.
 
   Raises:
-    ValueError: where the state holds no latents.
+    ValueError: where the state holds no latents, or those of another scope or
+      channel axis.
   """
-  found = optax.tree.get(opt_state, 'latents')
-  if found is None:
-    raise ValueError('opt_state holds no latents, wanted the state of hq')
-  unit_norm = recipe.project
-  rank = lambda: ternary.get_thresholds(
-    found, recipe.sparsity, unit_norm=unit_norm
+  found = _find_latents(opt_state)
+  axes = trees.flatten(
+    trees.find_axes(params, lambda path, leaf: path in found, channel_axis)
   )
-  trained = optax.tree.get(opt_state, 'thresholds')
-  if trained is None:
-    thresholds = rank()
-  else:
-    count = optax.tree.get(opt_state, 'ternary_count')
-    thresholds = jax.lax.cond(
-      count > recipe.ternary_begin_step, lambda: trained, rank
+
+  def rank():
+    ranked = thresholds.get_thresholds(
+      found,
+      recipe.get_sparsity(found),
+      axes=axes,
+      scope=recipe.scope,
+      unit_norm=recipe.project,
     )
-  quantized = jax.tree.map(
-    lambda w, threshold: ternary.ternarize(w, threshold, unit_norm=unit_norm),
-    found,
-    thresholds,
+    return {
+      path: ternary.ternarize(
+        w,
+        ranked[path],
+        axis=axes[path],
+        scope=recipe.scope,
+        num_bits=ternary.get_scale_bits(dtypes[path]),
+      )
+      for path, w in found.items()
+    }
+
+  dtypes = {path: leaf.dtype for path, leaf in trees.flatten(params).items()}
+  count = optax.tree.get(opt_state, 'ternary_count')
+  if count is None:
+    tensors = rank()
+  else:
+    (count,) = jax.tree.leaves(count)
+    tensors = jax.lax.cond(
+      count > recipe.ternary_begin_step,
+      lambda: _trained(opt_state, found, axes, recipe.scope),
+      rank,
+    )
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: tensors.get(trees.path_string(path), p), params
   )
-  is_tensor = lambda node: isinstance(node, ternary.TernaryTensor)
-  leaves = jax.tree_util.tree_leaves_with_path(quantized, is_leaf=is_tensor)
-  return {trees.path_string(path): tensor for path, tensor in leaves}
+
+
+def _trained(
+  opt_state: Any,
+  found: dict[str, jax.Array],
+  axes: dict[str, int],
+  scope: str,
+) -> dict[str, ternary.TernaryTensor]:
+  """Codes by the stored thresholds and norms, and the stored scales."""
+  record = optax.tree.get(opt_state, 'thresholds')
+  grouped = thresholds.parse_scope(scope) is not None
+  if grouped != isinstance(record, thresholds.Quota):
+    raise ValueError(
+      f'recipe.scope is {scope!r}, wanted that of the recipe that opt_state was'
+      ' made with'
+    )
+  # Flat: a wrapper's state may not have the structure of the parameters.
+  last = thresholds.join(
+    type(record)(
+      *[field if field is None else trees.flatten(field) for field in record]
+    )
+  )
+  scales = trees.flatten(optax.tree.get(opt_state, 'scales'))
+  result = {}
+  for path, w in found.items():
+    keep = thresholds.get_keep_mask(w, last[path], axis=axes[path], scope=scope)
+    codes = ternary.get_codes(w, keep).astype(jnp.int8)
+    norms = functools.partial(sphere.norms, axis=axes[path])
+    if scales[path].shape != jax.eval_shape(norms, w).shape:
+      raise ValueError(
+        f'channel_axis of {path} is {axes[path]}, wanted that of hq: its scales'
+        f' have shape {scales[path].shape}'
+      )
+    result[path] = ternary.TernaryTensor(codes, scales[path])
+  return result

@@ -14,11 +14,13 @@ from hq_jax import trees
 class ProjectState(NamedTuple):
   """State of `project_to_sphere`."""
 
-  radii: chex.ArrayTree  # [out] float32 for each kernel, the others masked
+  radii: chex.ArrayTree  # [out, 1, ..] float32 for each kernel
 
 
 def project_to_sphere(
-  *, select: trees.Selector = trees.kernels
+  *,
+  select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
 ) -> optax.GradientTransformationExtraArgs:
   """Keeps each channel on the sphere on which it started.
 
@@ -38,6 +40,7 @@ def project_to_sphere(
 
   Args:
     select: which leaves are kernels; see `trees.select`.
+    channel_axis: where their output channels are; see `trees.find_axes`.
 
   Returns:
     A transformation whose `update` needs `params`; its state is one float32
@@ -48,24 +51,30 @@ def project_to_sphere(
   """
 
   def init_fn(params):
-    selected = trees.select(params, select)
+    axes = trees.find_axes(params, select, channel_axis)
     return ProjectState(
-      jax.tree.map(sphere.norms, trees.mask(params, selected))
+      jax.tree.map(sphere.norms, trees.mask(params, axes), axes)
     )
 
   def update_fn(updates, state, params=None, **extra_args):
-    del extra_args
     if params is None:
       raise ValueError(
         'params is None, wanted the parameters, in project_to_sphere'
       )
 
-    def project(u, w, radius):
+    def project(axis, u, w, radius):
       w32 = w.astype(jnp.float32)
-      return (radius * sphere.normalize(w32 + u) - w32).astype(u.dtype)
+      moved = w32 + u
+      return (
+        moved * sphere.divide(radius, sphere.norms(moved, axis)) - w32
+      ).astype(u.dtype)
 
     updates = trees.map_selected(
-      project, trees.select(params, select), updates, params, state.radii
+      project,
+      trees.find_axes(params, select, channel_axis),
+      updates,
+      params,
+      state.radii,
     )
     return updates, state
 

@@ -1,12 +1,13 @@
 """Gradual magnitude pruning with masked updates."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax import ternary
+from hq_jax import thresholds
 from hq_jax import trees
 from hq_jax.transforms import _moved
 
@@ -18,13 +19,15 @@ class PruneState(NamedTuple):
 
 
 def prune(
-  sparsity: optax.Schedule,
+  sparsity: optax.Schedule | Mapping[str, optax.Schedule],
   *,
   begin_step: int = 0,
   end_step: int | None = None,
   refresh_steps: int = 50,
+  scope: str = 'layer',
   unit_norm: bool = True,
   select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
 ) -> optax.GradientTransformationExtraArgs:
   """Sets the smallest weights of each kernel to zero and keeps them there.
 
@@ -44,13 +47,16 @@ def prune(
   Array([ 0.9,  0. , -0.5,  0. ], dtype=float32)
 
   Args:
-    sparsity: from the step to the fraction of zeros in each kernel, [0, 1).
+    sparsity: from the step to the fraction of zeros in each kernel, [0, 1);
+      or several such schedules by path (see `distributions.resolve`).
     begin_step: the first update that prunes.
     end_step: the first update that no longer does; None for never.
     refresh_steps: updates between two rankings, at least 1.
+    scope: which weights compete; see `thresholds`.
     unit_norm: whether `abs(u)` is ranked, each channel divided by its norm, or
       `abs(w)`.
     select: which leaves are kernels; see `trees.select`.
+    channel_axis: where their output channels are; see `trees.find_axes`.
 
   Returns:
     A transformation whose `update` needs `params`. It stores no mask: pruned
@@ -69,16 +75,16 @@ def prune(
     raise ValueError(
       f'end_step is {end_step}, wanted more than begin_step = {begin_step}'
     )
+  thresholds.parse_scope(scope)
 
   def init_fn(params):
-    trees.select(params, select)
+    trees.find_axes(params, select, channel_axis)
     return PruneState(jnp.zeros([], jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
-    del extra_args
     if params is None:
       raise ValueError('params is None, wanted the parameters, in prune')
-    selected = trees.select(params, select)
+    axes = trees.find_axes(params, select, channel_axis)
     count = state.prune_count
     active = count >= begin_step
     last = jnp.zeros([], bool)
@@ -87,27 +93,30 @@ def prune(
       last = count == end_step - 1
     refresh = active & (((count - begin_step) % refresh_steps == 0) | last)
 
-    def rank_and_remove(updates):
-      moved, thresholds = _moved.rank_moved(
-        updates, params, selected, sparsity(count), unit_norm=unit_norm
-      )
-
-      def remove(u, w, w_moved, threshold):
-        magnitudes = ternary.rank_magnitudes(w_moved, unit_norm=unit_norm)
-        keep = ternary.keep_mask(magnitudes, threshold)
-        return jnp.where(keep, u, (-w).astype(u.dtype))
-
-      return trees.map_selected(
-        remove, selected, updates, params, moved, thresholds
-      )
-
     # At begin_step itself nothing is pruned yet: a zero there is a weight.
     held = active & (count > begin_step)
     updates = trees.map_selected(
-      lambda u, w: jnp.where(held & (w == 0), 0, u), selected, updates, params
+      lambda axis, u, w: jnp.where(held & (w == 0), 0, u), axes, updates, params
     )
-    updates = jax.lax.cond(
-      refresh, rank_and_remove, lambda updates: updates, updates
+    rank = lambda: thresholds.get_thresholds(
+      _moved.add(updates, params, axes),
+      _moved.at_step(sparsity, count),
+      axes=axes,
+      scope=scope,
+      unit_norm=unit_norm,
+    )
+    # A branch for the few numbers, and a choice for the many: a branch that
+    # gave updates would copy them at every step.
+    found = jax.lax.cond(
+      refresh, rank, lambda: thresholds.keep_everything(jax.eval_shape(rank))
+    )
+
+    def remove(axis, u, w, moved, threshold):
+      keep = thresholds.get_keep_mask(moved, threshold, axis=axis, scope=scope)
+      return jnp.where(keep, u, (-w).astype(u.dtype))
+
+    updates = trees.map_selected(
+      remove, axes, updates, params, _moved.add(updates, params, axes), found
     )
     return updates, PruneState(count + 1)
 

@@ -1,6 +1,6 @@
 """Reinitialization: weights are moved toward their ternary point."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import optax
 
 from hq_jax import sphere
 from hq_jax import ternary
+from hq_jax import thresholds
 from hq_jax import trees
 from hq_jax.transforms import _moved
 
@@ -22,10 +23,12 @@ class ReinitState(NamedTuple):
 def reinit(
   steps: Sequence[int],
   strength: float,
-  sparsity: optax.Schedule,
+  sparsity: optax.Schedule | Mapping[str, optax.Schedule],
   *,
+  scope: str = 'layer',
   unit_norm: bool = True,
   select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
 ) -> optax.GradientTransformationExtraArgs:
   """Moves each kernel toward its ternary point, at the given steps.
 
@@ -46,9 +49,12 @@ def reinit(
   Args:
     steps: the updates after which weights are reinitialized.
     strength: how far they are moved, a fraction in [0, 1].
-    sparsity: from the step to the fraction of zeros in each kernel, [0, 1).
+    sparsity: from the step to the fraction of zeros in each kernel, [0, 1);
+      or several such schedules by path (see `distributions.resolve`).
+    scope: which weights compete; see `thresholds`.
     unit_norm: whether `abs(u)` is ranked, or `abs(w)`.
     select: which leaves are kernels; see `trees.select`.
+    channel_axis: where their output channels are; see `trees.find_axes`.
 
   Returns:
     A transformation whose `update` needs `params`.
@@ -60,42 +66,78 @@ def reinit(
   if not 0.0 <= strength <= 1.0:
     raise ValueError(f'strength is {strength}, wanted a fraction in [0, 1]')
   steps = tuple(steps)
+  thresholds.parse_scope(scope)
 
   def init_fn(params):
-    trees.select(params, select)
+    trees.find_axes(params, select, channel_axis)
     return ReinitState(jnp.zeros([], jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
-    del extra_args
     if params is None:
       raise ValueError('params is None, wanted the parameters, in reinit')
-    selected = trees.select(params, select)
+    axes = trees.find_axes(params, select, channel_axis)
     count = state.reinit_count
 
-    def rank_and_move(updates):
-      moved, thresholds = _moved.rank_moved(
-        updates, params, selected, sparsity(count), unit_norm=unit_norm
+    due = jnp.isin(count, jnp.asarray(steps, jnp.int32))
+
+    def find_move():
+      moved = _moved.add(updates, params, axes)
+      found = thresholds.get_thresholds(
+        moved,
+        _moved.at_step(sparsity, count),
+        axes=axes,
+        scope=scope,
+        unit_norm=unit_norm,
+      )
+      return found, jax.tree.map(coefficients, moved, axes, found)
+
+    def get_codes(w, axis, threshold):
+      return ternary.get_codes(
+        w, thresholds.get_keep_mask(w, threshold, axis=axis, scope=scope)
       )
 
-      def move(u, w, w_moved, threshold):
-        magnitudes = ternary.rank_magnitudes(w_moved, unit_norm=unit_norm)
-        keep = ternary.keep_mask(magnitudes, threshold)
-        point = sphere.normalize(ternary.get_codes(w_moved, keep))
-        direction = sphere.normalize(
-          (1.0 - strength) * sphere.normalize(w_moved) + strength * point
-        )
-        return (sphere.norms(w_moved) * direction - w).astype(u.dtype)
+    def coefficients(w, axis, threshold):
+      return _coefficients(w, get_codes(w, axis, threshold), strength, axis)
 
-      return trees.map_selected(
-        move, selected, updates, params, moved, thresholds
-      )
+    def stay():
+      found, moves = jax.eval_shape(find_move)
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moves)
+      return thresholds.keep_everything(found), zeros
 
-    updates = jax.lax.cond(
-      jnp.isin(count, jnp.asarray(steps, jnp.int32)),
-      rank_and_move,
-      lambda updates: updates,
-      updates,
+    # A branch for the numbers of a channel, and a choice for those of a
+    # kernel: a branch that gave updates would copy them at every step.
+    found, moves = jax.lax.cond(due, find_move, stay)
+
+    def move(axis, u, w, w_moved, threshold, parts):
+      codes = get_codes(w_moved, axis, threshold)
+      target = parts.direct * w_moved + parts.ternary * codes
+      return jnp.where(due, (target - w).astype(u.dtype), u)
+
+    moved = _moved.add(updates, params, axes)
+    updates = trees.map_selected(
+      move, axes, updates, params, moved, found, moves
     )
     return updates, ReinitState(count + 1)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class _Move(NamedTuple):
+  """How much of a channel and of its codes a reinitialized channel is."""
+
+  direct: jax.Array  # [out, 1, ..] float32
+  ternary: jax.Array  # [out, 1, ..] float32
+
+
+def _coefficients(
+  w: jax.Array, codes: jax.Array, strength: float, axis: int
+) -> _Move:
+  """`r normalize((1 - a) u + a t / sqrt(k)) = direct w + ternary t`."""
+  radius, root = sphere.norms(w, axis), sphere.norms(codes, axis)
+  unit = sphere.normalize(w, axis)
+  point = codes * sphere.divide(1.0, root)
+  mixed = sphere.norms((1.0 - strength) * unit + strength * point, axis)
+  return _Move(
+    sphere.divide(1.0 - strength, mixed),
+    sphere.divide(strength * radius, mixed * root),
+  )

@@ -9,12 +9,14 @@ import optax
 
 from hq_jax import quantizers
 from hq_jax import trees
+from hq_jax.transforms import _finite
 
 
 class StraightThroughState(NamedTuple):
   """State of `straight_through`."""
 
   latents: chex.ArrayTree  # selected leaves in float32, the others masked
+  skipped_count: jax.Array  # shape=(), dtype=int32: updates not finite so far
   quantizer_state: Any
   latent_opt_state: Any  # of the inner transformation
 
@@ -24,6 +26,8 @@ def straight_through(
   quantizer: quantizers.Quantizer,
   *,
   select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+  non_finite: str = 'skip',
 ) -> optax.GradientTransformationExtraArgs:
   """Trains latent weights with gradients taken at the quantized ones.
 
@@ -32,7 +36,11 @@ def straight_through(
   `w' = w + inner(g; w)`, and the update is `q(w') - p`, so that
   `optax.apply_updates` gives `q(w')`. Leaves that are not selected pass
   through `inner` as usual. `inner` is given the latents as its `params`, so
-  weight decay and the like act on them.
+  weight decay and the like act on them. The update has the dtypes of the
+  parameters.
+
+  Gradients of which any is NaN or infinite, selected or not, are never applied:
+  parameters and state stay as they are, but for `skipped_count`.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -47,13 +55,18 @@ def straight_through(
     inner: any optax transformation that ends in updates to be added.
     quantizer: from latents to quantized weights.
     select: which leaves have latents; see `trees.select`.
+    channel_axis: where their output channels are; see `trees.find_axes`.
+    non_finite: what else happens then: nothing ('skip'), or the program stops
+      with an error that names the leaves ('raise').
 
   Returns:
     A transformation whose `update` needs `params`. Its state holds one
-    float32 copy of the selected leaves.
+    float32 copy of the selected leaves, besides the states of the quantizer
+    and of `inner`.
 
   Raises:
-    ValueError: where `select` matches nothing, or `params` is missing.
+    ValueError: where `select` matches nothing or a leaf that cannot be
+      quantized, `non_finite` is unknown, or `params` is missing.
 
   Note: `params` are read, not only their latents: a step whose parameters
     were changed by someone else ends at `q(w')` all the same. From ternary
@@ -62,17 +75,20 @@ def straight_through(
   """
   inner = optax.with_extra_args_support(inner)
 
+  _finite.check_policy(non_finite)
+
   def init_fn(params):
-    selected = trees.select(params, select)
+    axes = trees.find_axes(params, select, channel_axis)
     # A copy: latents that shared their buffer with the parameters could not
     # be donated together with them.
     latents = jax.tree.map(
       lambda p: jnp.array(p, dtype=jnp.float32, copy=True),
-      trees.mask(params, selected),
+      trees.mask(params, axes),
     )
     return StraightThroughState(
       latents=latents,
-      quantizer_state=quantizer.init(latents),
+      skipped_count=jnp.zeros([], jnp.int32),
+      quantizer_state=quantizer.init(latents, axes),
       latent_opt_state=inner.init(trees.merge(latents, params)),
     )
 
@@ -82,28 +98,42 @@ def straight_through(
         'params is None, wanted the parameters: call'
         ' tx.update(grads, state, params) with straight_through'
       )
-    selected = trees.select(params, select)
-    updates, opt_state = inner.update(
-      updates,
-      state.latent_opt_state,
-      trees.merge(state.latents, params),
-      **extra_args,
+    axes = trees.find_axes(params, select, channel_axis)
+
+    def apply():
+      moves, opt_state = inner.update(
+        updates,
+        state.latent_opt_state,
+        trees.merge(state.latents, params),
+        **extra_args,
+      )
+      latents = jax.tree.map(
+        lambda w, u: w + u.astype(jnp.float32),
+        state.latents,
+        trees.mask(moves, axes),
+      )
+      quantized, quantizer_state = quantizer.update(
+        latents, state.quantizer_state, trees.mask(params, axes), axes
+      )
+      moves = trees.map_selected(
+        lambda axis, u, q, p: _difference(q, p), axes, moves, quantized, params
+      )
+      return moves, state._replace(
+        latents=latents,
+        quantizer_state=quantizer_state,
+        latent_opt_state=opt_state,
+      )
+
+    return _finite.apply_if(
+      _finite.check(updates, non_finite),
+      apply,
+      state._replace(skipped_count=state.skipped_count + 1),
     )
-    latents = jax.tree.map(
-      lambda w, u: w + u.astype(jnp.float32),
-      state.latents,
-      trees.mask(updates, selected),
-    )
-    quantized, quantizer_state = quantizer.update(
-      latents, state.quantizer_state
-    )
-    updates = trees.map_selected(
-      lambda u, q, p: q - p.astype(jnp.float32),
-      selected,
-      updates,
-      quantized,
-      params,
-    )
-    return updates, StraightThroughState(latents, quantizer_state, opt_state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _difference(q: jax.Array, p: jax.Array) -> jax.Array:
+  # In float32: exact for numbers of lower precision, whose own is rounded.
+  wide = jnp.promote_types(p.dtype, jnp.float32)
+  return (q.astype(wide) - p.astype(wide)).astype(p.dtype)

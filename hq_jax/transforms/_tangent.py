@@ -7,7 +7,9 @@ from hq_jax import trees
 
 
 def tangent(
-  *, select: trees.Selector = trees.kernels
+  *,
+  select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
 ) -> optax.GradientTransformationExtraArgs:
   """Removes the radial part of each channel's gradient.
 
@@ -24,6 +26,7 @@ def tangent(
 
   Args:
     select: which leaves are kernels; see `trees.select`.
+    channel_axis: where their output channels are; see `trees.find_axes`.
 
   Returns:
     A stateless transformation whose `update` needs `params`.
@@ -33,17 +36,15 @@ def tangent(
   """
 
   def init_fn(params):
-    trees.select(params, select)
+    trees.find_axes(params, select, channel_axis)
     return optax.EmptyState()
 
   def update_fn(updates, state, params=None, **extra_args):
-    del extra_args
     if params is None:
       raise ValueError('params is None, wanted the parameters, in tangent')
-    selected = trees.select(params, select)
     updates = trees.map_selected(
-      lambda g, w: sphere.tangent(g, w).astype(g.dtype),
-      selected,
+      lambda axis, g, w: sphere.tangent(g, w, axis).astype(g.dtype),
+      trees.find_axes(params, select, channel_axis),
       updates,
       params,
     )

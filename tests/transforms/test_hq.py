@@ -12,6 +12,7 @@ import pytest
 
 from hq_jax import sphere
 from hq_jax import ternary
+from hq_jax import thresholds
 from hq_jax import transforms
 
 # Dense at 0 and 1, pruned at 2 to 7, ternary from 8.
@@ -26,7 +27,7 @@ RECIPE = transforms.Recipe(
 )
 NUM_STEPS = 10
 
-_finalize = jax.jit(transforms.finalize, static_argnums=1)
+_finalize = jax.jit(transforms.finalize, static_argnums=2)
 
 
 def _normal(rng, shape):
@@ -73,9 +74,10 @@ def test_a_plain_optax_loop_on_digits(digits, rng):
   assert np.mean(losses[-20:]) < 0.5 * losses[0]
   accuracy = (jax.jit(_forward)(params, test_x).argmax(-1) == test_y).mean()
   assert accuracy > 0.85, accuracy
-  found = _finalize(opt_state, recipe)
-  assert list(found) == ['0/kernel', '1/kernel']
-  for layer, (codes, scale) in zip(params, found.values(), strict=True):
+  found = _finalize(opt_state, params, recipe)
+  for layer, finalized in zip(params, found, strict=True):
+    codes, scale = finalized['kernel']
+    np.testing.assert_array_equal(finalized['bias'], layer['bias'])
     kernel = np.asarray(layer['kernel'])
     np.testing.assert_array_equal(kernel, codes * scale)
     assert abs((codes == 0).mean() - 0.8) < 0.1
@@ -119,10 +121,8 @@ def _without(switch):
 
 @jax.jit
 def _distance(w, sparsity):
-  magnitudes = ternary.rank_magnitudes(w)
-  kept = ternary.num_kept(w.size, sparsity)
-  threshold = ternary.find_threshold(magnitudes, kept)
-  codes = ternary.get_codes(w, ternary.keep_mask(magnitudes, threshold))
+  threshold = thresholds.get_thresholds({'w': w}, sparsity)['w']
+  codes = ternary.get_codes(w, thresholds.keep_mask(w, threshold))
   return sphere.cosine_distance(w, codes).mean()
 
 
@@ -158,7 +158,7 @@ def test_radii_are_kept_through_all_stages():
 
 def test_the_distance_is_zero_after_each_stage():
   latents = _latents(RECIPE)[1:]
-  ramp = RECIPE.get_ramp()
+  ramp = RECIPE.get_ramp(RECIPE.sparsity)
   # Stages end with the updates 4 and 7.
   for t in (4, 7):
     np.testing.assert_allclose(_distance(latents[t], ramp(t)), 0, atol=1e-6)
@@ -209,7 +209,7 @@ def test_reinit_off():
   assert optax.tree.get(_run(recipe)[-1][1], 'reinit_count') is None
   latents = _latents(recipe)[1:]
   for t in (4, 7):
-    assert _distance(latents[t], recipe.get_ramp()(t)) > 1e-2
+    assert _distance(latents[t], recipe.get_ramp(recipe.sparsity)(t)) > 1e-2
   assert _zeros(recipe)[2:] == _zeros(RECIPE)[2:]
 
 
@@ -221,7 +221,7 @@ def test_straight_through_off():
     params['kernel'], state.latents['kernel'], rtol=1e-5, atol=1e-6
   )
   assert len(np.unique(np.abs(params['kernel'][:, 0]))) > 3
-  found = _finalize(state, recipe)['kernel']
+  found = _finalize(state, params, recipe)['kernel']
   assert int((found.codes == 0).sum()) == 48
 
 
@@ -261,7 +261,7 @@ def test_the_last_step_of_the_ramp_is_at_the_full_sparsity(num_steps):
   recipe = transforms.Recipe(
     sparsity=0.75, begin_step=3, prune_steps=num_steps, num_stages=1
   )
-  ramp = recipe.get_ramp()
+  ramp = recipe.get_ramp(recipe.sparsity)
   assert ramp(2) == 0
   assert ramp(3 + num_steps - 1) == 0.75
   if num_steps > 1:
@@ -271,7 +271,7 @@ def test_the_last_step_of_the_ramp_is_at_the_full_sparsity(num_steps):
 
 def test_a_ramp_may_begin_above_its_end():
   # The default beginning, 0.3, with a target below it.
-  ramp = transforms.Recipe(sparsity=0.2, prune_steps=4).get_ramp()
+  ramp = transforms.Recipe(sparsity=0.2, prune_steps=4).get_ramp(0.2)
   assert [float(ramp(t)) for t in (0, 4)] == [float(np.float32(0.2))] * 2
 
 
@@ -279,8 +279,8 @@ def test_finalize_is_the_parameters():
   for t in (10, 11):
     params, state = _run(RECIPE, num_steps=11)[t]
     for finalize in (_finalize, transforms.finalize):  # Compiled or not.
-      found = finalize(state, RECIPE)
-      assert list(found) == ['kernel']
+      found = finalize(state, params, RECIPE)
+      assert found['bias'] is not None
       codes, scale = found['kernel']
       assert codes.dtype == jnp.int8 and scale.dtype == jnp.float32
       np.testing.assert_array_equal(params['kernel'], codes * scale)
@@ -290,7 +290,7 @@ def test_finalize_uses_the_stored_thresholds():
   # Refreshed once, at update 0: by the end the number of zeros has drifted.
   recipe = transforms.Recipe(sparsity=0.75, refresh_steps=1000)
   params, state = _run(recipe)[-1]
-  codes, scale = _finalize(state, recipe)['kernel']
+  codes, scale = _finalize(state, params, recipe)['kernel']
   assert int((codes == 0).sum()) != 48
   np.testing.assert_array_equal(params['kernel'], codes * scale)
 
@@ -304,8 +304,8 @@ def test_the_last_update_is_at_the_exact_sparsity():
 
 @pytest.mark.parametrize('num_updates', [0, 1, 5, 8])
 def test_finalize_before_the_ternary_stage_rounds_the_latents(num_updates):
-  _, state = _run(RECIPE)[num_updates]
-  codes, scale = _finalize(state, RECIPE)['kernel']
+  params, state = _run(RECIPE)[num_updates]
+  codes, scale = _finalize(state, params, RECIPE)['kernel']
   assert int((codes == 0).sum()) == 48
   latents = state.latents['kernel']
   np.testing.assert_array_equal(codes, jnp.sign(latents) * (codes != 0))
@@ -321,7 +321,7 @@ def test_finalize_ranks_as_the_recipe_does():
   for project in (True, False):
     recipe = transforms.Recipe(sparsity=0.5, project=project)
     state = transforms.hq(optax.sgd(0.1), recipe).init(params)
-    codes = _finalize(state, recipe)['kernel'].codes
+    codes = _finalize(state, params, recipe)['kernel'].codes
     zeros[project] = (codes == 0).tolist()
   assert zeros[True] == [[False, False], [True, True]]
   assert zeros[False] == [[False, True], [False, True]]
@@ -338,11 +338,11 @@ def test_finalize_keeps_kernels_and_thresholds_together(rng):
   )
   updates, state = jax.jit(tx.update)(params, tx.init(params), params)
   params = optax.apply_updates(params, updates)
-  found = _finalize(state, recipe)
-  assert list(found) == ['a/kernel', 'b/kernel', 'c/kernel']
-  for path, (codes, scale) in found.items():
+  found = _finalize(state, params, recipe)
+  for path, layer in found.items():
+    codes, scale = layer['kernel']
     np.testing.assert_allclose(
-      params[path[0]]['kernel'], codes * scale, rtol=2**-23
+      params[path]['kernel'], codes * scale, rtol=2**-23
     )
     assert int((codes == 0).sum()) == 16
 
@@ -361,7 +361,7 @@ def test_without_latents_there_is_an_error():
   with pytest.raises(ValueError, match='holds no latents'):
     transforms.latents(state, params)
   with pytest.raises(ValueError, match='holds no latents'):
-    transforms.finalize(state, RECIPE)
+    transforms.finalize(state, params, RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -387,6 +387,261 @@ def test_recipe_refuses(name, value):
     dataclasses.replace(RECIPE, **{name: value})
 
 
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('prune_steps', 10.5),
+    ('sparsity', '0.5'),
+    ('sparsity', {}),
+    ('initial_sparsity', None),
+  ],
+)
+def test_recipe_refuses_other_types(name, value):
+  with pytest.raises(ValueError, match=f'{name} is {value!r}, wanted'):
+    dataclasses.replace(RECIPE, **{name: value})
+
+
+def test_finalize_refuses_what_the_state_was_not_made_with():
+  params, state = _run(RECIPE)[-1]
+  recipe = dataclasses.replace(RECIPE, sparsity=0.5, scope='2:4')
+  with pytest.raises(ValueError, match=r"recipe\.scope is '2:4', wanted that"):
+    transforms.finalize(state, params, recipe)
+  with pytest.raises(ValueError, match='channel_axis of kernel is 0, wanted'):
+    transforms.finalize(state, params, RECIPE, channel_axis=0)
+
+
 def test_stages_without_reinitialization_are_not_counted():
   transforms.Recipe(prune_steps=2, num_stages=7, reinit=False)
   transforms.Recipe(prune_steps=0, num_stages=7)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'scope': 'row'}, "scope is 'row', wanted layer, tree, channel, or N:M"),
+    ({'scope': '2:4'}, 'sparsity is 0.75, wanted 0.5, that of scope 2:4'),
+    ({'distribution': 'even'}, "distribution is 'even', wanted one of: unif"),
+    ({'ramp': 'square'}, "ramp is 'square', wanted one of: one_shot, linear"),
+    ({'sparsity': {'a': 1.5}}, 'sparsity is 1.5, wanted a fraction'),
+    (
+      {'sparsity': {'a': 0.5}, 'distribution': 'erdos_renyi_kernel'},
+      "distribution is 'erdos_renyi_kernel', wanted uniform",
+    ),
+    ({'sparsity': {'a': 0.5}, 'scope': 'tree'}, "scope is 'tree', wanted lay"),
+    (
+      {'distribution': 'erdos_renyi_kernel', 'scope': 'tree'},
+      "scope is 'tree', wanted layer or channel",
+    ),
+    ({'ramp': 'staged', 'reinit': False, 'num_stages': 7}, 'num_stages is 7'),
+  ],
+)
+def test_recipe_refuses_what_does_not_fit(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(RECIPE, **changes)
+
+
+def test_a_recipe_with_a_map_is_hashed_and_compared_by_value():
+  values = {'a': 0.5, '.*': 0.75}
+  one, same = (transforms.Recipe(sparsity=values) for _ in range(2))
+  assert one == same and hash(one) == hash(same)
+  other = transforms.Recipe(sparsity={'a': 0.5, '.*': 0.8})
+  assert one != other and hash(one) != hash(other)
+  # The caller's own may change afterwards.
+  values['a'] = 0.25
+  assert one == same
+
+
+def _two_layers(rng):
+  return {
+    'a': {'kernel': _normal(rng, (16, 4))},
+    'b': {'kernel': 5 * _normal(rng, (64, 8))},
+  }
+
+
+def _first_step(params, recipe, **kwargs):
+  """Parameters and codes after one step, from gradients of zero."""
+  tx = transforms.hq(optax.sgd(0.1), recipe, **kwargs)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  updates, state = jax.jit(tx.update)(zero, tx.init(params), params)
+  params = optax.apply_updates(params, updates)
+  return params, transforms.finalize(state, params, recipe)
+
+
+def _num_kept(params):
+  return [int((layer['kernel'] != 0).sum()) for layer in params.values()]
+
+
+@pytest.mark.parametrize('phase', ['prune', 'ternary'])
+@pytest.mark.parametrize(
+  ('changes', 'wanted'),
+  [
+    ({'sparsity': 0.75}, [16, 128]),
+    ({'sparsity': {'a/kernel': 0.25, 'b/.*': 0.875}}, [48, 64]),
+    # eps (20 / 64) and eps (72 / 512) of each, eps = 144 / (20 + 72).
+    (
+      {'sparsity': 0.75, 'distribution': 'erdos_renyi_kernel'},
+      [31, 113],
+    ),
+    ({'sparsity': 0.5, 'scope': '2:4'}, [32, 256]),
+    ({'sparsity': 0.75, 'scope': 'channel'}, [16, 128]),
+  ],
+  ids=['uniform', 'map', 'erdos_renyi_kernel', '2:4', 'channel'],
+)
+def test_how_many_are_kept(changes, wanted, phase, rng):
+  recipe = transforms.Recipe(
+    prune_steps=1 if phase == 'prune' else 0, num_stages=1, **changes
+  )
+  params, _ = _first_step(_two_layers(rng), recipe)
+  assert _num_kept(params) == wanted
+  if changes.get('scope') == 'channel':
+    assert ((params['b']['kernel'] != 0).sum(0) == 16).all()
+  if changes.get('scope') == '2:4':
+    groups = (np.asarray(params['b']['kernel']) != 0).reshape(16, 4, 8)
+    assert (groups.sum(1) == 2).all()
+
+
+@pytest.mark.parametrize('phase', ['prune', 'ternary'])
+def test_one_threshold_for_the_whole_tree(phase, rng):
+  # Without the sphere, the second kernel is 1.5 times as large.
+  recipe = transforms.Recipe(
+    sparsity=0.75,
+    scope='tree',
+    project=False,
+    prune_steps=1 if phase == 'prune' else 0,
+    num_stages=1,
+    reinit=False,
+  )
+  params = _two_layers(rng)
+  params['b']['kernel'] *= 0.3
+  weights = np.concatenate(
+    [np.abs(layer['kernel']).ravel() for layer in params.values()]
+  )
+  limit = np.sort(weights)[-144]
+  wanted = [
+    int((np.abs(layer['kernel']) >= limit).sum()) for layer in params.values()
+  ]
+  assert 0 < wanted[0] < 16
+  got, _ = _first_step(params, recipe)
+  assert _num_kept(got) == wanted and sum(wanted) == 144
+
+
+@pytest.mark.parametrize('scope', ['layer', 'tree', 'channel'])
+def test_no_kernel_loses_its_last_weight(scope, rng):
+  params = _two_layers(rng) | {'one': {'kernel': jnp.full((1, 1), 1e-6)}}
+  recipe = transforms.Recipe(sparsity=0.999, scope=scope, project=False)
+  got, finalized = _first_step(params, recipe)
+  per_channel = {'layer': [1, 1, 1], 'tree': [1, 1, 1], 'channel': [4, 8, 1]}
+  assert _num_kept(got) == per_channel[scope]
+  # The one-element kernel is its own ternary point, scale and all.
+  codes, scale = finalized['one']['kernel']
+  assert codes.tolist() == [[1]]
+  np.testing.assert_allclose(scale, [1e-6], rtol=2**-11)
+
+
+def test_ramps(rng):
+  zeros = {}
+  for ramp in ('one_shot', 'linear', 'cubic', 'staged'):
+    recipe = dataclasses.replace(
+      RECIPE, ramp=ramp, reinit=False, num_stages=3, initial_sparsity=0.25
+    )
+    zeros[ramp] = _zeros(recipe)[2:8]
+  assert zeros == {
+    'one_shot': [48] * 6,
+    # 0.25 + 0.1 t of 64.
+    'linear': [16, 22, 29, 35, 42, 48],
+    'cubic': [16, 32, 41, 46, 48, 48],
+    # 0.75 - 0.5 (1 - i / 2)^3.
+    'staged': [16, 16, 44, 44, 48, 48],
+  }
+
+
+def test_output_channels_first():
+  # The same kernel, and its transpose with the first axis as the channels.
+  params, state = _run(RECIPE)[-1]
+  last, _ = _run(RECIPE)[0]
+  flipped = {'weight': last['kernel'].T, 'bias': last['bias']}
+  rng = np.random.default_rng(5)
+  _normal(rng, (16, 4))
+  target = _normal(rng, (NUM_STEPS, 16, 4))
+  tx = transforms.hq(optax.sgd(0.3, momentum=0.5), RECIPE)
+  step, flipped_state = jax.jit(tx.update), tx.init(flipped)
+  for t in range(NUM_STEPS):
+    grads = {'weight': target[t].T, 'bias': jnp.ones(4)}
+    updates, flipped_state = step(grads, flipped_state, flipped)
+    flipped = optax.apply_updates(flipped, updates)
+  np.testing.assert_allclose(
+    flipped['weight'].T, params['kernel'], rtol=1e-5, atol=1e-6
+  )
+  codes, scale = _finalize(flipped_state, flipped, RECIPE)['weight']
+  assert codes.shape == (4, 16) and scale.shape == (4, 1)
+  np.testing.assert_array_equal(codes * scale, flipped['weight'])
+  wanted = _finalize(state, params, RECIPE)['kernel']
+  np.testing.assert_array_equal(codes.T, wanted.codes)
+
+
+@pytest.mark.parametrize(
+  ('leaf', 'message'),
+  [
+    (jnp.zeros((3, 2), jnp.int32), 'a is int32, not floating point'),
+    (jnp.zeros(()), r'a has shape \(\), fewer than 2 axes'),
+    (jnp.zeros((3,)), r'a has shape \(3,\), fewer than 2 axes'),
+    (jnp.zeros((0, 2)), r'a has shape \(0, 2\), no elements'),
+  ],
+)
+def test_leaves_that_cannot_be_quantized(leaf, message):
+  params = {'a': leaf, 'kernel': jnp.ones((2, 2))}
+  tx = transforms.hq(optax.sgd(0.1), transforms.Recipe(), 'a|kernel')
+  with pytest.raises(ValueError, match=f'select: {message}, wanted'):
+    tx.init(params)
+  # By default they are left alone.
+  state = transforms.hq(optax.sgd(0.1), transforms.Recipe()).init(params)
+  assert transforms.latents(state, params)['a'] is leaf
+
+
+def test_an_empty_tree_is_refused():
+  tx = transforms.hq(optax.sgd(0.1), transforms.Recipe())
+  with pytest.raises(ValueError, match='one of: an empty tree'):
+    tx.init({})
+
+
+def test_a_map_that_does_not_fit_the_kernels(rng):
+  for sparsity, message in (
+    ({'a/kernel': 0.5}, 'sparsity has no value for b/kernel'),
+    ({'.*': 0.5, 'c/.*': 0.5}, r"sparsity: 'c/\.\*' matches no kernel"),
+    ({'(': 0.5}, r"sparsity: '\(' is no regular expression"),
+  ):
+    recipe = transforms.Recipe(sparsity=sparsity)
+    with pytest.raises(ValueError, match=message):
+      transforms.hq(optax.sgd(0.1), recipe).init(_two_layers(rng))
+
+
+def test_groups_that_do_not_divide_a_kernel(rng):
+  recipe = transforms.Recipe(sparsity=0.5, scope='2:4')
+  params = {'kernel': _normal(rng, (6, 4))}
+  with pytest.raises(
+    ValueError, match=r"scope is '2:4', but kernel of shape .* 6 w"
+  ):
+    tx = transforms.hq(optax.sgd(0.1), recipe)
+    tx.update(params, tx.init(params), params)
+
+
+def test_a_schedule_free_optimizer_inside(rng):
+  # Its own averaged weights are found in the state, and can be made ternary.
+  inner = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1)
+  recipe = transforms.Recipe(sparsity=0.5)
+  tx = transforms.hq(inner, recipe)
+  params = _two_layers(rng)
+  state = tx.init(params)
+  step = jax.jit(tx.update)
+  for _ in range(3):
+    updates, state = step(params, state, params)
+    params = optax.apply_updates(params, updates)
+  latents = transforms.latents(state, params)
+  averaged = optax.contrib.schedule_free_eval_params(
+    state.latent_opt_state[1], latents
+  )
+  assert jax.tree.structure(averaged) == jax.tree.structure(params)
+  for layer in transforms.finalize(state, params, recipe).values():
+    codes, scale = layer['kernel']
+    assert abs((codes == 0).mean() - 0.5) < 0.1
+    assert scale.dtype == jnp.float32

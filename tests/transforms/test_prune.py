@@ -141,6 +141,105 @@ def test_each_kernel_is_ranked_by_itself(rng):
   assert int((got['b']['kernel'] != 0).sum()) == 2
 
 
+def test_output_channels_on_the_first_axis():
+  w = jnp.array([[3.0, 1.0], [0.03, 0.01]])
+  zero = jnp.zeros((2, 2))
+  for tx, name in (
+    (transforms.prune(lambda t: 0.5, channel_axis=0), 'kernel'),
+    (transforms.prune(lambda t: 0.5), 'weight'),  # as Equinox has it
+  ):
+    (got,) = _run(tx, {name: w}, [{name: zero}])
+    assert (got[name] == 0).tolist() == [[False, True], [False, True]]
+
+
+def test_scope_tree_ranks_all_kernels_together(rng):
+  params = {
+    'a': {'kernel': _normal(rng, (10, 2))},
+    'b': {'kernel': 0.01 * _normal(rng, (5, 2))},
+    'bias': jnp.zeros(3),
+  }
+  zero = jax.tree.map(jnp.zeros_like, params)
+  tx = transforms.prune(lambda t: 0.5, scope='tree', unit_norm=False)
+  (got,) = _run(tx, params, [zero])
+  # One weight of the small kernel is kept, the largest; the rest of 15 by size.
+  a, b = params['a']['kernel'], params['b']['kernel']
+  limit = np.sort(np.abs(a).ravel())[-14]
+  np.testing.assert_array_equal(got['a']['kernel'] != 0, np.abs(a) >= limit)
+  np.testing.assert_array_equal(
+    got['b']['kernel'] != 0, np.abs(b) == np.abs(b).max()
+  )
+
+
+def test_scope_channel_keeps_as_many_of_each(rng):
+  params = {
+    'kernel': _normal(rng, (3, 3, 2, 5)),
+    'weight': _normal(rng, (4, 6)),
+  }
+  zero = jax.tree.map(jnp.zeros_like, params)
+  tx = transforms.prune(lambda t: 0.5, scope='channel', unit_norm=False)
+  (got,) = _run(tx, params, [zero])
+  assert (got['kernel'] != 0).sum((0, 1, 2)).tolist() == [9] * 5
+  assert (got['weight'] != 0).sum(1).tolist() == [3] * 4
+
+
+def test_groups_follow_the_ramp(rng):
+  ramp = schedules.sparsity_ramp(0.0, 0.5, ramp_steps=4, power=1.0)
+  tx = transforms.prune(ramp, refresh_steps=2, scope='2:4')
+  params = {'kernel': _normal(rng, (8, 3))}
+  steps = [{'kernel': 0.1 * _normal(rng, (8, 3))} for _ in range(6)]
+  found = _run(tx, params, steps)
+  kept = [(got['kernel'].reshape(2, 4, 3) != 0).sum(1) for got in found]
+  # At 0, a quarter and a half; between, zeros stay where they are.
+  for groups, wanted in zip(kept, (4, 4, 3, 3, 2, 2), strict=True):
+    assert (groups == wanted).all()
+
+
+def test_groups_of_channels_on_the_first_axis(rng):
+  w = _normal(rng, (3, 8, 4, 2))
+  tx = transforms.prune(lambda t: 0.5, scope='2:4')
+  (got,) = _run(tx, {'weight': w}, [{'weight': jnp.zeros_like(w)}])
+  groups = got['weight'].reshape(3, 2, 4, 4, 2)
+  assert ((groups != 0).sum(2) == 2).all()
+
+
+def test_a_schedule_by_path(rng):
+  params = {
+    'a': {'kernel': _normal(rng, (10, 4))},
+    'b': {'kernel': _normal(rng, (5, 4)), 'bias': jnp.ones(4)},
+  }
+  zero = jax.tree.map(jnp.zeros_like, params)
+  ramp = schedules.sparsity_ramp(0.1, 0.5, ramp_steps=2, power=1.0)
+  tx = transforms.prune(
+    {'a/kernel': ramp, '.*': lambda t: 0.8}, refresh_steps=1
+  )
+  found = _run(tx, params, [zero] * 4)
+  zeros = lambda name: _zeros([got[name] for got in found])
+  assert zeros('a') == [4, 12, 20, 20]
+  assert zeros('b') == [16] * 4
+  np.testing.assert_array_equal(found[-1]['b']['bias'], 1)
+
+
+@pytest.mark.parametrize(
+  ('sparsity', 'scope', 'message'),
+  [
+    ({'b/.*': 0.5}, 'layer', 'sparsity has no value for a/kernel'),
+    ({'.*': 0.5, 'b': 0.5}, 'layer', "'b' matches no kernel"),
+    ({'.*': 0.5}, 'tree', 'share a threshold'),
+    (0.5, '2:4', r'a/kernel of shape .* multiple of 4'),
+    (0.5, 'row', "scope is 'row'"),
+  ],
+)
+def test_a_sparsity_or_a_scope_that_does_not_fit(sparsity, scope, message):
+  schedule = lambda value: lambda t: value
+  if isinstance(sparsity, dict):
+    sparsity = {path: schedule(value) for path, value in sparsity.items()}
+  else:
+    sparsity = schedule(sparsity)
+  params = {'a': {'kernel': jnp.ones((6, 2))}}
+  with pytest.raises(ValueError, match=message):
+    _run(transforms.prune(sparsity, scope=scope), params, [params])
+
+
 def test_a_channel_may_be_pruned_whole():
   params = {'kernel': jnp.array([[5.0, 0.1], [4.0, 0.1]])}
   tx = optax.chain(

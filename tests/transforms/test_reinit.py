@@ -10,6 +10,7 @@ import pytest
 
 from hq_jax import sphere
 from hq_jax import ternary
+from hq_jax import thresholds
 from hq_jax import transforms
 
 
@@ -35,21 +36,26 @@ def _half(t):
 
 @jax.jit
 def _distance(w):
-  magnitudes = ternary.rank_magnitudes(w)
-  threshold = ternary.find_threshold(magnitudes, ternary.num_kept(w.size, 0.5))
-  codes = ternary.get_codes(w, ternary.keep_mask(magnitudes, threshold))
+  found = thresholds.get_thresholds({'w': w}, 0.5)
+  codes = ternary.get_codes(w, thresholds.keep_mask(w, found['w']))
   return sphere.cosine_distance(w, codes)
 
 
 def _reference(w, strength, kept):
   w = np.asarray(w, np.float64)
-  radius = np.sqrt((w**2).sum(0))
-  u = w / radius
+  u = w / np.sqrt((w**2).sum(0))
   keep = np.zeros(w.size, bool)
   keep[np.argsort(-np.abs(u).ravel(), kind='stable')[:kept]] = True
-  codes = np.sign(w) * keep.reshape(w.shape)
+  return _moved(w, keep.reshape(w.shape), strength)
+
+
+def _moved(w, keep, strength):
+  """Toward the ternary point of what is kept, channels on the last axis."""
+  w = np.asarray(w, np.float64)
+  radius = np.sqrt((w**2).sum(0))
+  codes = np.sign(w) * keep
   k = np.maximum(np.abs(codes).sum(0), 1)
-  moved = (1 - strength) * u + strength * codes / np.sqrt(k)
+  moved = (1 - strength) * w / radius + strength * codes / np.sqrt(k)
   norm = np.sqrt((moved**2).sum(0))
   return radius * moved / np.where(norm == 0, 1, norm)
 
@@ -151,6 +157,81 @@ def test_zeros_that_pruning_left_stay_zero(rng):
   tx = transforms.reinit([0], 0.5, lambda t: 0.1)
   (got,) = _apply(tx, {'kernel': pruned})
   np.testing.assert_array_equal(got['kernel'] == 0, pruned == 0)
+
+
+def test_output_channels_on_the_first_axis(rng):
+  w = 3 * _normal(rng, (4, 10))
+  tx = transforms.reinit([0], 0.5, _half, channel_axis=0)
+  (got,) = _apply(tx, {'kernel': w})
+  np.testing.assert_allclose(
+    got['kernel'].T, _reference(w.T, 0.5, 20), rtol=1e-5, atol=1e-6
+  )
+  # That of Equinox is the first without being told.
+  (same,) = _apply(transforms.reinit([0], 0.5, _half), {'weight': w})
+  np.testing.assert_array_equal(same['weight'], got['kernel'])
+
+
+def _largest(magnitudes, kept):
+  """Where the `kept` largest of each column are; there are no ties."""
+  return magnitudes >= np.sort(magnitudes, axis=0)[-kept]
+
+
+@pytest.mark.parametrize('scope', ['channel', '2:4', 'tree'])
+def test_matches_the_equation_in_any_scope(rng, scope):
+  a, b = _normal(rng, (8, 3)), 3 * _normal(rng, (4, 6))
+  tx = transforms.reinit([0], 0.25, _half, scope=scope)
+  (got,) = _apply(tx, {'a': {'kernel': a}, 'b': {'kernel': b}})
+  wide = [np.float64(a), np.float64(b)]
+  u = [np.abs(w) / np.sqrt((w**2).sum(0)) for w in wide]
+  if scope == 'channel':
+    keep = [_largest(u[0], 4), _largest(u[1], 2)]
+  elif scope == '2:4':
+    keep = [np.concatenate([_largest(u[0][:4], 2), _largest(u[0][4:], 2)])]
+    keep += [_largest(u[1], 2)]
+  else:
+    limit = np.sort(np.concatenate([x.ravel() for x in u]))[-24]
+    keep = [x >= limit for x in u]
+    # Shorter columns have larger parts.
+    assert keep[0].sum() < 12 < keep[1].sum()
+  for name, w, kept in zip('ab', wide, keep, strict=True):
+    wanted = _moved(w, kept, 0.25)
+    np.testing.assert_allclose(
+      got[name]['kernel'], wanted, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_groups_of_channels_on_the_first_axis(rng):
+  w = _normal(rng, (3, 8, 4, 2))
+  tx = transforms.reinit([0], 1.0, _half, scope='2:4')
+  (got,) = _apply(tx, {'weight': w})
+  groups = got['weight'].reshape(3, 2, 4, 4, 2)
+  assert ((groups != 0).sum(2) == 2).all()
+
+
+def test_each_kernel_may_have_its_own_sparsity(rng):
+  params = {
+    'a': {'kernel': _normal(rng, (10, 4))},
+    'b': {'kernel': _normal(rng, (10, 4)), 'bias': jnp.ones(4)},
+  }
+  schedules = {'a/kernel': lambda t: 0.25 * (t + 1), '.*': lambda t: 0.9}
+  tx = transforms.reinit([0, 1], 1.0, schedules)
+  found = _apply(tx, params, 2)
+  zeros = lambda name: [int((p[name]['kernel'] == 0).sum()) for p in found]
+  assert zeros('a') == [10, 20]
+  assert zeros('b') == [36, 36]
+  np.testing.assert_array_equal(found[-1]['b']['bias'], 1)
+
+
+def test_a_sparsity_for_no_kernel_is_refused(rng):
+  params = {'a': {'kernel': _normal(rng, (10, 4))}}
+  tx = transforms.reinit([0], 1.0, {'.*': _half, 'b/.*': _half})
+  with pytest.raises(ValueError, match=r"'b/\.\*' matches no kernel"):
+    _apply(tx, params)
+
+
+def test_a_scope_that_is_not_there_is_refused():
+  with pytest.raises(ValueError, match="scope is 'row'"):
+    transforms.reinit([0], 0.5, _half, scope='row')
 
 
 @pytest.mark.parametrize('strength', [-0.1, 1.1, float('nan')])

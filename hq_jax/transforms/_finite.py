@@ -1,0 +1,94 @@
+"""Gradients that are not finite: found, reported, and kept out."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hq_jax import trees
+
+POLICIES = ('skip', 'raise')
+
+
+def check_policy(non_finite: str) -> None:
+  """Refuses a policy that does not exist.
+
+  Args:
+    non_finite: 'skip' or 'raise'.
+
+  Raises:
+    ValueError: for anything else.
+  """
+  if non_finite not in POLICIES:
+    raise ValueError(
+      f'non_finite is {non_finite!r}, wanted one of: {", ".join(POLICIES)}'
+    )
+
+
+def check(updates: chex.ArrayTree, non_finite: str) -> jax.Array:
+  """Whether all of a tree is finite, inside `jit`.
+
+  Args:
+    updates: any pytree; leaves that are not floating point count as finite.
+    non_finite: with 'raise', a leaf that is not raises on the host, by name,
+      as a `FloatingPointError` within the error of the compiled program.
+
+  Returns:
+    bool, shape ().
+  """
+  finite = {
+    # The largest magnitude is a NaN where any is, and read faster than bools.
+    path: jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0.0))
+    for path, leaf in trees.flatten(updates).items()
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  }
+  if not finite:
+    return jnp.ones([], bool)
+  flags = jnp.stack(list(finite.values()))
+  all_finite = jnp.all(flags)
+  if non_finite == 'raise':
+    report = functools.partial(_report, tuple(finite))
+    jax.lax.cond(
+      all_finite,
+      lambda flags: None,
+      lambda flags: jax.debug.callback(report, flags),
+      flags,
+    )
+  return all_finite
+
+
+def _report(paths: Sequence[str], flags: np.ndarray) -> None:
+  broken = [path for path, flag in zip(paths, flags, strict=True) if not flag]
+  raise FloatingPointError(
+    f'the gradient of {", ".join(broken[:4])} is not finite ({len(broken)} of'
+    f' {len(paths)} leaves), wanted finite ones'
+  )
+
+
+def apply_if(
+  finite: jax.Array, update: Callable[[], tuple[Any, Any]], skipped: Any
+) -> tuple[chex.ArrayTree, Any]:
+  """Runs an update where all was finite; where not, nothing moves.
+
+  Args:
+    finite: of `check`.
+    update: gives updates and the next state.
+    skipped: the state where nothing moves, of the same structure.
+
+  Returns:
+    Updates, zero where nothing moves, and a state.
+  """
+  updates, state = jax.eval_shape(update)
+
+  def skip():
+    return (
+      jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), updates),
+      # A state may change its dtypes in the first update.
+      jax.tree.map(lambda old, new: old.astype(new.dtype), skipped, state),
+    )
+
+  return jax.lax.cond(finite, update, skip)

@@ -1,0 +1,190 @@
+"""When `hq` does what."""
+
+from collections.abc import Mapping
+import dataclasses
+import numbers
+
+import chex
+import numpy as np
+import optax
+
+from hq_jax import distributions
+from hq_jax import schedules
+from hq_jax import thresholds
+from hq_jax import trees
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """When `hq` does what, counted in optimizer steps.
+
+  From `begin_step` the sparsity rises from `initial_sparsity` to `sparsity`
+  over `prune_steps`, in `num_stages` equal stages, and at each stage's end the
+  weights are reinitialized. From `begin_step + prune_steps` the parameters are
+  ternary. Before `begin_step` they are dense, on the sphere.
+
+  >>> Recipe(sparsity=0.85, prune_steps=100).ternary_begin_step
+  100
+
+  Attributes:
+    sparsity: the fraction of zeros at the end, in [0, 1): one for all kernels
+      together, shared out as `distribution` says, or a map from paths or
+      regular expressions (see `distributions.resolve`) to the fraction of each
+      kernel. At least one weight of every kernel is kept whenever
+      thresholds are found.
+    distribution: 'uniform' or 'erdos_renyi_kernel'; see `distributions`.
+    scope: which weights compete: those of a 'layer', of the whole 'tree', of
+      each 'channel', or of groups, as '2:4'; see `thresholds`.
+    begin_step: the first step that prunes.
+    prune_steps: how long pruning takes; 0 for ternary at once.
+    initial_sparsity: where the ramp begins, in [0, 1); at most `sparsity` is
+      used.
+    ramp: how it rises: 'cubic', 'linear', 'staged' or 'one_shot'; see
+      `schedules`.
+    num_stages: how many reinitializations, evenly over the pruning, and how
+      many jumps of a staged ramp.
+    reinit_strength: how far each moves the weights, in [0, 1].
+    refresh_steps: steps between two exact thresholds.
+    end_step: the number of steps in all, where it is known: thresholds are
+      exact after the last one.
+    tangent: whether gradients are projected onto the tangent of the sphere.
+    project: whether weights are put back on the sphere after each step;
+      without it, `abs(w)` is ranked instead of `abs(u)`.
+    prune: whether weights are pruned before they become ternary.
+    reinit: whether they are reinitialized.
+    straight_through: whether training ends with ternary weights; without it
+      they are rounded after training, by `finalize`.
+  """
+
+  sparsity: float | Mapping[str, float] = 0.85
+  distribution: str = 'uniform'
+  scope: str = 'layer'
+  begin_step: int = 0
+  prune_steps: int = 0
+  initial_sparsity: float = 0.3
+  ramp: str = 'cubic'
+  num_stages: int = 4
+  reinit_strength: float = 0.5
+  refresh_steps: int = 50
+  end_step: int | None = None
+  tangent: bool = True
+  project: bool = True
+  prune: bool = True
+  reinit: bool = True
+  straight_through: bool = True
+
+  def __post_init__(self):
+    self._check_sparsity()
+    _check_fraction('initial_sparsity', self.initial_sparsity)
+    if not 0.0 <= self.reinit_strength <= 1.0:
+      raise ValueError(
+        f'reinit_strength is {self.reinit_strength}, wanted a fraction in'
+        ' [0, 1]'
+      )
+    for name, least in (
+      ('begin_step', 0),
+      ('prune_steps', 0),
+      ('num_stages', 1),
+      ('refresh_steps', 1),
+    ):
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(
+          f'{name} is {value}, wanted an int of at least {least}'
+        )
+    if self.end_step is not None and self.end_step < self.ternary_begin_step:
+      raise ValueError(
+        f'end_step is {self.end_step}, wanted at least begin_step +'
+        f' prune_steps = {self.ternary_begin_step}'
+      )
+    in_stages = self.reinit or self.ramp == 'staged'
+    if in_stages and 0 < self.prune_steps < self.num_stages:
+      raise ValueError(
+        f'num_stages is {self.num_stages}, wanted at most prune_steps ='
+        f' {self.prune_steps}'
+      )
+
+  def _check_sparsity(self):
+    for name, table in (
+      ('distribution', distributions.DISTRIBUTIONS),
+      ('ramp', schedules.RAMPS),
+    ):
+      if getattr(self, name) not in table:
+        raise ValueError(
+          f'{name} is {getattr(self, name)!r}, wanted one of:'
+          f' {", ".join(table)}'
+        )
+    group = thresholds.parse_scope(self.scope)
+    by_path = isinstance(self.sparsity, Mapping)
+    if isinstance(self.sparsity, Mapping):
+      values = list(self.sparsity.values())
+      if not values:
+        raise ValueError('sparsity is {}, wanted a number or a map of them')
+      # A copy: the caller's own may change.
+      object.__setattr__(self, 'sparsity', dict(self.sparsity))
+    else:
+      values = [self.sparsity]
+    for value in values:
+      _check_fraction('sparsity', value)
+      if group and abs(value - (1 - group[0] / group[1])) > 1e-6:
+        raise ValueError(
+          f'sparsity is {value}, wanted {1 - group[0] / group[1]:g}, that of'
+          f' scope {self.scope}'
+        )
+    shares = by_path or self.distribution != 'uniform'
+    if shares and (group or self.scope == 'tree'):
+      raise ValueError(
+        f'scope is {self.scope!r}, wanted layer or channel where kernels have'
+        ' sparsities of their own'
+      )
+    if by_path and self.distribution != 'uniform':
+      raise ValueError(
+        f'distribution is {self.distribution!r}, wanted uniform with a'
+        ' sparsity by path'
+      )
+
+  def __hash__(self):
+    # A recipe can be a static argument of `jit`, with a map in it too.
+    values = dataclasses.asdict(self)
+    return hash(tuple((name, str(values[name])) for name in values))
+
+  @property
+  def ternary_begin_step(self) -> int:
+    """The first step whose parameters are ternary."""
+    return self.begin_step + self.prune_steps
+
+  def get_ramp(self, sparsity: float) -> optax.Schedule:
+    """The sparsity by step, of what ends at the one given."""
+    return schedules.RAMPS[self.ramp](
+      min(self.initial_sparsity, sparsity),
+      sparsity,
+      self.begin_step,
+      self.prune_steps,
+      self.num_stages,
+    )
+
+  def get_sparsity(self, kernels: chex.ArrayTree) -> float | dict[str, float]:
+    """The sparsity at the end: one for all kernels, or one by path.
+
+    Args:
+      kernels: the selected leaves, by path or in a masked tree.
+
+    Returns:
+      What `thresholds.get_thresholds` takes.
+
+    Raises:
+      ValueError: where the recipe's map does not fit the kernels.
+    """
+    shapes = {
+      path: np.shape(leaf) for path, leaf in trees.flatten(kernels).items()
+    }
+    if isinstance(self.sparsity, Mapping):
+      return distributions.resolve(self.sparsity, list(shapes))
+    if self.distribution == 'uniform':
+      return self.sparsity
+    return distributions.DISTRIBUTIONS[self.distribution](shapes, self.sparsity)
+
+
+def _check_fraction(name: str, value: float) -> None:
+  if not isinstance(value, numbers.Real) or not 0.0 <= value < 1.0:
+    raise ValueError(f'{name} is {value!r}, wanted a fraction in [0, 1)')
