@@ -11,4 +11,5 @@ install '.[test]'
 run .venv/bin/python -m ruff check .
 run .venv/bin/python -m ruff format --check .
 run .venv/bin/python -m mypy
-run .venv/bin/python -m pytest "$@"
+# A process for each core; tests of one file share what they compiled.
+run .venv/bin/python -m pytest --numprocesses=auto --dist=loadfile "$@"

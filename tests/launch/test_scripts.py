@@ -7,6 +7,7 @@ import sys
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[2]
+_PYTEST = '-m pytest --numprocesses=auto --dist=loadfile'
 _SCRIPTS = ['launch/local.sh', 'launch/test.sh', '.ci/run']
 
 # Stands for an interpreter. It writes down what it is asked to do, makes a
@@ -107,7 +108,7 @@ def test_dry_run_of_test_prints_the_commands(checkout):
     '.venv/bin/python -m ruff check .',
     '.venv/bin/python -m ruff format --check .',
     '.venv/bin/python -m mypy',
-    '.venv/bin/python -m pytest -m slow',
+    f'.venv/bin/python {_PYTEST} -m slow',
   ]
   assert not (checkout / '.venv').exists()
 
@@ -194,10 +195,10 @@ def test_another_python_version_makes_another_environment(checkout, tmp_path):
   ('failing', 'status', 'expected'),
   [
     ('', 0, 0),
-    ('-m pytest', 1, 1),
-    ('-m pytest', 5, 5),  # No quick test at all is an error.
-    ('-m pytest -m slow', 5, 0),
-    ('-m pytest -m slow', 1, 1),
+    (_PYTEST, 1, 1),
+    (_PYTEST, 5, 5),  # No quick test at all is an error.
+    (f'{_PYTEST} -m slow', 5, 0),
+    (f'{_PYTEST} -m slow', 1, 1),
     ('-m mypy', 2, 2),
   ],
 )
@@ -213,4 +214,4 @@ def test_ci_fails_when_a_check_fails(
   )
   assert done.returncode == expected, done.stderr
   if expected == 0:
-    assert log.read_text().splitlines()[-1] == '-m pytest -m slow'
+    assert log.read_text().splitlines()[-1] == f'{_PYTEST} -m slow'
