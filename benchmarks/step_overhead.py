@@ -1,0 +1,333 @@
+"""What a training step costs with `transforms.hq`, over plain optax SGD.
+
+  python -m benchmarks.step_overhead
+
+ResNet-18 for 1,000 classes on 64-pixel images, batch 64, SGD with Nesterov
+momentum, everything in one process: a round runs each variant once, in an order
+that turns around every other round, and a ratio is taken within the round.
+Variants: plain optax; ours in the dense, the prune and the ternary phase; and
+plain optax on the same network with its weights fake-quantized to int2 by Qwix.
+The steps that find thresholds, every `refresh_steps`, are measured apart, and
+their share is added to the ratio of their phase.
+
+Also counts the bytes by which the optimizer's state grows. Prints a Markdown
+table, and as its last line a JSON object.
+"""
+
+import argparse
+from collections.abc import Callable
+import json
+import time
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+
+from hq_jax import provenance
+from hq_jax import transforms
+from hq_jax import trees
+from hq_jax.models import resnet
+
+PHASES = ('dense', 'prune', 'ternary')
+_REFRESH_STEPS = 50
+# Long enough that no phase ends while it is measured.
+_LONG_STEPS = 1_000_000
+_SHORT_STEPS = 4
+
+
+class Variant(NamedTuple):
+  """What is measured, ready to run.
+
+  Attributes:
+    step: from the carry to the next, which it consumes.
+    carry: parameters, batch statistics and optimizer state.
+  """
+
+  step: Callable[[Any], Any]
+  carry: Any
+
+
+def make_recipe(phase: str, refresh_steps: int) -> transforms.Recipe:
+  """A recipe whose steps, after a warm-up, all belong to one phase.
+
+  Args:
+    phase: one of `PHASES`.
+    refresh_steps: steps between two exact thresholds.
+
+  Returns:
+    A recipe with every part switched on.
+  """
+  begin, prune = {
+    'dense': (_LONG_STEPS, _SHORT_STEPS),
+    'prune': (0, _LONG_STEPS),
+    'ternary': (0, _SHORT_STEPS),
+  }[phase]
+  return transforms.Recipe(
+    sparsity=0.85,
+    begin_step=begin,
+    prune_steps=prune,
+    refresh_steps=refresh_steps,
+  )
+
+
+def make_optimizer() -> optax.GradientTransformation:
+  """The optimizer of every variant."""
+  return optax.sgd(1e-2, momentum=0.9, nesterov=True)
+
+
+def make_variant(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  variables: Any,
+  batch: tuple[jax.Array, jax.Array],
+  warmup_steps: int,
+) -> Variant:
+  """Compiles a training step and takes a few.
+
+  Args:
+    model: a Flax module with batch norms.
+    tx: the optimizer.
+    variables: of the model; they are copied.
+    batch: images and labels, the same at every step.
+    warmup_steps: how many to take, at least one.
+
+  Returns:
+    A variant.
+  """
+  images, labels = batch
+
+  def step(carry):
+    params, batch_stats, opt_state = carry
+
+    def loss_fn(params):
+      logits, updated = model.apply(
+        {'params': params, 'batch_stats': batch_stats},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      return losses.mean(), updated['batch_stats']
+
+    grads, updated = jax.grad(loss_fn, has_aux=True)(params)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), updated, opt_state
+
+  params, batch_stats = jax.tree.map(
+    jnp.copy, (variables['params'], variables['batch_stats'])
+  )
+  carry = (params, batch_stats, jax.jit(tx.init)(params))
+  compiled = jax.jit(step, donate_argnums=0)
+  for _ in range(warmup_steps):
+    carry = jax.block_until_ready(compiled(carry))
+  return Variant(compiled, carry)
+
+
+def quantize_with_qwix(model: nn.Module) -> nn.Module:
+  """The same network with int2 weights, by Qwix; activations stay as they are.
+
+  Args:
+    model: a Flax module.
+
+  Returns:
+    A Flax module with the same variables.
+  """
+  try:
+    import qwix
+  except ImportError:
+    raise SystemExit(
+      "qwix is not installed, wanted for comparison: pip install -e '.[test]'"
+    ) from None
+  rules = [qwix.QtRule(module_path='.*', weight_qtype='int2')]
+  return qwix.quantize_model(model, qwix.QtProvider(rules))
+
+
+def measure(
+  variants: dict[str, Variant], num_rounds: int
+) -> dict[str, np.ndarray]:
+  """Times every variant once a round.
+
+  Args:
+    variants: by name.
+    num_rounds: at least one.
+
+  Returns:
+    Seconds by name, `[num_rounds]`.
+  """
+  carries = {name: variant.carry for name, variant in variants.items()}
+  seconds: dict[str, list[float]] = {name: [] for name in variants}
+  for i in tqdm.trange(num_rounds, unit='round', disable=None):
+    order = list(variants)
+    for name in order if i % 2 == 0 else reversed(order):
+      started = time.perf_counter()
+      carries[name] = jax.block_until_ready(variants[name].step(carries[name]))
+      seconds[name].append(time.perf_counter() - started)
+  return {name: np.array(values) for name, values in seconds.items()}
+
+
+def summarize(
+  seconds: dict[str, np.ndarray], refresh_steps: int
+) -> dict[str, Any]:
+  """Median ratios over the plain step of the same round.
+
+  A phase costs `ordinary + (refreshing - ordinary) / refresh_steps`.
+
+  Args:
+    seconds: of `measure`: `plain`, `qwix` where it ran, and for each phase its
+      name and, but for the dense one, its name with `_refresh`.
+    refresh_steps: steps between two exact thresholds.
+
+  Returns:
+    What the JSON object says of time.
+  """
+  ratio = {
+    name: float(np.median(values / seconds['plain']))
+    for name, values in seconds.items()
+  }
+  phases = {}
+  for phase in PHASES:
+    ordinary = ratio[phase]
+    refreshing = ratio.get(f'{phase}_refresh', ordinary)
+    phases[phase] = {
+      'over_plain': ordinary + (refreshing - ordinary) / refresh_steps,
+      'ordinary_over_plain': ordinary,
+      'refreshing_over_plain': refreshing,
+    }
+  return {
+    'ours_over_plain': max(phase['over_plain'] for phase in phases.values()),
+    'qwix_over_plain': ratio.get('qwix'),
+    'phases': phases,
+    'plain_seconds': float(np.median(seconds['plain'])),
+    'pairs': len(seconds['plain']),
+  }
+
+
+def count_state(params: Any) -> dict[str, int]:
+  """Bytes by which the state grows, and what one copy of the weights takes.
+
+  Args:
+    params: of the model.
+
+  Returns:
+    What the JSON object says of memory.
+  """
+  num_bytes = lambda tree: sum(
+    leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+  )
+  plain = jax.eval_shape(make_optimizer().init, params)
+  recipe = make_recipe('prune', _REFRESH_STEPS)
+  ours = jax.eval_shape(transforms.hq(make_optimizer(), recipe).init, params)
+  weights = sum(leaf.size for leaf in trees.flatten_selected(params).values())
+  return {
+    'state_growth_bytes': num_bytes(ours) - num_bytes(plain),
+    'one_copy_bytes': 4 * weights,
+    'one_bit_per_weight_bytes': weights // 8,
+  }
+
+
+def make_table(result: dict[str, Any]) -> str:
+  """A Markdown table of a result.
+
+  Args:
+    result: the JSON object.
+
+  Returns:
+    The table.
+  """
+  lines = [
+    '| step | over plain optax | ordinary step | step that finds thresholds |',
+    '|---|---|---|---|',
+  ]
+  for name, phase in result['phases'].items():
+    lines.append(
+      f'| ours, {name} | {phase["over_plain"]:.4f} |'
+      f' {phase["ordinary_over_plain"]:.4f} |'
+      f' {phase["refreshing_over_plain"]:.4f} |'
+    )
+  if result['qwix_over_plain'] is not None:
+    lines.append(
+      f'| Qwix, int2 weights | {result["qwix_over_plain"]:.4f} | | |'
+    )
+  return '\n'.join(lines)
+
+
+def run(
+  model: nn.Module,
+  *,
+  image_size: int,
+  batch_size: int,
+  num_rounds: int,
+  with_qwix: bool = True,
+) -> dict[str, Any]:
+  """Builds every variant and measures.
+
+  Args:
+    model: a Flax module with batch norms, for 1,000 classes.
+    image_size: pixels.
+    batch_size: images.
+    num_rounds: pairs of a plain step and another.
+    with_qwix: whether Qwix is measured too.
+
+  Returns:
+    The JSON object.
+  """
+  rng = np.random.default_rng(0)
+  shape = (batch_size, image_size, image_size, 3)
+  images = jnp.asarray(rng.normal(size=shape), jnp.float32)
+  batch = images, jnp.asarray(rng.integers(0, 1000, batch_size))
+  variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+  make = lambda tx, model=model, steps=1: make_variant(
+    model, tx, variables, batch, steps
+  )
+  variants = {'plain': make(make_optimizer())}
+  if with_qwix:
+    variants['qwix'] = make(make_optimizer(), quantize_with_qwix(model))
+  for phase in PHASES:
+    # The ternary phase begins behind a short pruning, with a first threshold.
+    steps = _SHORT_STEPS + 1 if phase == 'ternary' else 1
+    variants[phase] = make(
+      transforms.hq(make_optimizer(), make_recipe(phase, _LONG_STEPS)),
+      steps=steps,
+    )
+    if phase != 'dense':
+      variants[f'{phase}_refresh'] = make(
+        transforms.hq(make_optimizer(), make_recipe(phase, 1)), steps=steps
+      )
+  return (
+    summarize(measure(variants, num_rounds), _REFRESH_STEPS)
+    | count_state(variables['params'])
+    | {
+      'network': type(model).__name__,
+      'image_size': image_size,
+      'batch_size': batch_size,
+      'commit': provenance.get_commit(),
+      'hardware': provenance.get_hardware(),
+    }
+  )
+
+
+def main() -> None:
+  """Measures and prints."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--depth', type=int, default=18)
+  parser.add_argument('--image_size', type=int, default=64)
+  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--rounds', type=int, default=21)
+  arguments = parser.parse_args()
+  result = run(
+    resnet.ResNet(num_classes=1000, depth=arguments.depth),
+    image_size=arguments.image_size,
+    batch_size=arguments.batch_size,
+    num_rounds=arguments.rounds,
+  )
+  result['depth'] = arguments.depth
+  print(make_table(result))
+  print(json.dumps(result, sort_keys=True))
+
+
+if __name__ == '__main__':
+  main()
