@@ -283,7 +283,11 @@ OPTIMIZERS = {
 }
 
 
-@both_dtypes
+@pytest.mark.parametrize(
+  'dtype',
+  [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)],
+  ids=['float32', 'bfloat16'],
+)
 @every_transform
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_around_any_optimizer(name, optimizer, dtype):

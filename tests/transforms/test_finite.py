@@ -57,7 +57,9 @@ def _assert_equal(got, wanted):
   jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
-@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+  'value', [np.nan, np.inf, pytest.param(-np.inf, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('leaf', [('b', 'kernel'), ('b', 'bias')])
 @every_transform
 def test_nothing_moves(name, value, leaf, rng, params):
