@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
 from hq_jax.artifact import layout
 from hq_jax.artifact import reader
+from hq_jax.artifact import records
 
 
 class Row(NamedTuple):
@@ -20,8 +21,9 @@ class Row(NamedTuple):
   Attributes:
     path: its path.
     shape: its shape.
-    encoding: a key of `layout.TERNARY` or of `layout.DTYPES`.
-    zeros: the fraction of its entries that are zero; 0 if it has none.
+    encoding: a key of `layout.TERNARY`, `layout.INT8` or `layout.DTYPES`.
+    zeros: the fraction of its entries or codes that are zero; 0 if it has
+      none.
     entropy_bits: order-0 entropy per code; None where it is not ternary.
     num_bytes: its share of the file: codes, model table and scales.
     bits: `8 num_bytes / size`, bits per weight; 0 if it has no entries.
@@ -34,6 +36,20 @@ class Row(NamedTuple):
   entropy_bits: float | None
   num_bytes: int
   bits: float
+
+
+class Account(NamedTuple):
+  """All that a file says of itself and of its bytes.
+
+  Attributes:
+    parsed: its header and sections.
+    sizes: as `sizes`.
+    layers: as `layers`.
+  """
+
+  parsed: reader.Parsed
+  sizes: dict[str, int]
+  layers: list[Row]
 
 
 def apportion(total: int, shares: Sequence[float]) -> list[int]:
@@ -70,10 +86,11 @@ def sizes(data: bytes) -> dict[str, int]:
   Returns:
     'preamble' (with the section table), 'header', 'ternary_codes' (the
     stream), 'model_tables' (the layers' frequencies), 'scales' (of ternary
-    tensors), a dtype's name for each dtype of ordinary tensors, and
-    'ancillary' (sections that this reader skips) if there are any. They add
-    up to `len(data)`. Where scales share a section with ordinary tensors,
-    its bytes are split in proportion to the numbers of values.
+    and int8 tensors), a dtype's name for each dtype of other values (the
+    codes of int8 tensors are 'int8'), and 'ancillary' (sections that this
+    reader skips) if there are any. They add up to `len(data)`. Where scales
+    share a section with other values, its bytes are split in proportion to
+    the numbers of values.
 
   Raises:
     ValueError: as `reader.parse`.
@@ -83,7 +100,10 @@ def sizes(data: bytes) -> dict[str, int]:
   >>> sum(sizes(data).values()) == len(data)
   True
   """
-  parsed = reader.parse(data)
+  return _sizes(reader.parse(data), len(data))
+
+
+def _sizes(parsed: reader.Parsed, file_bytes: int) -> dict[str, int]:
   tables, stream = reader.split_codes(parsed)
   parts = {
     'preamble': container.preamble_bytes(len(parsed.sections)),
@@ -97,7 +117,7 @@ def sizes(data: bytes) -> dict[str, int]:
     others = [n for run, n in runs if not run.is_scale]
     if others:
       parts[layout.DTYPES[encoding][1].name] = sum(others)
-  ancillary = len(data) - sum(parts.values())
+  ancillary = file_bytes - sum(parts.values())
   if ancillary:
     parts['ancillary'] = ancillary
   return parts
@@ -108,7 +128,7 @@ def layers(data: bytes) -> list[Row]:
 
   The layers share one entropy-coded stream, whose bytes are attributed in
   proportion to what each layer's codes cost under its model,
-  `sum(-log2 p)`; a section of ordinary values is attributed in proportion to
+  `sum(-log2 p)`; a section of values is attributed in proportion to
   the numbers of values. Shares are rounded so that
   `sum(row.num_bytes) + preamble + header (+ ancillary) == len(data)`.
 
@@ -127,26 +147,50 @@ def layers(data: bytes) -> list[Row]:
   >>> layers(data)[0].zeros
   1.0
   """
+  return account(data).layers
+
+
+def account(data: bytes) -> Account:
+  """Does what `sizes` and `layers` do, and reads the file once.
+
+  Args:
+    data: the whole file.
+
+  Returns:
+    Its account.
+
+  Raises:
+    ValueError: as `reader.decode`.
+
+  >>> from hq_jax.artifact import records, writer
+  >>> data = writer.dumps(records.Artifact('', {}, (), {}, (), {}, {}))
+  >>> account(data).sizes == sizes(data)
+  True
+  """
   parsed = reader.parse(data)
-  artifact = reader.loads(data)
+  found = reader.decode(parsed).tensors
+  return Account(parsed, _sizes(parsed, len(data)), _layers(parsed, found))
+
+
+def _layers(parsed: reader.Parsed, found: dict[str, Any]) -> list[Row]:
   shares = {spec.path: 0 for spec in parsed.header.specs}
-  for path, num_bytes in _attribute_codes(parsed, artifact.tensors).items():
+  for path, num_bytes in _attribute_codes(parsed, found).items():
     shares[path] += num_bytes
   for runs in _split_runs(parsed).values():
     for run, num_bytes in runs:
       shares[run.path] += num_bytes
   return [
-    _row(spec, artifact.tensors[spec.path], shares[spec.path])
+    _row(spec, found[spec.path], shares[spec.path])
     for spec in parsed.header.specs
   ]
 
 
-def _row(
-  spec: layout.Spec, tensor: tensors.TernaryTensor | np.ndarray, share: int
-) -> Row:
+def _row(spec: layout.Spec, tensor: records.Tensor, share: int) -> Row:
   entropy = None
   values = tensor
-  if isinstance(tensor, tensors.TernaryTensor):
+  if isinstance(tensor, tensors.Int8Tensor):
+    values = tensor.codes
+  elif isinstance(tensor, tensors.TernaryTensor):
     values = tensor.codes
     entropy = coder.entropy_bits(coder.count(values))
   size = math.prod(spec.shape)
@@ -171,7 +215,7 @@ def _attribute_codes(
   for path, table in zip(paths, tables, strict=True):
     tensor = found[path]
     assert isinstance(tensor, tensors.TernaryTensor)
-    costs.append(coder.cost_bits(table, coder.count(tensor.codes)))
+    costs.append(coder.layer_bits(tensor.codes, table))
   shares = apportion(len(stream), costs)
   return {p: coder.TABLE_BYTES + n for p, n in zip(paths, shares, strict=True)}
 

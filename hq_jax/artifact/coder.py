@@ -1,29 +1,52 @@
 """The entropy coder of ternary codes: one ANS stream over all layers.
 
-Each layer has a static model: three integer frequencies that sum to 2^15.
-They become 24-bit weights by integer arithmetic alone, and constriction is
-given floats from which it rebuilds exactly these weights, so that a stream
-means the same on every machine.
+A layer is coded in one of two ways, whichever takes fewer bytes: with a static
+model, three integer frequencies that sum to 2^15, or with the adaptive
+contexts of `contexts`. Either way probabilities are 24-bit integers, and
+constriction is given floats from which it rebuilds exactly these, so that a
+stream means the same on every machine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import math
 import struct
+from typing import NamedTuple
 
 import constriction
 import numpy as np
 
-FREQUENCY_BITS = 15
+from hq_jax.artifact import contexts
+
+FREQUENCY_BITS = contexts.FREQUENCY_BITS
 TOTAL = 1 << FREQUENCY_BITS  # the three frequencies of a layer sum to this
-PRECISION = 24  # bits of constriction's fixed-point probabilities
-TABLE_BYTES = 4  # per layer: two unsigned 16-bit integers
-CHUNK = 1 << 22  # codes per call of the coder: bounds its int32 copies
+PRECISION = contexts.PRECISION  # bits of constriction's probabilities
+MOST = TOTAL - contexts.LEAST  # of one symbol, where there are two or more
+TABLE_BYTES = 5  # per layer: how it is coded, two unsigned 16-bit integers
+CHUNK = 1 << 20  # codes per call of the coder: bounds its int32 copies
+CONTEXT_CHUNK = 1 << 16  # of these, whose probabilities take 24 bytes a code
+
+# What a stream may be asked for, which bounds the time it takes to read one:
+# a code costs at least 1/256 bit, a tile with contexts at least 16 bytes.
+MAX_CODES_PER_BYTE = 1 << 11
+FREE_BYTES = 64
 
 Frequencies = tuple[int, int, int]  # of the codes 0, +1, -1, in this order
 
 # int8, [3]: the code of each symbol. Zero comes first because the coder's
 # empty state decodes to the first symbol: the zeros coded first are free.
 _CODES = np.array([0, 1, -1], np.int8)
+
+
+class Table(NamedTuple):
+  """How a layer is coded.
+
+  Attributes:
+    has_contexts: whether by adaptive contexts; by the frequencies otherwise.
+    frequencies: of the codes in the whole layer.
+  """
+
+  has_contexts: bool
+  frequencies: Frequencies
 
 
 def count(codes: np.ndarray) -> tuple[int, int, int]:
@@ -64,7 +87,9 @@ def frequencies(counts: Sequence[int]) -> Frequencies:
   """Rounds counts to frequencies that sum to `TOTAL`.
 
   `f = max(1, round(counts / sum(counts) * TOTAL))` for a symbol that
-  occurs, 0 for one that does not; the largest takes what is left over.
+  occurs, 0 for one that does not; the largest takes what is left over. Where
+  two or more occur, what the largest has beyond `MOST` goes to the largest of
+  the others: no code costs less than 1/256 bit.
 
   Args:
     counts: of the codes 0, +1, -1, each >= 0.
@@ -74,12 +99,20 @@ def frequencies(counts: Sequence[int]) -> Frequencies:
 
   >>> frequencies([3, 1, 0])
   (24576, 8192, 0)
+  >>> frequencies([10**6, 1, 0])
+  (32679, 89, 0)
   """
   n = sum(counts)
   if not n:
     return TOTAL, 0, 0
   rounded = [max(1, (2 * c * TOTAL + n) // (2 * n)) if c else 0 for c in counts]
-  rounded[rounded.index(max(rounded))] += TOTAL - sum(rounded)
+  largest = rounded.index(max(rounded))
+  rounded[largest] += TOTAL - sum(rounded)
+  others = [i for i in range(3) if i != largest and rounded[i]]
+  if others:
+    excess = max(0, rounded[largest] - MOST)
+    rounded[largest] -= excess
+    rounded[max(others, key=lambda i: rounded[i])] += excess
   return rounded[0], rounded[1], rounded[2]
 
 
@@ -123,132 +156,309 @@ def cost_bits(table: Frequencies, counts: Sequence[int]) -> float:
   return sum(c * bits for c, bits in zip(counts, costs, strict=True))
 
 
-def pack_tables(tables: Sequence[Frequencies]) -> bytes:
-  """Two unsigned 16-bit integers per layer: the frequencies of +1 and -1.
+def pack_tables(tables: Sequence[Table]) -> bytes:
+  """Five bytes per layer.
 
   Args:
-    tables: frequencies per layer; that of code 0 is implied by the sum.
+    tables: of the layers; the frequency of code 0 is implied by the sum.
 
   Returns:
-    `TABLE_BYTES` bytes per layer, little-endian.
+    `TABLE_BYTES` bytes per layer: 1 for contexts, 0 without, and the
+    frequencies of +1 and -1 as unsigned 16-bit integers, little-endian.
 
-  >>> pack_tables([(32765, 1, 2)])
-  b'\\x01\\x00\\x02\\x00'
+  >>> pack_tables([Table(True, (32765, 1, 2))])
+  b'\\x01\\x01\\x00\\x02\\x00'
   """
-  return b''.join(struct.pack('<HH', plus, minus) for _, plus, minus in tables)
+  return b''.join(
+    struct.pack('<BHH', has_contexts, plus, minus)
+    for has_contexts, (_, plus, minus) in tables
+  )
 
 
-def unpack_tables(data: bytes) -> list[Frequencies]:
+def unpack_tables(data: bytes) -> list[Table]:
   """The inverse of `pack_tables`.
 
   Args:
     data: `TABLE_BYTES` bytes per layer.
 
   Returns:
-    Frequencies per layer.
+    How each layer is coded.
 
   Raises:
-    ValueError: the two stored frequencies sum to more than `TOTAL`.
+    ValueError: a way that does not exist, frequencies that sum to more than
+      `TOTAL`, or one above `MOST` that is not all there is.
 
-  >>> unpack_tables(b'\\x01\\x00\\x02\\x00')
-  [(32765, 1, 2)]
+  >>> unpack_tables(b'\\x01\\x00\\x40\\x00\\x20')
+  [Table(has_contexts=True, frequencies=(8192, 16384, 8192))]
   """
-  tables: list[Frequencies] = []
-  for plus, minus in struct.iter_unpack('<HH', data):
-    if plus + minus > TOTAL:
+  tables: list[Table] = []
+  for way, plus, minus in struct.iter_unpack('<BHH', data):
+    name = f'model table {len(tables)}'
+    found = TOTAL - plus - minus, plus, minus
+    if way > 1:
+      raise ValueError(f'{name}: a layer is coded in way {way}, wanted 0 or 1')
+    if min(found) < 0 or MOST < max(found) < TOTAL:
       raise ValueError(
-        f'model table {len(tables)}: frequencies {plus} and {minus} sum to '
-        f'more than {TOTAL}'
+        f'{name}: frequencies {found}, wanted 0 to {MOST} each, or all {TOTAL}'
       )
-    tables.append((TOTAL - plus - minus, plus, minus))
+    if way and TOTAL in found:
+      raise ValueError(f'{name}: contexts for a layer of a single symbol')
+    tables.append(Table(bool(way), found))
   return tables
 
 
 def encode(
-  layers: Sequence[np.ndarray], tables: Sequence[Frequencies]
-) -> bytes:
+  layers: Sequence[np.ndarray], tables: Sequence[Table] | None = None
+) -> tuple[list[Table], bytes]:
   """Codes all layers into one stream.
 
   Args:
-    layers: int8 arrays with entries in {-1, 0, 1}, in row-major order.
-    tables: frequencies per layer; a code with frequency 0 must not occur.
+    layers: int8 arrays with entries in {-1, 0, 1}, the output channel last.
+    tables: how to code them, every code with a frequency above 0 there; None
+      for the frequencies that they have and the shorter way of the two.
 
   Returns:
-    The 32-bit words of the stream, little-endian, in the order in which the
-    encoder wrote them, less the zero bytes at the end.
+    How each layer is coded; and the 32-bit words of the stream, little-endian,
+    in the order in which the encoder wrote them, less the zero bytes at the
+    end.
 
   Example: four zeros, which leave the coder in its empty state.
-    >>> encode([np.zeros(4, np.int8)], [(32766, 1, 1)])
-    b''
+    >>> encode([np.zeros((4, 1), np.int8)])
+    ([Table(has_contexts=False, frequencies=(32768, 0, 0))], b'')
   """
+  if tables is None:
+    chosen = [_choose(layer) for layer in layers]
+  else:
+    chosen = [
+      (table, _trace(layer, table.frequencies) if table.has_contexts else [])
+      for layer, table in zip(layers, tables, strict=True)
+    ]
   coder = constriction.stream.stack.AnsCoder()
-  pairs = list(zip(layers, tables, strict=True))
-  for layer, table in reversed(pairs):
-    if TOTAL in table:
-      continue
-    model = _model(table)
-    codes = layer.reshape(-1)
-    for start in reversed(range(0, codes.size, CHUNK)):
-      chunk = codes[start : start + CHUNK].astype(np.int32)
-      coder.encode_reverse(np.where(chunk < 0, np.int32(2), chunk), model)
-  return coder.get_compressed().astype('<u4').tobytes().rstrip(b'\0')
+  for layer, (table, parts) in reversed(list(zip(layers, chosen, strict=True))):
+    if table.has_contexts:
+      _push_parts(coder, parts)
+    elif TOTAL not in table.frequencies:
+      _push(coder, layer.reshape(-1), table.frequencies)
+  stream = coder.get_compressed().astype('<u4').tobytes().rstrip(b'\0')
+  return [table for table, _ in chosen], stream
 
 
 def decode(
-  stream: bytes, tables: Sequence[Frequencies], num_codes: Sequence[int]
+  stream: bytes, tables: Sequence[Table], shapes: Sequence[tuple[int, ...]]
 ) -> list[np.ndarray]:
   """The inverse of `encode`: bit-identical codes, or an error.
 
   Args:
     stream: what `encode` returned.
-    tables: frequencies per layer.
-    num_codes: codes per layer, >= 0; the caller bounds their sum.
+    tables: what `encode` returned.
+    shapes: of the layers.
 
   Returns:
-    int8 arrays `[num_codes[i]]`.
+    int8 arrays of these shapes.
 
   Raises:
-    ValueError: the stream ends in a zero byte, is not used up by exactly
-      these codes, or holds a code of frequency zero.
+    ValueError: the stream ends in a zero byte, is too short for so many codes
+      or tiles, is not used up by exactly these codes, or holds a code of
+      frequency zero; or contexts for a shape that cannot have them.
 
-  >>> table = frequencies([2, 1, 1])
-  >>> stream = encode([np.array([0, 1, -1, 0], np.int8)], [table])
-  >>> decode(stream, [table], [4])
-  [array([ 0,  1, -1,  0], dtype=int8)]
+  >>> tables, stream = encode([np.array([[0, 1], [-1, 0]], np.int8)])
+  >>> decode(stream, tables, [(2, 2)])
+  [array([[ 0,  1],
+         [-1,  0]], dtype=int8)]
   """
   if stream.endswith(b'\0'):
     raise ValueError('ternary codes: the stream ends in a zero byte')
+  _check_work(len(stream), tables, shapes)
   padded = stream + b'\0' * (-len(stream) % 4)
   words = np.frombuffer(padded, '<u4').astype(np.uint32)
   coder = constriction.stream.stack.AnsCoder(words)
-  pairs = zip(tables, num_codes, strict=True)
-  layers = [_decode_layer(coder, table, size) for table, size in pairs]
+  layers = [
+    _pop_parts(coder, table, shape)
+    if table.has_contexts
+    else _pop(coder, table.frequencies, math.prod(shape)).reshape(shape)
+    for table, shape in zip(tables, shapes, strict=True)
+  ]
   if not coder.is_empty():
     raise ValueError('ternary codes: the stream holds more than the codes')
   return layers
 
 
-def _decode_layer(
-  coder: constriction.stream.stack.AnsCoder, table: Frequencies, size: int
+def layer_bits(codes: np.ndarray, table: Table) -> float:
+  """What a layer's codes cost, without the table.
+
+  Args:
+    codes: int8, of the layer's shape.
+    table: how they are coded.
+
+  Returns:
+    Bits, `sum(24 - log2 w)` over the weights `w` of what came.
+
+  >>> layer_bits(np.array([0, 0, 1, -1], np.int8), Table(False, (16384, 8192,
+  ...                                                            8192)))
+  6.0
+  """
+  if not table.has_contexts:
+    return cost_bits(table.frequencies, count(codes))
+  return sum(part.bits for part in _trace(codes, table.frequencies))
+
+
+class _Part(NamedTuple):
+  """A tile as it is coded: what came where, and at which prices.
+
+  Attributes:
+    symbols: int8, [n], 0 to 2.
+    contexts: uint8, [n].
+    weights: int32, [contexts, 3].
+    bits: what it costs.
+  """
+
+  symbols: np.ndarray
+  contexts: np.ndarray
+  weights: np.ndarray
+  bits: float
+
+
+def _choose(codes: np.ndarray) -> tuple[Table, list[_Part]]:
+  """The shorter way to code a layer; with contexts, its tiles too."""
+  counts = count(codes)
+  found = frequencies(counts)
+  static: tuple[Table, list[_Part]] = Table(False, found), []
+  static_bits = cost_bits(found, counts)
+  geometry = contexts.get_geometry(codes.shape)
+  tile_bits = 8 * contexts.MIN_TILE_BYTES * contexts.count_tiles(geometry)
+  if not contexts.is_allowed(geometry) or tile_bits > static_bits:
+    return static
+  parts = _trace(codes, found)
+  bits = sum(part.bits for part in parts)
+  if tile_bits <= bits < static_bits:
+    return Table(True, found), parts
+  return static
+
+
+def _trace(codes: np.ndarray, found: Frequencies) -> list[_Part]:
+  geometry = contexts.get_geometry(codes.shape)
+  shaped = codes.reshape(geometry)
+  model = contexts.start(geometry, found[1] + found[2])
+  parts = []
+  for tile in contexts.get_tiles(geometry):
+    where, signs = contexts.get_contexts(model, shaped, tile)
+    symbols = _flip(shaped[(*tile.tap, tile.rows, tile.columns)], signs)
+    symbols = np.where(symbols < 0, np.int8(2), symbols)
+    weights = contexts.get_weights(model)
+    came = contexts.update(model, tile, where, symbols)
+    bits = float(np.sum(came * (PRECISION - np.log2(weights))))
+    parts.append(
+      _Part(symbols.ravel(), where.ravel(), weights.astype(np.int32), bits)
+    )
+  return parts
+
+
+def _check_work(
+  num_bytes: int, tables: Iterable[Table], shapes: Iterable[tuple[int, ...]]
+) -> None:
+  """Refuses what no writer would ask of a stream of this length."""
+  codes = tiles = 0
+  for index, (table, shape) in enumerate(zip(tables, shapes, strict=True)):
+    if TOTAL not in table.frequencies:
+      codes += math.prod(shape)
+    if table.has_contexts:
+      geometry = contexts.get_geometry(shape)
+      if not contexts.is_allowed(geometry):
+        raise ValueError(f'model table {index}: contexts for shape {shape}')
+      tiles += contexts.count_tiles(geometry)
+  most_codes = MAX_CODES_PER_BYTE * (num_bytes + FREE_BYTES)
+  most_tiles = (num_bytes + FREE_BYTES) // contexts.MIN_TILE_BYTES
+  if codes > most_codes or tiles > most_tiles:
+    raise ValueError(
+      f'ternary codes: {codes} codes and {tiles} tiles in a stream of '
+      f'{num_bytes} bytes, wanted at most {most_codes} and {most_tiles}'
+    )
+
+
+def _push(
+  coder: constriction.stream.stack.AnsCoder,
+  codes: np.ndarray,
+  found: Frequencies,
+) -> None:
+  model = _categorical(found)
+  for start in reversed(range(0, codes.size, CHUNK)):
+    chunk = codes[start : start + CHUNK].astype(np.int32)
+    coder.encode_reverse(np.where(chunk < 0, np.int32(2), chunk), model)
+
+
+def _pop(
+  coder: constriction.stream.stack.AnsCoder, found: Frequencies, size: int
 ) -> np.ndarray:
-  if TOTAL in table:
-    return np.full(size, _CODES[table.index(TOTAL)], np.int8)
-  model = _model(table)
+  if TOTAL in found:
+    return np.full(size, _CODES[found.index(TOTAL)], np.int8)
+  model = _categorical(found)
   codes = np.empty(size, np.int8)
   for start in range(0, size, CHUNK):
     chunk = codes[start : start + CHUNK]
     chunk[:] = _CODES[coder.decode(model, chunk.size)]
-  for code, frequency in zip(_CODES, table, strict=True):
+  for code, frequency in zip(_CODES, found, strict=True):
     if frequency == 0 and np.any(codes == code):
       raise ValueError(f'ternary codes: {code} came, its frequency is zero')
   return codes
 
 
-def _model(table: Frequencies) -> constriction.stream.model.Categorical:
+def _push_parts(
+  coder: constriction.stream.stack.AnsCoder, parts: Sequence[_Part]
+) -> None:
+  family = constriction.stream.model.Categorical(perfect=False)
+  for part in reversed(parts):
+    floats = _to_floats(part.weights)
+    for start in reversed(range(0, part.symbols.size, CONTEXT_CHUNK)):
+      chunk = slice(start, start + CONTEXT_CHUNK)
+      coder.encode_reverse(
+        part.symbols[chunk].astype(np.int32),
+        family,
+        floats.take(part.contexts[chunk], axis=0),
+      )
+
+
+def _pop_parts(
+  coder: constriction.stream.stack.AnsCoder,
+  table: Table,
+  shape: tuple[int, ...],
+) -> np.ndarray:
+  family = constriction.stream.model.Categorical(perfect=False)
+  geometry = contexts.get_geometry(shape)
+  codes = np.empty(geometry, np.int8)
+  model = contexts.start(geometry, sum(table.frequencies[1:]))
+  for tile in contexts.get_tiles(geometry):
+    where, signs = contexts.get_contexts(model, codes, tile)
+    floats = _to_floats(contexts.get_weights(model))
+    came = np.empty(where.size, np.int8)
+    flat = where.ravel()
+    for start in range(0, where.size, CONTEXT_CHUNK):
+      chunk = slice(start, start + CONTEXT_CHUNK)
+      came[chunk] = coder.decode(family, floats.take(flat[chunk], axis=0))
+    symbols = came.reshape(where.shape)
+    contexts.update(model, tile, where, symbols)
+    values = symbols - np.int8(3) * (symbols >> 1)  # 0, 1, 2 to 0, 1, -1
+    codes[(*tile.tap, tile.rows, tile.columns)] = _flip(values, signs)
+  return codes.reshape(shape)
+
+
+def _flip(codes: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
+  """Negates the codes where the expected sign is negative; its own inverse."""
+  if signs is None:
+    return codes
+  negative = signs >> 7  # all bits of an int8, or none
+  return (codes ^ negative) - negative
+
+
+def _categorical(
+  found: Frequencies,
+) -> constriction.stream.model.Categorical:
+  return constriction.stream.model.Categorical(
+    _to_floats(np.array(weights(found))), lazy=False, perfect=False
+  )
+
+
+def _to_floats(table: np.ndarray) -> np.ndarray:
   # constriction gives each of n symbols weight 1 and shares the other
   # 2^24 - n in proportion to the floats. These sum to exactly 2^24 - n, so
   # that its factor is one and every product and sum is an exact integer.
-  floats = np.array([w - 1 for w in weights(table)], np.float64)
-  return constriction.stream.model.Categorical(
-    floats, lazy=False, perfect=False
-  )
+  return (table - 1).astype(np.float64)

@@ -1,8 +1,8 @@
 """Batch norms folded to one scale and one bias per channel.
 
 A batch norm at evaluation computes `gamma (x - mean) / sqrt(var + eps) +
-beta = a x + b`. If `x` is the output of a ternary kernel with the scale `s`
-per channel, and nothing stands in between, `s` goes into `a`: the kernel's
+beta = a x + b`. If `x` is the output of a ternary or int8 kernel with the scale
+`s` per channel, and nothing stands in between, `s` goes into `a`: the kernel's
 codes then need no scale of their own.
 """
 
@@ -13,8 +13,11 @@ import numpy as np
 from numpy import typing as npt
 
 from hq_jax import tensors
+from hq_jax.artifact import encodings
+from hq_jax.artifact import records
 
-Folded = dict[str, tensors.TernaryTensor | np.ndarray]
+Folded = dict[str, records.Tensor]
+Quantized = tensors.TernaryTensor | tensors.Int8Tensor
 
 _STATISTICS: Final = 'batch_stats'
 
@@ -25,14 +28,17 @@ def fold(
   pairs: Mapping[str, str],
   epsilons: Mapping[str, float],
   float_dtype: npt.DTypeLike = np.float16,
+  *,
+  int8: Mapping[str, tensors.Int8Tensor] = {},
+  max_error: float | None = None,
 ) -> tuple[Folded, dict[str, float]]:
   """Turns a trained model's variables into the tensors of a file.
 
   For every norm, `a = gamma / sqrt(var + eps)`, `b = beta - a mean`. Its
-  'scale' becomes `a s`, `s` being the scale of the ternary kernel that it is
-  paired with (1 without one, or where that has none), its 'bias' `b`; its
-  statistics go. A paired ternary kernel keeps its codes only; a pair whose
-  kernel is not ternary changes neither of the two. Computed in float64,
+  'scale' becomes `a s`, `s` being the scale of the ternary or int8 kernel that
+  it is paired with (1 without one, or where that has none), its 'bias' `b`; its
+  statistics go. A paired ternary or int8 kernel keeps its codes only; a pair
+  whose kernel is neither changes neither of the two. Computed in float64,
   rounded once.
 
   Args:
@@ -44,14 +50,23 @@ def fold(
     epsilons: path of every norm to fold -> its epsilon, in [0, 1].
     float_dtype: float16 or float32: of all leaves but the codes. A tensor
       with a value beyond its range becomes float32.
+    int8: path of a leaf -> its codes and its scale, float16 or float32, as of
+      `encodings.quantize_int8`; it stands in for the leaf. A scale that is not
+      folded into a norm is stored as it is: the codes were made for it.
+    max_error: where it is given, every leaf that is neither ternary nor int8
+      is stored by the shortest encoding whose relative error is no larger
+      (see `encodings.encode`), and `float_dtype` is that of ternary scales
+      alone. Folded norms and all statistics become no int8: a file wants the
+      ones as floats, and a variance of 0 would make the others useless.
 
   Returns:
     `tensors` and `folded_norms`, as `records.Artifact` holds them.
 
   Raises:
-    ValueError: a path that is not there or has another shape, a bias between
-      a kernel and its norm, one kernel in two pairs, a variance + epsilon
-      that is not positive, or a value that is not finite.
+    ValueError: a path that is not there or has another shape, one that is
+      both ternary and int8, a bias between a kernel and its norm, one kernel in
+      two pairs, a variance + epsilon that is not positive, a value that is not
+      finite, or a `max_error` that is negative or NaN.
 
   >>> norm = {'scale': np.full(1, 4.0), 'bias': np.full(1, 1.0)}
   >>> stats = {'mean': np.full(1, 3.0), 'var': np.full(1, 3.0)}
@@ -61,24 +76,30 @@ def fold(
   (2.0, -5.0)
   """
   leaves = _flatten(variables)
-  codes, scales = _split_ternary(ternary, leaves)
+  quantized = _join(ternary, int8)
+  scales = _get_scales(quantized, leaves)
   _check_pairs(pairs, epsilons, leaves)
   for norm, epsilon in epsilons.items():
     a, b = _affine(norm, epsilon, leaves)
     if norm in pairs:
-      a = a * scales.pop(f'params/{pairs[norm]}/kernel', 1.0)
+      kernel = f'params/{pairs[norm]}/kernel'
+      # A single axis may have one scale for all: it stays where it is.
+      if leaves[kernel].ndim > 1:
+        a = a * scales.pop(kernel, 1.0)
     leaves[f'params/{norm}/scale'], leaves[f'params/{norm}/bias'] = a, b
     del leaves[f'{_STATISTICS}/{norm}/mean']
     del leaves[f'{_STATISTICS}/{norm}/var']
   found: Folded = {}
   for path, leaf in leaves.items():
-    if path in scales:
-      scale = _round(path, scales[path], float_dtype)
-      found[path] = tensors.TernaryTensor(codes[path], scale)
-    elif path in codes:
-      found[path] = tensors.TernaryTensor(codes[path])
-    else:
+    if path in quantized:
+      scale = scales.get(path)
+      found[path] = _store(path, quantized[path], scale, float_dtype)
+    elif max_error is None:
       found[path] = _round(path, leaf, float_dtype)
+    else:
+      is_norm = path.rpartition('/')[0].removeprefix('params/') in epsilons
+      is_float = is_norm or not path.startswith('params/')
+      found[path] = _encode(path, leaf, max_error, is_float)
   return found, {norm: float(epsilon) for norm, epsilon in epsilons.items()}
 
 
@@ -100,28 +121,39 @@ def _finite(path: str, values: Any) -> np.ndarray:
   return array
 
 
-def _split_ternary(
-  ternary: Mapping[str, tensors.TernaryTensor], leaves: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  codes, scales = {}, {}
-  for path, tensor in ternary.items():
+def _join(
+  ternary: Mapping[str, tensors.TernaryTensor],
+  int8: Mapping[str, tensors.Int8Tensor],
+) -> dict[str, Quantized]:
+  both = sorted(ternary.keys() & int8.keys())
+  if both:
+    raise ValueError(f'int8 {both[0]!r}: it is ternary, too')
+  return {**ternary, **int8}
+
+
+def _get_scales(
+  quantized: Mapping[str, Quantized], leaves: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  scales = {}
+  for path, tensor in quantized.items():
+    is_int8 = isinstance(tensor, tensors.Int8Tensor)
+    name = f'{"int8" if is_int8 else "ternary"} {path!r}'
     if path not in leaves:
-      raise ValueError(f'ternary {path!r}: no such leaf in variables')
-    codes[path] = np.asarray(tensor.codes, np.int8)
-    shape = codes[path].shape
+      raise ValueError(f'{name}: no such leaf in variables')
+    shape = np.shape(tensor.codes)
     if shape != leaves[path].shape or not shape:
       raise ValueError(
-        f'ternary {path!r}: shape {shape}, in variables {leaves[path].shape}'
+        f'{name}: shape {shape}, in variables {leaves[path].shape}'
       )
     if tensor.scale is None:
       continue
     scales[path] = _finite(f'{path}: scale', tensor.scale)
-    if scales[path].shape != shape[-1:]:
+    wanted = (1,) if is_int8 and len(shape) == 1 else shape[-1:]
+    if scales[path].shape != wanted:
       raise ValueError(
-        f'ternary {path!r}: scale has shape {scales[path].shape}, wanted '
-        f'{shape[-1:]}'
+        f'{name}: scale has shape {scales[path].shape}, wanted {wanted}'
       )
-  return codes, scales
+  return scales
 
 
 def _check_pairs(
@@ -168,6 +200,31 @@ def _affine(
     raise ValueError(f'norm {norm!r}: variance + epsilon is not positive')
   a = gamma / np.sqrt(variance + epsilon)
   return a, beta - a * mean
+
+
+def _store(
+  path: str,
+  tensor: Quantized,
+  scale: np.ndarray | None,
+  float_dtype: npt.DTypeLike,
+) -> Quantized:
+  if isinstance(tensor, tensors.Int8Tensor):
+    kept = None if scale is None else np.asarray(tensor.scale)
+    return tensors.Int8Tensor(np.asarray(tensor.codes), kept)
+  codes = np.asarray(tensor.codes, np.int8)
+  if scale is None:
+    return tensors.TernaryTensor(codes)
+  return tensors.TernaryTensor(codes, _round(path, scale, float_dtype))
+
+
+def _encode(
+  path: str, values: np.ndarray, max_error: float, is_float: bool
+) -> records.Tensor:
+  encode = encodings.encode_float if is_float else encodings.encode
+  try:
+    return encode(values, max_error)
+  except ValueError as error:
+    raise ValueError(f'{path!r}: {error}') from error
 
 
 def _round(

@@ -7,7 +7,7 @@ import zlib
 # A byte above 127 (no text file), both line endings and an end-of-file mark:
 # a transfer that alters any of them breaks the first eight bytes.
 MAGIC = b'\x89HQF\r\n\x1a\n'
-VERSION = 1
+VERSION = 2
 MAX_SECTIONS = 64
 
 _FIXED = struct.Struct('<8sHH')  # magic, version, number of sections

@@ -27,6 +27,8 @@ DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
 }
 # Encodings of ternary tensors: that of their scale.
 TERNARY: dict[str, str | None] = {'t': None, 't2': 'f2', 't4': 'f4'}
+# Encodings of int8 tensors: that of their scale. Their codes are `i1`.
+INT8: dict[str, str | None] = {'q': None, 'q2': 'f2', 'q4': 'f4'}
 
 MAX_AXES = 32
 MAX_ELEMENTS = 1 << 31  # per tensor, and of all ternary codes together
@@ -41,7 +43,7 @@ class Spec(NamedTuple):
 
   Attributes:
     path: names joined by '/', a collection such as 'params' first.
-    encoding: a key of `DTYPES` or of `TERNARY`.
+    encoding: a key of `DTYPES`, of `TERNARY` or of `INT8`.
     shape: sizes >= 0.
   """
 
@@ -53,10 +55,12 @@ class Spec(NamedTuple):
 class Member(NamedTuple):
   """A run of values within the section of its dtype.
 
+  An int8 tensor has two: its codes and, unless they were folded, its scales.
+
   Attributes:
     path: the tensor they belong to.
     size: the number of values.
-    is_scale: they are a ternary tensor's scales.
+    is_scale: they are the scales of a ternary or int8 tensor.
   """
 
   path: str
@@ -69,7 +73,8 @@ def spec_of(path: str, tensor: Any) -> Spec:
 
   Args:
     path: its path.
-    tensor: a `TernaryTensor` of NumPy arrays, or a NumPy array.
+    tensor: a `TernaryTensor` or an `Int8Tensor` of NumPy arrays, or a NumPy
+      array.
 
   Returns:
     Its spec.
@@ -80,10 +85,10 @@ def spec_of(path: str, tensor: Any) -> Spec:
   >>> spec_of('params/b', np.zeros(4, np.float16))
   Spec(path='params/b', encoding='f2', shape=(4,))
   """
-  if isinstance(tensor, tensors.TernaryTensor):
-    encoding = 't'
+  if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
+    encoding = 't' if isinstance(tensor, tensors.TernaryTensor) else 'q'
     if tensor.scale is not None:
-      encoding = f't{tensor.scale.dtype.itemsize}'
+      encoding = f'{encoding}{tensor.scale.dtype.itemsize}'
     return Spec(path, encoding, tensor.codes.shape)
   encoding = f'{tensor.dtype.kind}{tensor.dtype.itemsize}'
   if encoding not in DTYPES:
@@ -104,9 +109,14 @@ def check_spec(spec: Spec) -> None:
   >>> check_spec(Spec('params/b', 'f2', (4,)))
   """
   path, encoding, shape = spec
-  if encoding not in DTYPES and encoding not in TERNARY:
+  if encoding in DTYPES:
+    fewest = 0
+  elif encoding in TERNARY or encoding in INT8:
+    # A single axis has one scale, which belongs to no channel of a norm.
+    fewest = 2 if encoding == 'q' else 1
+  else:
     raise ValueError(f'{path!r}: unknown encoding {encoding!r:.20}')
-  if len(shape) > MAX_AXES or (encoding in TERNARY and not shape):
+  if not fewest <= len(shape) <= MAX_AXES:
     raise ValueError(f'{path!r}: {len(shape)} axes')
   if any(type(n) is not int or not 0 <= n <= MAX_ELEMENTS for n in shape):
     raise ValueError(f'{path!r}: shape, wanted sizes in [0, {MAX_ELEMENTS}]')
@@ -123,8 +133,24 @@ def ternary(specs: Sequence[Spec]) -> list[Spec]:
   return [spec for spec in specs if spec.encoding in TERNARY]
 
 
+def count_scales(encoding: str, shape: tuple[int, ...]) -> int:
+  """How many scales a ternary or int8 tensor has, if it has any.
+
+  Args:
+    encoding: a key of `TERNARY` or of `INT8`.
+    shape: one axis or more.
+
+  Returns:
+    One per entry of the last axis; of an int8 tensor with one axis, 1.
+
+  >>> count_scales('q2', (9, 5)), count_scales('q2', (9,))
+  (5, 1)
+  """
+  return 1 if encoding in INT8 and len(shape) == 1 else shape[-1]
+
+
 def members(specs: Sequence[Spec]) -> dict[str, list[Member]]:
-  """The runs of values in every section of ordinary values.
+  """The runs of values in every section of values.
 
   Args:
     specs: of all tensors, in the header's order.
@@ -134,14 +160,18 @@ def members(specs: Sequence[Spec]) -> dict[str, list[Member]]:
 
   >>> members([Spec('k', 't2', (9, 5))])
   {'f2': [Member(path='k', size=5, is_scale=True)]}
+  >>> list(members([Spec('k', 'q2', (9, 5))]))
+  ['f2', 'i1']
   """
   found: dict[str, list[Member]] = {encoding: [] for encoding in DTYPES}
   for path, encoding, shape in specs:
-    scale = TERNARY.get(encoding)
+    scale = (TERNARY | INT8).get(encoding)
     if scale is not None:
-      found[scale].append(Member(path, shape[-1], True))
-    elif encoding in DTYPES:
-      found[encoding].append(Member(path, math.prod(shape), False))
+      num_scales = count_scales(encoding, shape)
+      found[scale].append(Member(path, num_scales, True))
+    if encoding not in TERNARY:
+      values = 'i1' if encoding in INT8 else encoding
+      found[values].append(Member(path, math.prod(shape), False))
   return {encoding: runs for encoding, runs in found.items() if runs}
 
 

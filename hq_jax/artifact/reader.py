@@ -1,6 +1,5 @@
 """Reading `.hq` files: bytes that are not exactly one are refused."""
 
-import math
 import os
 import stat
 from typing import NamedTuple
@@ -51,7 +50,7 @@ def loads(data: bytes, name: str = '') -> records.Artifact:
   ValueError: a.hq: preamble: the file is empty
   """
   try:
-    return _decode(bytes(data))
+    return decode(parse(bytes(data)))
   except ValueError as error:
     raise ValueError(f'{name or "artifact"}: {error}') from error
 
@@ -73,6 +72,26 @@ def read(path: str | os.PathLike[str]) -> records.Artifact:
   Traceback (most recent call last):
   FileNotFoundError: /nowhere/a.hq: no such file
   """
+  return loads(read_bytes(path), os.fspath(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """Reads a file's bytes, of any format, without waiting for a writer.
+
+  Args:
+    path: of a regular file.
+
+  Returns:
+    All of it.
+
+  Raises:
+    FileNotFoundError: there is none; the message is one line.
+    ValueError: not readable, not a regular file, or too large.
+
+  >>> read_bytes('/')
+  Traceback (most recent call last):
+  ValueError: /: not a regular file
+  """
   try:
     status = os.stat(path)
     # Before it is opened: opening a pipe would wait for a writer.
@@ -83,12 +102,11 @@ def read(path: str | os.PathLike[str]) -> records.Artifact:
         f'{path}: {status.st_size} bytes, wanted at most {MAX_FILE_BYTES}'
       )
     with open(path, 'rb') as file:
-      data = file.read(MAX_FILE_BYTES)
+      return file.read(MAX_FILE_BYTES)
   except FileNotFoundError:
     raise FileNotFoundError(f'{path}: no such file') from None
   except OSError as error:
     raise ValueError(f'{path}: cannot be read, {error.strerror}') from error
-  return loads(data, os.fspath(path))
 
 
 def parse(data: bytes) -> Parsed:
@@ -126,14 +144,14 @@ def parse(data: bytes) -> Parsed:
   return Parsed(header, sections)
 
 
-def split_codes(parsed: Parsed) -> tuple[list[coder.Frequencies], bytes]:
+def split_codes(parsed: Parsed) -> tuple[list[coder.Table], bytes]:
   """Splits CODE into the layers' model tables and the stream.
 
   Args:
     parsed: a file.
 
   Returns:
-    Frequencies per ternary tensor, and the stream; both empty without any.
+    How each ternary tensor is coded, and the stream; both empty without any.
 
   Raises:
     ValueError: too short, or a bad table.
@@ -148,19 +166,36 @@ def split_codes(parsed: Parsed) -> tuple[list[coder.Frequencies], bytes]:
   return coder.unpack_tables(body[:num_bytes]), body[num_bytes:]
 
 
-def _decode(data: bytes) -> records.Artifact:
-  parsed = parse(data)
+def decode(parsed: Parsed) -> records.Artifact:
+  """Decodes the tensors of a parsed file.
+
+  Args:
+    parsed: of `parse`.
+
+  Returns:
+    As `loads`.
+
+  Raises:
+    ValueError: as `loads`, without the file's name.
+
+  >>> decode(Parsed(headers.Header('net', {}, (), {}, (), (), {}), {})).model
+  'net'
+  """
   header = parsed.header
   codes = _decode_codes(parsed)
   scales: dict[str, np.ndarray] = {}
   arrays: dict[str, np.ndarray] = {}
   for encoding, runs in layout.members(header.specs).items():
     _decode_runs(parsed, encoding, runs, scales, arrays)
-  found: dict[str, tensors.TernaryTensor | np.ndarray] = {}
-  for path, _, shape in header.specs:
+  found: dict[str, records.Tensor] = {}
+  for path, encoding, shape in header.specs:
     if path in codes:
       found[path] = tensors.TernaryTensor(
         codes[path].reshape(shape), scales.get(path)
+      )
+    elif encoding in layout.INT8:
+      found[path] = tensors.Int8Tensor(
+        _check_int8(path, arrays[path]).reshape(shape), scales.get(path)
       )
     else:
       found[path] = arrays[path].reshape(shape)
@@ -174,10 +209,10 @@ def _decode(data: bytes) -> records.Artifact:
 
 def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:
   specs = layout.ternary(parsed.header.specs)
-  sizes = [math.prod(spec.shape) for spec in specs]
+  shapes = [spec.shape for spec in specs]
   try:
     tables, stream = split_codes(parsed)
-    layers = coder.decode(stream, tables, sizes)
+    layers = coder.decode(stream, tables, shapes)
   except ValueError as error:
     raise ValueError(f'section {layout.CODES}: {error}') from error
   return {spec.path: layer for spec, layer in zip(specs, layers, strict=True)}
@@ -201,3 +236,12 @@ def _decode_runs(
     target = scales if run.is_scale else arrays
     target[run.path] = values[start : start + run.size].copy()
     start += run.size
+
+
+def _check_int8(path: str, codes: np.ndarray) -> np.ndarray:
+  if np.any(codes == -128):
+    raise ValueError(
+      f'section {layout.DTYPES["i1"][0]}: {path!r}: code -128, wanted codes in '
+      '[-127, 127]'
+    )
+  return codes

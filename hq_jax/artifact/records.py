@@ -12,6 +12,8 @@ from hq_jax.artifact import layout
 MAX_DEPTH = 64  # names in a path; nesting of model_args, preprocessing
 MAX_PATH = 1024  # characters of a path
 
+Tensor = tensors.TernaryTensor | tensors.Int8Tensor | np.ndarray
+
 
 class Artifact(NamedTuple):
   """A compressed model.
@@ -24,8 +26,8 @@ class Artifact(NamedTuple):
     input_shape: of one example, without the batch axis.
     preprocessing: plain JSON values.
     class_names: one per class; may be empty.
-    tensors: path, as 'params/stem/conv/kernel', -> a `TernaryTensor` of
-      NumPy arrays, or a NumPy array.
+    tensors: path, as 'params/stem/conv/kernel', -> a `TernaryTensor` or an
+      `Int8Tensor` of NumPy arrays, or a NumPy array.
     folded_norms: path of a folded batch norm inside 'params', as
       'stem/norm', -> its epsilon in [0, 1]; its tensors 'scale' and 'bias'
       hold all there is of it.
@@ -36,7 +38,7 @@ class Artifact(NamedTuple):
   input_shape: tuple[int, ...]
   preprocessing: dict[str, Any]
   class_names: tuple[str, ...]
-  tensors: dict[str, tensors.TernaryTensor | np.ndarray]
+  tensors: dict[str, Tensor]
   folded_norms: dict[str, float]
 
 
@@ -65,7 +67,9 @@ def validate(artifact: Artifact) -> None:
   for path, tensor in artifact.tensors.items():
     check_path(path)
     if isinstance(tensor, tensors.TernaryTensor):
-      _check_ternary(path, tensor)
+      _check_quantized(path, tensor, (-1, 1), '{-1, 0, 1}')
+    elif isinstance(tensor, tensors.Int8Tensor):
+      _check_quantized(path, tensor, (-127, 127), '[-127, 127]')
     elif not isinstance(tensor, np.ndarray):
       raise ValueError(
         f'{path!r}: got {type(tensor).__name__}, wanted a NumPy array'
@@ -170,16 +174,21 @@ def to_plain(field: str, value: Any, depth: int = 0) -> Any:
   )
 
 
-def _check_ternary(path: str, tensor: tensors.TernaryTensor) -> None:
+def _check_quantized(
+  path: str,
+  tensor: tensors.TernaryTensor | tensors.Int8Tensor,
+  limits: tuple[int, int],
+  wanted: str,
+) -> None:
   codes, scale = tensor
   if codes.dtype != np.int8 or not codes.ndim:
     raise ValueError(
       f'{path!r}: codes are {codes.dtype} with {codes.ndim} axes, wanted int8 '
       'with one axis or more'
     )
-  if codes.size and (codes.min() < -1 or codes.max() > 1):
+  if codes.size and (codes.min() < limits[0] or codes.max() > limits[1]):
     raise ValueError(
-      f'{path!r}: codes in [{codes.min()}, {codes.max()}], wanted {{-1, 0, 1}}'
+      f'{path!r}: codes in [{codes.min()}, {codes.max()}], wanted {wanted}'
     )
   if scale is None:
     return
@@ -187,10 +196,10 @@ def _check_ternary(path: str, tensor: tensors.TernaryTensor) -> None:
     raise ValueError(
       f'{path!r}: scale is {scale.dtype}, wanted float16 or float32'
     )
-  if scale.shape != codes.shape[-1:]:
-    raise ValueError(
-      f'{path!r}: scale has shape {scale.shape}, wanted {codes.shape[-1:]}'
-    )
+  encoding = layout.spec_of(path, tensor).encoding
+  shape = (layout.count_scales(encoding, codes.shape),)
+  if scale.shape != shape:
+    raise ValueError(f'{path!r}: scale has shape {scale.shape}, wanted {shape}')
 
 
 def _check_norms(artifact: Artifact) -> None:

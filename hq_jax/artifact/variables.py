@@ -35,7 +35,8 @@ def unit_variance(epsilon: float) -> np.float32:
 def to_variables(artifact: records.Artifact) -> dict[str, Any]:
   """Rebuilds the variables of the model, in float32.
 
-  A ternary kernel becomes `codes * scale`, its scale one where it has none.
+  A ternary or int8 tensor becomes `codes * scale`, its scale one where it has
+  none.
   A folded batch norm keeps its 'scale' and 'bias' and gets the statistics
   that make it `x * scale + bias`: `mean = 0` and `var = 1 - epsilon`.
 
@@ -71,8 +72,8 @@ def to_variables(artifact: records.Artifact) -> dict[str, Any]:
   return variables
 
 
-def _to_array(tensor: tensors.TernaryTensor | np.ndarray) -> np.ndarray:
-  if isinstance(tensor, tensors.TernaryTensor):
+def _to_array(tensor: records.Tensor) -> np.ndarray:
+  if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
     codes = tensor.codes.astype(np.float32)
     if tensor.scale is None:
       return codes

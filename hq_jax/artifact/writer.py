@@ -49,8 +49,7 @@ def dumps(artifact: records.Artifact) -> bytes:
   sections = [(layout.HEADER, headers.encode(header))]
   ternary = [found[spec.path].codes for spec in layout.ternary(specs)]
   if ternary:
-    tables = [coder.frequencies(coder.count(codes)) for codes in ternary]
-    stream = coder.encode(ternary, tables)
+    tables, stream = coder.encode(ternary)
     sections.append((layout.CODES, coder.pack_tables(tables) + stream))
   for encoding, runs in layout.members(specs).items():
     values = [_values(found[run.path], run.is_scale) for run in runs]
@@ -86,9 +85,9 @@ def write(path: str | os.PathLike[str], artifact: records.Artifact) -> int:
 
 
 def _to_numpy(path: str, tensor: Any) -> Any:
-  if isinstance(tensor, tensors.TernaryTensor):
+  if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
     scale = None if tensor.scale is None else _native(tensor.scale)
-    return tensors.TernaryTensor(_native(tensor.codes), scale)
+    return type(tensor)(_native(tensor.codes), scale)
   if not hasattr(tensor, 'dtype'):
     raise ValueError(f'{path!r}: got {type(tensor).__name__}, wanted an array')
   return _native(tensor)
@@ -100,4 +99,7 @@ def _native(values: Any) -> np.ndarray:
 
 
 def _values(tensor: Any, is_scale: bool) -> np.ndarray:
-  return np.ravel(tensor.scale if is_scale else tensor)
+  if is_scale:
+    return np.ravel(tensor.scale)
+  is_int8 = isinstance(tensor, tensors.Int8Tensor)
+  return np.ravel(tensor.codes if is_int8 else tensor)

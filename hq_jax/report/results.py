@@ -96,7 +96,8 @@ def make(
 def count_resident_bytes(artifact: artifact_lib.Artifact) -> int:
   """Bytes of the arrays that a reader of the file holds.
 
-  An int8 per ternary code, and the scales and other tensors in their types.
+  An int8 per ternary or int8 code, and the scales and other tensors in their
+  types.
 
   >>> codes = np.zeros((3, 2), np.int8)
   >>> found = {'params/k': tensors.TernaryTensor(codes, np.ones(2, np.float16))}
@@ -112,7 +113,7 @@ def count_resident_bytes(artifact: artifact_lib.Artifact) -> int:
   """
   total = 0
   for tensor in artifact.tensors.values():
-    if isinstance(tensor, tensors.TernaryTensor):
+    if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
       scale_bytes = 0 if tensor.scale is None else tensor.scale.nbytes
       total += tensor.codes.nbytes + scale_bytes
     else:
@@ -221,7 +222,7 @@ def _check_kernels_in_file(
 ) -> None:
   for path, kernel in inputs.dense_kernels.items():
     tensor = artifact.tensors.get(f'{PREFIX}{path}')
-    if isinstance(tensor, tensors.TernaryTensor):
+    if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
       tensor = tensor.codes
     if tensor is None or tensor.shape != np.shape(kernel):
       found = 'none' if tensor is None else f'one of shape {tensor.shape}'

@@ -7,6 +7,7 @@ from matplotlib import axes as axes_lib
 from matplotlib import figure as figure_lib
 import numpy as np
 
+from hq_jax import artifact as artifact_lib
 from hq_jax import tensors
 from hq_jax.report import drawing
 from hq_jax.report import results
@@ -31,7 +32,7 @@ class Points(NamedTuple):
 def draw(
   dense: Mapping[str, np.ndarray],
   latent: Mapping[str, np.ndarray],
-  found: Mapping[str, tensors.TernaryTensor | np.ndarray],
+  found: Mapping[str, artifact_lib.Tensor],
 ) -> figure_lib.Figure:
   """Histograms of the weights on the sphere, before and after.
 
@@ -97,7 +98,7 @@ def scale_to_sphere(kernel: np.ndarray) -> np.ndarray:
   return np.sqrt(len(columns)) * columns / norms
 
 
-def find_points(tensor: tensors.TernaryTensor | np.ndarray) -> Points | None:
+def find_points(tensor: artifact_lib.Tensor) -> Points | None:
   """Where the non-zero codes lie in the units of `scale_to_sphere`.
 
   A code of a channel with `k_j` non-zeros among `m` lies at `+-sqrt(m / k_j)`.

@@ -68,6 +68,13 @@ def make_small():
     ),
     'params/zero/kernel': tensors.TernaryTensor(np.zeros((2, 2), np.int8)),
     'params/int/kernel': np.arange(-4, 4, dtype=np.int8),
+    'params/c/kernel': tensors.Int8Tensor(
+      np.array([[127, 0, -3], [-127, 1, 2]], np.int8),
+      np.array([0.5, 0, 2], np.float16),
+    ),
+    'params/line': tensors.Int8Tensor(
+      np.array([3, -127], np.int8), np.array([0.1], np.float32)
+    ),
   }
   norms = {}
   _add_norm(found, norms, rng, 'norm', 4)
@@ -82,10 +89,8 @@ def assert_equal(actual, expected):
   assert actual.tensors.keys() == expected.tensors.keys()
   for path, tensor in expected.tensors.items():
     found = actual.tensors[path]
-    assert isinstance(found, tensors.TernaryTensor) == isinstance(
-      tensor, tensors.TernaryTensor
-    )
-    if not isinstance(tensor, tensors.TernaryTensor):
+    assert type(found) is type(tensor), path
+    if isinstance(tensor, np.ndarray):
       found, tensor = (found,), (tensor,)
     for one, other in zip(found, tensor, strict=True):
       assert (one is None) == (other is None), path

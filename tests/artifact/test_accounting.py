@@ -50,16 +50,16 @@ def test_sizes_by_hand():
   }
   # Guard, version and count; four sections; checksum.
   assert parts['preamble'] == 12 + 4 * 12 + 4
-  assert parts['model_tables'] == 3 * 4
+  assert parts['model_tables'] == 3 * 5
   assert 149 <= parts['ternary_codes'] <= 154
   assert parts['scales'] >= 12
   rows = {row.path: row for row in artifact.layers(data)}
   stream = parts['ternary_codes']
-  assert rows['params/a'].num_bytes == 4 + stream // 2
-  assert rows['params/c'].num_bytes == 4
+  assert rows['params/a'].num_bytes == 5 + stream // 2
+  assert rows['params/c'].num_bytes == 5
   assert rows['params/d'].num_bytes == parts['int32']
   row = rows['params/b']
-  assert row.num_bytes == 4 + stream - stream // 2 + parts['scales']
+  assert row.num_bytes == 5 + stream - stream // 2 + parts['scales']
   assert row.shape == (100, 4) and row.encoding == 't4'
   assert row.zeros == 0.5 and row.entropy_bits == 1.5
   assert row.bits == row.num_bytes * 8 / 400
@@ -76,6 +76,35 @@ def test_scales_share_a_section_with_other_tensors():
   body = len(container.unpack(data)['TF16'])
   assert parts['scales'] + parts['float16'] == body
   assert parts['scales'] == pytest.approx(body * 0.75, abs=0.5)
+
+
+def test_int8_codes_and_scales_are_attributed():
+  rng = np.random.default_rng(0)
+  codes = rng.integers(-127, 128, (60, 4)).astype(np.int8)
+  codes[::2] = 0
+  found = {
+    'a': tensors.Int8Tensor(codes),
+    'b': tensors.Int8Tensor(codes, np.ones(4, np.float16)),
+    'c': tensors.Int8Tensor(codes[:, 0], np.ones(1, np.float32)),
+    'd': codes[:, 1],
+  }
+  data = artifact.dumps(EMPTY._replace(tensors=found))
+  parts = artifact.sizes(data)
+  bodies = {k: len(v) for k, v in container.unpack(data).items()}
+  assert parts['int8'] == bodies['TI08']
+  assert parts['scales'] == bodies['TF16'] + bodies['TF32']
+  assert sum(parts.values()) == len(data)
+  rows = {row.path: row for row in artifact.layers(data)}
+  shared = parts['preamble'] + parts['header']
+  assert sum(row.num_bytes for row in rows.values()) == len(data) - shared
+  assert [row.encoding for row in rows.values()] == ['q', 'q2', 'q4', 'i1']
+  # 240, 240, 60 and 60 codes: 0.4, 0.4, 0.1 and 0.1 of their section.
+  share = 0.4 * bodies['TI08']
+  assert rows['a'].num_bytes == pytest.approx(share, abs=1)
+  assert rows['b'].num_bytes == pytest.approx(share + bodies['TF16'], abs=1)
+  assert rows['c'].num_bytes == pytest.approx(share / 4 + bodies['TF32'], abs=1)
+  assert rows['a'].zeros == np.mean(codes == 0) >= 0.5
+  assert rows['a'].entropy_bits is None
 
 
 def test_ancillary_bytes_are_counted(small):
@@ -97,5 +126,5 @@ def test_layers_of_a_network(resnet):
       counts = coder.count(tensor.codes)
       assert row.entropy_bits == coder.entropy_bits(counts)
       side = 5 + (0 if tensor.scale is None else 2 * tensor.scale.size)
-      most = row.entropy_bits * 1.002 + 8 * side / tensor.codes.size
-      assert row.entropy_bits < row.bits < most
+      most = row.entropy_bits * 1.002 + 8 * (side + 1) / tensor.codes.size
+      assert 0.99 * row.entropy_bits < row.bits < most

@@ -10,6 +10,7 @@ import pytest
 from hq_jax.artifact import coder
 
 HALF = (16384, 8192, 8192)
+STATIC = coder.Table(False, HALF)
 
 
 def _draw(rng, size, probabilities):
@@ -17,14 +18,13 @@ def _draw(rng, size, probabilities):
 
 
 def _round_trip(layers):
-  tables = [coder.frequencies(coder.count(layer)) for layer in layers]
-  stream = coder.encode(layers, tables)
-  sizes = [layer.size for layer in layers]
+  tables, stream = coder.encode(layers)
+  assert coder.encode(layers, tables) == (tables, stream)
   stored = coder.unpack_tables(coder.pack_tables(tables))
-  found = coder.decode(stream, stored, sizes)
+  found = coder.decode(stream, stored, [layer.shape for layer in layers])
   for layer, other in zip(layers, found, strict=True):
     assert other.dtype == np.int8
-    np.testing.assert_array_equal(layer.reshape(-1), other)
+    np.testing.assert_array_equal(layer, other)
   return stream, tables
 
 
@@ -33,9 +33,9 @@ def test_stream_by_hand():
   # state 0, -1 gives the state 0xc00000; then +1 gives
   # ((0xc00000 // 2^22) << 24) + 2^23 + 0 = 0x3800000.
   codes = np.array([1, -1], np.int8)
-  assert coder.encode([codes[:1]], [HALF]) == b'\x00\x00\x80'
-  assert coder.encode([codes], [HALF]) == b'\x00\x00\x80\x03'
-  decoded = coder.decode(b'\x00\x00\x80\x03', [HALF], [2])
+  assert coder.encode([codes[:1]], [STATIC])[1] == b'\x00\x00\x80'
+  assert coder.encode([codes], [STATIC])[1] == b'\x00\x00\x80\x03'
+  decoded = coder.decode(b'\x00\x00\x80\x03', [STATIC], [(2,)])
   np.testing.assert_array_equal(decoded[0], codes)
 
 
@@ -45,8 +45,10 @@ def test_frequencies_by_hand():
   assert coder.frequencies([2, 1, 1]) == HALF
   # 32768 / 3 = 10922.67: rounded up thrice, the first gives one back.
   assert coder.frequencies([1, 1, 1]) == (10922, 10923, 10923)
-  # One in a billion still has a code.
-  assert coder.frequencies([10**9, 1, 0]) == (32767, 1, 0)
+  # One in a billion has 89 of 2^15, and of two others the larger takes it.
+  assert coder.frequencies([10**9, 1, 0]) == (32679, 89, 0)
+  assert coder.frequencies([1, 10**9, 10**8 // 32]) == (1, 32665, 102)
+  assert coder.frequencies([5, 10**9, 10]) == (88, 32679, 1)
 
 
 def test_weights_by_hand():
@@ -61,6 +63,7 @@ def test_weights_are_a_distribution(counts):
   assert sum(table) == coder.TOTAL
   for n, frequency in zip(counts, table, strict=True):
     assert (frequency > 0) == (n > 0 or (sum(counts) == 0 and frequency > 1))
+  assert max(table) <= 32679 or 32768 in table
   found = coder.weights(table)
   assert sum(found) == 1 << 24 and min(found) >= 1
 
@@ -77,7 +80,7 @@ def test_round_trip(layers):
 def test_one_symbol_costs_nothing(size, code):
   stream, tables = _round_trip([np.full(size, code, np.int8)])
   assert stream == b''
-  assert coder.cost_bits(tables[0], [size, 0, 0]) == 0
+  assert coder.cost_bits(tables[0].frequencies, [size, 0, 0]) == 0
 
 
 @pytest.mark.parametrize('code', [1, -1])
@@ -85,7 +88,7 @@ def test_one_sign_only(code):
   rng = np.random.default_rng(0)
   layer = _draw(rng, 1000, [0.7, 0.3, 0]) * np.int8(code)
   stream, tables = _round_trip([layer])
-  assert 0 in tables[0]
+  assert 0 in tables[0].frequencies
   entropy = 1000 * coder.entropy_bits(coder.count(layer))
   assert 8 * len(stream) < entropy + 40
 
@@ -99,7 +102,7 @@ def test_layers_longer_than_a_chunk(monkeypatch):
   assert chunked == whole
 
 
-@pytest.mark.parametrize('zeros', [0.0, 0.5, 0.7, 0.85, 0.95, 0.999])
+@pytest.mark.parametrize('zeros', [0.0, 0.5, 0.7, 0.85, 0.95, 0.985])
 def test_stream_is_as_long_as_the_entropy(zeros):
   rng = np.random.default_rng(2)
   sparse = [zeros, (1 - zeros) * 0.6, (1 - zeros) * 0.4]
@@ -107,7 +110,8 @@ def test_stream_is_as_long_as_the_entropy(zeros):
   stream, tables = _round_trip(layers)
   counts = [coder.count(layer) for layer in layers]
   entropy = sum(sum(c) * coder.entropy_bits(c) for c in counts)
-  cost = sum(map(coder.cost_bits, tables, counts))
+  cost = sum(map(coder.layer_bits, layers, tables))
+  assert not any(table.has_contexts for table in tables)
   assert entropy <= cost <= entropy * 1.0005
   assert abs(8 * len(stream) - cost) <= 32
 
@@ -124,37 +128,105 @@ def test_entropy_by_hand():
 
 def test_decode_refuses_what_is_left_over():
   codes = np.array([1, -1, 0, 1], np.int8)
-  stream = coder.encode([codes], [HALF])
+  stream = coder.encode([codes], [STATIC])[1]
   with pytest.raises(ValueError, match='holds more than the codes'):
-    coder.decode(stream, [HALF], [2])
+    coder.decode(stream, [STATIC], [(2,)])
   with pytest.raises(ValueError, match='holds more than the codes'):
     coder.decode(b'\x01', [], [])
   with pytest.raises(ValueError, match='ends in a zero byte'):
-    coder.decode(b'\x01\x00', [HALF], [4])
+    coder.decode(b'\x01\x00', [STATIC], [(4,)])
 
 
 def test_decode_refuses_a_code_of_frequency_zero():
   # The state 0xffffff decodes to the third symbol, of weight 1.
   with pytest.raises(ValueError, match='-1 came, its frequency is zero'):
-    coder.decode(b'\xff\xff\xff', [(16384, 16384, 0)], [1])
+    coder.decode(
+      b'\xff\xff\xff', [coder.Table(False, (16384, 16384, 0))], [(1,)]
+    )
 
 
-def test_unpack_tables_refuses_a_sum_above_the_total():
-  with pytest.raises(ValueError, match='table 1: frequencies 32768 and 1'):
-    coder.unpack_tables(coder.pack_tables([HALF, (-1, 32768, 1)]))
+@pytest.mark.parametrize(
+  ('row', 'message'),
+  [
+    (b'\x00\x00\x80\x01\x00', r'frequencies \(-1, 32768, 1\)'),
+    (b'\x00\xa8\x7f\x00\x00', r'frequencies \(88, 32680, 0\)'),
+    (b'\x02\x00\x20\x00\x20', 'way 2, wanted 0 or 1'),
+    (b'\x01\x00\x80\x00\x00', 'contexts for a layer of a single symbol'),
+  ],
+)
+def test_unpack_tables_refuses(row, message):
+  with pytest.raises(ValueError, match=f'model table 1: .*{message}'):
+    coder.unpack_tables(coder.pack_tables([STATIC]) + row)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'way', 'message'),
+  [
+    ((2048 * 164 + 1,), 0, 'codes and 0 tiles in a stream of 100 bytes'),
+    ((11, 1, 1, 1), 1, '11 codes and 11 tiles .* wanted at most 335872 and 10'),
+    ((32, 1025), 1, '32800 codes and 32 tiles'),
+    ((1, 65537), 1, r'table 0: contexts for shape \(1, 65537\)'),
+    ((65537, 1), 1, r'table 0: contexts for shape \(65537, 1\)'),
+    ((4, 0), 1, r'table 0: contexts for shape \(4, 0\)'),
+  ],
+)
+def test_decode_refuses_work_that_no_writer_asks_for(shape, way, message):
+  with pytest.raises(ValueError, match=message):
+    coder.decode(b'\x01' * 100, [coder.Table(way, HALF)], [shape])
+
+
+def _draw_structured(rng, shape):
+  """Codes that repeat from tap to tap and differ between the channels."""
+  dense = rng.random(shape[-2:]) ** 4 * rng.random(shape[-1]) ** 2
+  kept = rng.random(shape) < 2 * dense
+  codes = kept * np.where(rng.random(shape[-2:]) < 0.5, 1, -1)
+  return (codes * np.where(rng.random(shape) < 0.1, -1, 1)).astype(np.int8)
+
+
+@pytest.mark.parametrize(
+  'shape', [(3, 3, 24, 32), (2, 2, 3, 9, 31), (5, 40, 36), (256, 128)]
+)
+def test_contexts_save_bytes_and_cost_what_they_say(shape):
+  rng = np.random.default_rng(3)
+  layers = [_draw_structured(rng, shape), _draw(rng, (70,), [0.5, 0.3, 0.2])]
+  stream, tables = _round_trip(layers)
+  assert [table.has_contexts for table in tables] == [True, False]
+  entropy = layers[0].size * coder.entropy_bits(coder.count(layers[0]))
+  bits = [coder.layer_bits(*pair) for pair in zip(layers, tables, strict=True)]
+  assert bits[0] < 0.94 * entropy
+  assert abs(8 * len(stream) - sum(bits)) <= 32
+
+
+def test_contexts_longer_than_a_chunk(monkeypatch):
+  layers = [_draw_structured(np.random.default_rng(3), (3, 3, 24, 32))]
+  whole, _ = _round_trip(layers)
+  monkeypatch.setattr(coder, 'CONTEXT_CHUNK', 7)
+  assert _round_trip(layers)[0] == whole
+
+
+def test_short_layers_have_no_contexts():
+  # 9 tiles of at least 16 bytes each are more than these 288 codes take.
+  codes = _draw_structured(np.random.default_rng(3), (3, 3, 1, 32))
+  assert not _round_trip([codes])[1][0].has_contexts
 
 
 @hypothesis.given(
   st.binary(max_size=40),
-  st.lists(st.tuples(st.integers(0, 32768), st.integers(0, 200)), max_size=3),
+  st.lists(
+    st.tuples(st.integers(90, 32679), st.integers(0, 9), st.booleans()),
+    max_size=3,
+  ),
 )
 def test_any_stream_decodes_or_is_refused(stream, layers):
-  tables = [(f, rest := (32768 - f) // 2, 32768 - f - rest) for f, _ in layers]
-  sizes = [size for _, size in layers]
+  tables = [
+    coder.Table(way, (32768 - f, rest := f // 2, f - rest))
+    for f, _, way in layers
+  ]
+  shapes = [(1, 2, 2, size) for _, size, _ in layers]
   try:
-    found = coder.decode(stream, tables, sizes)
+    found = coder.decode(stream, tables, shapes)
   except ValueError:
     return
-  assert [layer.size for layer in found] == sizes
+  assert [layer.shape for layer in found] == shapes
   # Each stream that is accepted is the one that the encoder writes.
-  assert coder.encode(found, tables) == stream
+  assert coder.encode(found, tables)[1] == stream

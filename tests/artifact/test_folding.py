@@ -139,6 +139,120 @@ def test_rounds_once():
   assert found['params/n/bias'].tolist() == [1 + 2.0**-10] * 2
 
 
+def test_int8_by_hand():
+  variables, _ = _one_norm()
+  codes = np.array([[127, 0], [3, -127], [-1, 2]], np.int8)
+  # Beyond the range of float16: it must not be rounded to it.
+  scale = np.array([0.5, 2.0**-30], np.float32)
+  int8 = {'params/c/kernel': tensors.Int8Tensor(codes, scale)}
+  found, norms = artifact.fold(variables, {}, {'n': 'c'}, {'n': 1.0}, int8=int8)
+  kernel = found['params/c/kernel']
+  assert norms == {'n': 1.0} and isinstance(kernel, tensors.Int8Tensor)
+  assert kernel.scale is None and kernel.codes.tolist() == codes.tolist()
+  assert found['params/n/scale'].tolist() == [2 * 0.5, 0]
+  assert found['params/n/bias'].tolist() == [-5, 2]
+  for norms in ({}, {'n': 1.0}):
+    found, _ = artifact.fold(variables, {}, {}, norms, int8=int8)
+    kernel = found['params/c/kernel']
+    assert kernel.scale.dtype == np.float32
+    assert kernel.scale.tolist() == scale.tolist()
+    assert found['params/n/scale'].tolist() == ([2, 2] if norms else [4, 2])
+
+
+def test_int8_with_one_axis_keeps_its_scale():
+  variables, _ = _one_norm()
+  variables['params']['c']['kernel'] = np.array([3.0, -2])
+  kernel = tensors.Int8Tensor(np.array([3, -2], 'i1'), np.ones(1, 'f2'))
+  found, _ = artifact.fold(
+    variables, {}, {'n': 'c'}, {'n': 1.0}, int8={'params/c/kernel': kernel}
+  )
+  assert found['params/c/kernel'].scale.tolist() == [1]
+  assert found['params/n/scale'].tolist() == [2, 2]
+
+
+def test_a_leaf_is_ternary_or_int8():
+  variables, ternary = _one_norm()
+  int8 = tensors.Int8Tensor(CODES, np.ones(2, np.float16))
+  path = 'params/c/kernel'
+  with pytest.raises(ValueError, match=f"int8 '{path}': it is ternary, too"):
+    folding.fold(variables, {path: ternary}, {}, {}, int8={path: int8})
+
+
+@pytest.mark.parametrize(
+  ('max_error', 'kernel', 'floats'),
+  [
+    (0.02, 'int8', np.float16),
+    (1e-3, np.float16, np.float16),
+    (0.0, np.float32, np.float32),
+  ],
+)
+def test_leaves_are_encoded_within_an_error(max_error, kernel, floats):
+  rng = np.random.default_rng(0)
+  names = 'scale', 'bias', 'mean', 'var'
+  variables, _ = _one_norm(**{k: rng.uniform(1, 2, 9) for k in names})
+  variables['params']['c']['kernel'] = CODES
+  stats = {'mean': rng.uniform(1, 2, 9), 'var': rng.uniform(1, 2, 9)}
+  variables['params'] |= {
+    'd': {'kernel': rng.normal(size=(50, 9)), 'bias': rng.normal(size=50)},
+    'other': {'scale': rng.uniform(1, 2, 9)},
+  }
+  variables['batch_stats']['other'] = stats
+  ternary = {
+    'params/c/kernel': tensors.TernaryTensor(CODES, np.full(2, 0.1, 'f4'))
+  }
+  found, _ = artifact.fold(
+    variables, ternary, {}, {'n': 1.0}, max_error=max_error
+  )
+  # What is no kernel in `ternary` keeps to the budget; its scale does not.
+  assert found['params/c/kernel'].scale.dtype == np.float16
+  for path in ('params/d/kernel', 'params/d/bias', 'params/other/scale'):
+    leaf = found[path]
+    is_int8 = isinstance(leaf, tensors.Int8Tensor)
+    assert ('int8' if is_int8 else leaf.dtype) == kernel, path
+  # Neither folded norms nor statistics become int8.
+  for path in ('params/n/scale', 'params/n/bias', 'batch_stats/other/var'):
+    assert found[path].dtype == floats, path
+  # Rounded to the file's types once, from float64.
+  np.testing.assert_array_equal(
+    found['batch_stats/other/mean'], stats['mean'].astype(floats)
+  )
+
+
+def test_max_error_names_the_leaf():
+  variables, _ = _one_norm(bias=np.array([1e39, 0.0]))
+  with pytest.raises(ValueError, match="'params/n/bias': values: a value is b"):
+    folding.fold(variables, {}, {}, {'n': 1.0}, max_error=1.0)
+  variables, _ = _one_norm()
+  with pytest.raises(ValueError, match=r'max_error: got -1\.0, wanted >= 0'):
+    folding.fold(variables, {}, {}, {'n': 1.0}, max_error=-1.0)
+
+
+def test_flax_computes_almost_the_same_from_int8():
+  variables, ternary, x = _make_net()
+  path = 'params/conv/kernel'
+  del ternary[path]
+  # The norm behind it takes the scales of 'conv'; 'dense_conv' keeps its own.
+  int8 = {path: artifact.quantize_int8(variables['params']['conv']['kernel'])}
+  found, norms = artifact.fold(
+    variables, ternary, PAIRS, EPSILONS, int8=int8, max_error=0.01
+  )
+  assert found[path].scale is None
+  assert isinstance(found['params/dense_conv/kernel'], tensors.Int8Tensor)
+  data = artifact.dumps(
+    artifact.Artifact('net', {}, (8, 8, 2), {}, (), found, norms)
+  )
+  rebuilt = artifact.to_variables(artifact.loads(data))
+  assert jax.tree.structure(rebuilt) == jax.tree.structure(variables)
+  assert {leaf.dtype for leaf in jax.tree.leaves(rebuilt)} == {
+    np.dtype(np.float32)
+  }
+  expected = jax.jit(Net().apply)(variables, x)
+  actual = jax.jit(Net().apply)(rebuilt, x)
+  np.testing.assert_allclose(
+    actual, expected, rtol=0, atol=0.02 * np.abs(expected).max()
+  )
+
+
 @pytest.mark.parametrize('dtype', [np.float16, np.float32])
 def test_against_float64(dtype):
   variables, ternary, _ = _make_net()
@@ -247,6 +361,9 @@ def test_bad_kernels_are_refused(path, kernel, message):
   ternary = {path: tensors.TernaryTensor(kernel)}
   with pytest.raises(ValueError, match=message):
     folding.fold(variables, ternary, {}, {})
+  int8 = {path: tensors.Int8Tensor(kernel)}
+  with pytest.raises(ValueError, match=f"int8 '{path}': {message}"):
+    folding.fold(variables, {}, {}, {}, int8=int8)
 
 
 @pytest.mark.parametrize(
@@ -261,3 +378,6 @@ def test_bad_scales_are_refused(scale, message):
   ternary = {'params/c/kernel': tensors.TernaryTensor(CODES, scale)}
   with pytest.raises(ValueError, match=message):
     folding.fold(variables, ternary, {}, {})
+  int8 = {'params/c/kernel': tensors.Int8Tensor(CODES, scale)}
+  with pytest.raises(ValueError, match=message):
+    folding.fold(variables, {}, {}, {}, int8=int8)

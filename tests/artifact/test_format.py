@@ -19,7 +19,7 @@ def _repair(data, num_sections):
 def test_bytes_by_hand():
   table = bytes.fromhex(
     '89485146 0d0a1a0a'  # guard bytes
-    '0100 0100'  # version 1, one section
+    '0200 0100'  # version 2, one section
     '48454144 03000000 c2412435'  # HEAD, 3 bytes, CRC-32 of abc: 352441c2
   )
   crc = struct.pack('<I', zlib.crc32(table))
@@ -61,9 +61,9 @@ def test_every_missing_or_added_byte_is_found():
     (b'PK\3\4', 'preamble: not an .hq file, it starts with'),
     (b'\x89HQF\n\x1a\n', 'preamble: not an .hq file'),
     (container.MAGIC, 'preamble: cut, 8 of 12 bytes'),
-    (container.MAGIC + b'\2\0\1\0', 'preamble: version 2, wanted 1'),
-    (container.MAGIC + b'\1\0\xff\xff', 'preamble: 65535 sections'),
-    (container.MAGIC + b'\1\0\1\0', 'section table: cut, 12 of 28 bytes'),
+    (container.MAGIC + b'\1\0\1\0', 'preamble: version 1, wanted 2'),
+    (container.MAGIC + b'\2\0\xff\xff', 'preamble: 65535 sections'),
+    (container.MAGIC + b'\2\0\1\0', 'section table: cut, 12 of 28 bytes'),
   ],
 )
 def test_message_names_the_part(data, message):

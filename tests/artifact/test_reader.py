@@ -113,10 +113,10 @@ def test_ancillary_sections_are_skipped(data, small, check_equal):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'CODE': b'\0' * 11}, 'section CODE: 11 bytes, wanted 12'),
-    ({'CODE': b'\xff' * 12}, 'section CODE: model table 0'),
-    ({'CODE': b'\1\0' * 6 + b'\1\0'}, 'section CODE: ternary codes: the str'),
-    ({'TF16': b''}, 'section TF16: 0 bytes cannot hold 8'),
+    ({'CODE': b'\0' * 14}, 'section CODE: 14 bytes, wanted 15'),
+    ({'CODE': b'\xff' * 15}, 'section CODE: model table 0'),
+    ({'CODE': b'\0\0\1\0\1' * 3 + b'\1\0'}, 'section CODE: ternary .* stream'),
+    ({'TF16': b''}, 'section TF16: 0 bytes cannot hold 11'),
     ({'TF32': bytes(100)}, 'section TF32: '),
     ({'TI08': b'\x07'}, 'section TI08: damaged DEFLATE stream'),
     ({'HEAD': b'\0\0\0\0'}, 'section HEAD: the DEFLATE stream'),
@@ -137,15 +137,19 @@ def test_hostile_bodies_are_refused(data, changes, message):
     '{"k":["i1",2147483648]}',
     '{"k":["t2",0,2147483648]}',
     '{"k":["i1",1000000,0,1000000]}',
+    '{"k":["q",1,2147483648]}',
+    '{"k":["q",2,2147483647]}',
+    '{"k":["q2",2147483648]}',
+    '{"k":["q2",0,2147483648]}',
   ],
 )
 def test_sizes_are_bounded_before_anything_is_allocated(tree):
   sections = []
   if '"t' in tree:
     sections.append(('CODE', bytes(4)))
-  if '"f2"' in tree or '"t2"' in tree:
+  if any(encoding in tree for encoding in ('"f2"', '"t2"', '"q2"')):
     sections.append(('TF16', b'\x03\0'))
-  if '"i1"' in tree:
+  if '"i1"' in tree or '"q' in tree:
     sections.append(('TI08', b'\x03\0'))
   hostile = _with_tree(tree, sections)
   tracemalloc.start()
@@ -158,6 +162,16 @@ def test_sizes_are_bounded_before_anything_is_allocated(tree):
     assert tracemalloc.get_traced_memory()[1] < 1 << 22
   finally:
     tracemalloc.stop()
+
+
+def test_the_code_without_an_opposite_is_refused():
+  codes = np.array([[127, -127]], np.int8)
+  written = artifact.dumps(
+    EMPTY._replace(tensors={'k': tensors.Int8Tensor(codes)})
+  )
+  hostile = _repack(written, {'TI08': planes.encode(codes[0] - np.int8(1))})
+  with pytest.raises(ValueError, match=r"section TI08: 'k': code -128"):
+    artifact.loads(hostile)
 
 
 def test_many_zeros_need_many_bytes():

@@ -19,6 +19,10 @@ def _ternary(codes, scale=None):
   return {'tensors': {'k': tensors.TernaryTensor(codes, scale)}}
 
 
+def _int8(codes, scale=None):
+  return {'tensors': {'k': tensors.Int8Tensor(codes, scale)}}
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -45,10 +49,28 @@ def _ternary(codes, scale=None):
     (_ternary(CODES[0, 0]), "'k': codes are int8 with 0 axes"),
     (_ternary(CODES, np.ones(2)), "'k': scale is float64"),
     (_ternary(CODES, np.ones(3, 'f4')), "'k': scale has shape (3,)"),
+    (
+      _int8(CODES + np.int8(-128)),
+      "'k': codes in [-128, -128], wanted [-127, 127]",
+    ),
+    (_int8(CODES.astype(int)), "'k': codes are int64 with 2 axes"),
+    (_int8(CODES[0, 0]), "'k': codes are int8 with 0 axes"),
+    (_int8(CODES[0]), "'k': 1 axes"),
+    (_int8(CODES, np.ones(2)), "'k': scale is float64"),
+    (_int8(CODES, np.ones(1, 'f4')), "'k': scale has shape (1,), wanted (2,)"),
+    (_int8(CODES[0], np.ones(2, 'f2')), 'scale has shape (2,), wanted (1,)'),
     ({'folded_norms': {'n': 1e-5}}, "'n': no floating tensor 'scale'"),
     ({'tensors': NORM, 'folded_norms': {'n': 2.0}}, "'n': epsilon is 2.0"),
     ({'tensors': NORM, 'folded_norms': {'n': 1}}, "'n': epsilon is 1"),
     ({'tensors': NORM, 'folded_norms': {'': 0.1}}, "tensor path ''"),
+    (
+      {
+        'tensors': NORM
+        | {'params/n/bias': tensors.Int8Tensor(CODES[0], np.ones(1, 'f2'))},
+        'folded_norms': {'n': 1e-5},
+      },
+      "'n': no floating tensor 'bias'",
+    ),
     (
       {
         'tensors': NORM | {'params/n/bias': np.ones(3, 'f2')},

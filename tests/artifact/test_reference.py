@@ -4,6 +4,7 @@ It shares no code with the library: no NumPy, no constriction. Where both
 agree on every value, the specification says what the library does.
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -26,11 +27,12 @@ TYPES = {
   **{'u4': ('TU32', 'I'), 'u8': ('TU64', 'Q')},
 }
 SCALES = {'t': None, 't2': 'f2', 't4': 'f4'}
+INT8_SCALES = {'q': None, 'q2': 'f2', 'q4': 'f4'}
 
 
 def read_sections(data):
   magic, version, num_sections = struct.unpack_from('<8sHH', data)
-  assert magic == b'\x89HQF\r\n\x1a\n' and version == 1
+  assert magic == b'\x89HQF\r\n\x1a\n' and version == 2
   start = 12 + 12 * num_sections + 4
   assert struct.unpack_from('<I', data, start - 4)[0] == zlib.crc32(
     data[: start - 4]
@@ -56,41 +58,160 @@ def read_tree(node, names=()):
   return found
 
 
-def decode_stream(stream, layers):
-  """`layers`: pairs (three weights, number of codes); lists of codes."""
-  padded = stream + bytes(-len(stream) % 4)
-  words = list(struct.unpack(f'<{len(padded) // 4}I', padded))
-  state = 0
-  for _ in range(min(2, len(words))):
-    state = state << 32 | words.pop()
+class Stream:
+  """The ANS decoder: a state and the words that are left."""
+
+  def __init__(self, data):
+    assert not data.endswith(b'\0')
+    padded = data + bytes(-len(data) % 4)
+    self.words = list(struct.unpack(f'<{len(padded) // 4}I', padded))
+    self.state = 0
+    for _ in range(min(2, len(self.words))):
+      self.state = self.state << 32 | self.words.pop()
+
+  def pop(self, weights):
+    assert sum(weights) == 2**24 and min(weights) >= 1
+    low = self.state % 2**24
+    symbol, start = 0, 0
+    while low >= start + weights[symbol]:
+      start += weights[symbol]
+      symbol += 1
+    self.state = (self.state >> 24) * weights[symbol] + low - start
+    if self.state < 2**32 and self.words:
+      self.state = self.state << 32 | self.words.pop()
+    return symbol
+
+
+def log2_16(k):
+  e = max(0, k.bit_length() - 8)
+  return 16 * e + ((k >> e) ** 16).bit_length() - 1
+
+
+def get_static_weights(f):
+  weights = [512 * x for x in f]
+  weights[weights.index(max(weights))] -= f.count(0)
+  return [max(w, 1) for w in weights]
+
+
+class Contexts:
+  """The model of a layer, from the section Contexts."""
+
+  def __init__(self, shape, f):
+    *lead, self.height, self.width, rows, columns = [1] * 4 + list(shape)
+    self.depth, self.rows, self.columns = math.prod(lead), rows, columns
+    assert min(rows, columns) > 0 and max(rows, columns) <= 65536
+    self.row, self.column = [
+      [[0, 0] for _ in range(n)] for n in (rows, columns)
+    ]
+    self.total = [1, 2]
+    F = max(89, min(2**15 - 89, f[1] + f[2]))
+    c = [256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096]
+    table = []
+    for i in range(16):
+      a = 256 * F if i < 8 else c[i - 8] * F
+      b = (c[8 - i] if i < 8 else 256) * (2**15 - F)
+      one = 1 + 128 * a // (a + b)
+      table.append([130 - one, one])
+    self.zero = [[list(pair) for pair in table] for _ in range(3)]
+    self.sign = [[8, 8] for _ in range(5)]
+
+  def cut(self, index):
+    n = self.rows * self.columns
+    wanted = max(1024, n // 64, min(65536, index * n // 8))
+    level = max(0, (n // wanted).bit_length() - 1)
+    tall = -(-self.rows // 2 ** ((level + 1) // 2))
+    wide = -(-self.columns // 2 ** (level // 2))
+    for left in range(0, self.columns, wide):
+      for top in range(0, self.rows, tall):
+        yield (
+          range(top, min(top + tall, self.rows)),
+          range(left, min(left + wide, self.columns)),
+        )
+
+  def get_offset(self, k, m):
+    K, N = self.total
+    h = max(0, N.bit_length() - 20)
+    K, N = max(1, K >> h), N >> h
+    N = max(N, K + 1)
+    return (
+      log2_16(k * N + 16 * K)
+      - log2_16((m - k) * N + 16 * (N - K))
+      - log2_16(16 * K)
+      + log2_16(16 * (N - K))
+    )
+
+  def decode(self, stream):
+    planes = {}
+    taps = itertools.product(*map(range, (self.depth, self.height, self.width)))
+    for index, (d, y, x) in enumerate(taps):
+      planes[d, y, x] = {}
+      for rows, columns in self.cut(index):
+        self.decode_tile(stream, planes, (d, y, x), rows, columns)
+    return [
+      plane[i, j]
+      for plane in planes.values()
+      for i in range(self.rows)
+      for j in range(self.columns)
+    ]
+
+  def decode_tile(self, stream, planes, tap, rows, columns):
+    d, y, x = tap
+    by_row = {i: self.get_offset(*self.row[i]) for i in rows}
+    by_column = {j: self.get_offset(*self.column[j]) for j in columns}
+    came = []
+    for i, j in itertools.product(rows, columns):
+      near = [
+        planes.get((d, y - up, x - left), {}).get((i, j), 0)
+        for up, left in ((0, 1), (1, 0), (1, 1), (1, -1))
+      ]
+      beside, s = abs(near[0]) + abs(near[1]), 2 * sum(near[:2]) + sum(near[2:])
+      if self.height * self.width == 1:
+        assert beside == s == 0
+      zero = self.zero[beside][
+        max(0, min(15, (by_row[i] + by_column[j] + 68) >> 3))
+      ]
+      sign = self.sign[min(4, abs(s))]
+      p = max(89, min(2**15 - 89, 2**15 * zero[1] // sum(zero)))
+      q = max(1, min(511, 512 * sign[0] // sum(sign)))
+      symbol = stream.pop([2**24 - 512 * p, p * q, p * (512 - q)])
+      code = (0, 1, -1)[symbol] * (-1 if s < 0 else 1)
+      came.append((symbol, zero, sign, i, j))
+      planes[tap][i, j] = code
+    for symbol, zero, sign, i, j in came:
+      zero[symbol > 0] += 16
+      if symbol:
+        sign[symbol - 1] += 16
+      for counts in (self.row[i], self.column[j], self.total):
+        counts[0] += symbol > 0
+        counts[1] += 1
+
+
+def decode_stream(data, layers):
+  """`layers`: triples (way, three frequencies, shape); lists of codes."""
+  stream = Stream(data)
   found = []
-  for weights, size in layers:
-    if max(weights) == 2**24 - 2:  # a single symbol
-      found.append([(0, 1, -1)[weights.index(max(weights))]] * size)
-      continue
-    codes = []
-    for _ in range(size):
-      low = state % 2**24
-      symbol, start = 0, 0
-      while low >= start + weights[symbol]:
-        start += weights[symbol]
-        symbol += 1
-      state = (state >> 24) * weights[symbol] + low - start
-      if state < 2**32 and words:
-        state = state << 32 | words.pop()
-      codes.append((0, 1, -1)[symbol])
-    found.append(codes)
-  assert state == 0 and not words
+  for way, f, shape in layers:
+    size = math.prod(shape)
+    if 2**15 in f:  # a single symbol
+      assert way == 0
+      found.append([(0, 1, -1)[f.index(2**15)]] * size)
+    elif way:
+      found.append(Contexts(shape, f).decode(stream))
+    else:
+      weights = get_static_weights(f)
+      codes = [(0, 1, -1)[stream.pop(weights)] for _ in range(size)]
+      assert all(f[code] for code in set(codes))
+      found.append(codes)
+  assert stream.state == 0 and not stream.words
   return found
 
 
-def read_weights(body, num_layers):
+def read_tables(body):
   found = []
-  for plus, minus in struct.iter_unpack('<HH', body[: 4 * num_layers]):
-    frequencies = [32768 - plus - minus, plus, minus]
-    weights = [512 * f for f in frequencies]
-    weights[weights.index(max(weights))] -= frequencies.count(0)
-    found.append([max(w, 1) for w in weights])
+  for way, plus, minus in struct.iter_unpack('<BHH', body):
+    f = [2**15 - plus - minus, plus, minus]
+    assert way < 2 and min(f) >= 0 and (max(f) <= 2**15 - 89 or 2**15 in f)
+    found.append((way, f))
   return found
 
 
@@ -109,26 +230,34 @@ def read(data):
   head = zlib.decompress(sections['HEAD'][4:], -15)
   assert len(head) == struct.unpack_from('<I', sections['HEAD'])[0]
   specs = read_tree(json.loads(head)['tree'])
-  ternary = [(p, math.prod(s[1:])) for p, s in specs if s[0] in SCALES]
+  ternary = [(p, s[1:]) for p, s in specs if s[0] in SCALES]
   found = {}
   if ternary:
-    weights = read_weights(sections['CODE'], len(ternary))
-    layers = [(w, n) for w, (_, n) in zip(weights, ternary, strict=True)]
-    codes = decode_stream(sections['CODE'][4 * len(ternary) :], layers)
+    tables = read_tables(sections['CODE'][: 5 * len(ternary)])
+    layers = [
+      (*t, shape) for t, (_, shape) in zip(tables, ternary, strict=True)
+    ]
+    codes = decode_stream(sections['CODE'][5 * len(ternary) :], layers)
     found = {p: (c, None) for c, (p, _) in zip(codes, ternary, strict=True)}
   for encoding, (name, letter) in TYPES.items():
     runs = []
     for path, (kind, *shape) in specs:
-      if kind == encoding:
-        runs.append((path, math.prod(shape)))
+      if kind == encoding or (kind in INT8_SCALES and encoding == 'i1'):
+        runs.append((path, math.prod(shape), 0))
       elif SCALES.get(kind) == encoding:
-        runs.append((path, shape[-1]))
+        runs.append((path, shape[-1], 1))
+      elif INT8_SCALES.get(kind) == encoding:
+        runs.append((path, shape[-1] if len(shape) > 1 else 1, 1))
     if not runs:
       continue
-    values = read_values(sections[name], letter, sum(n for _, n in runs))
-    for path, size in runs:
+    values = read_values(sections[name], letter, sum(n for _, n, _ in runs))
+    for path, size, place in runs:
       run, values = values[:size], values[size:]
-      found[path] = (found[path][0], run) if path in found else (run, None)
+      parts = [*found.get(path, (None, None))]
+      parts[place] = run
+      found[path] = tuple(parts)
+  for path, (kind, *_) in specs:
+    assert kind not in INT8_SCALES or -128 not in found[path][0]
   return found
 
 
@@ -137,7 +266,7 @@ def _check(given):
   assert found.keys() == given.tensors.keys()
   for path, tensor in given.tensors.items():
     values, scale = found[path]
-    if isinstance(tensor, tensors.TernaryTensor):
+    if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
       assert values == tensor.codes.ravel().tolist()
       assert scale == (None if tensor.scale is None else tensor.scale.tolist())
     else:
@@ -160,37 +289,59 @@ def test_agrees_on_a_network(make_net, sparsity):
   _check(given._replace(tensors=small, folded_norms=norms))
 
 
+def _agree_on_layers(arrays):
+  tables, stream = coder.encode(arrays)
+  read = read_tables(coder.pack_tables(tables))
+  layers = [(*t, a.shape) for t, a in zip(read, arrays, strict=True)]
+  assert decode_stream(stream, layers) == [a.ravel().tolist() for a in arrays]
+  return tables
+
+
 @hypothesis.given(
   st.lists(
     st.lists(st.sampled_from([0, 0, 0, 1, -1]), max_size=100), max_size=4
   )
 )
 def test_agrees_on_any_stream(layers):
-  arrays = [np.array(layer, np.int8) for layer in layers]
-  tables = [coder.frequencies(coder.count(array)) for array in arrays]
-  stream = coder.encode(arrays, tables)
-  weights = read_weights(coder.pack_tables(tables), len(tables))
-  sized = list(zip(weights, map(len, layers), strict=True))
-  assert decode_stream(stream, sized) == layers
+  _agree_on_layers([np.array(layer, np.int8) for layer in layers])
 
 
-@hypothesis.given(st.integers(0, 32768), st.integers(0, 32768), st.binary())
-def test_agrees_on_any_table(first, second, stream):
+@pytest.mark.parametrize(
+  'shape',
+  [(3, 3, 12, 32), (2, 2, 3, 9, 31), (5, 40, 36), (96, 50), (3, 1, 1, 700)],
+)
+def test_agrees_on_contexts(shape):
+  """Codes that repeat from tap to tap and differ between the channels."""
+  rng = np.random.default_rng(5)
+  dense = rng.random(shape[-2:]) ** 4 * rng.random(shape[-1]) ** 2
+  kept = rng.random(shape) < 2 * dense
+  codes = kept * np.where(rng.random(shape[-2:]) < 0.5, 1, -1)
+  codes = (codes * np.where(rng.random(shape) < 0.1, -1, 1)).astype(np.int8)
+  tables = _agree_on_layers([codes, np.zeros((4, 4), np.int8), -codes])
+  assert [table.has_contexts for table in tables] == [True, False, True]
+
+
+@hypothesis.given(
+  st.integers(0, 32768),
+  st.integers(0, 32768),
+  st.booleans(),
+  st.binary(max_size=40),
+)
+def test_agrees_on_any_table(first, second, way, stream):
   """Also where constriction must rebuild the weights from odd floats."""
   low, high = sorted((first, second))
-  table = (low, high - low, 32768 - high)
+  table = coder.Table(way, (low, high - low, 32768 - high))
   stream = stream.rstrip(b'\0')
-  weights = read_weights(coder.pack_tables([table]), 1)
-  size = 2 * len(stream)
+  shape = (2, 2, 1, len(stream) // 2)
+  packed = coder.pack_tables([table])
   try:
-    expected = coder.decode(stream, [table], [size])[0].tolist()
+    expected = coder.decode(stream, coder.unpack_tables(packed), [shape])
   except ValueError:
     with pytest.raises(AssertionError):
-      codes = decode_stream(stream, [(weights[0], size)])[0]
-      symbols = {(0, 1, -1)[i] for i in range(3) if table[i]}
-      assert set(codes) <= symbols
+      decode_stream(stream, [(*read_tables(packed)[0], shape)])
   else:
-    assert decode_stream(stream, [(weights[0], size)]) == [expected]
+    found = decode_stream(stream, [(*read_tables(packed)[0], shape)])
+    assert found == [expected[0].ravel().tolist()]
 
 
 def test_agrees_with_the_example_of_the_specification(check_equal):

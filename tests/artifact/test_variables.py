@@ -54,6 +54,13 @@ def test_tree_by_hand():
     'params/b/kernel': tensors.TernaryTensor(
       codes, np.array([0.5, 3], np.float16)
     ),
+    'params/q/kernel': tensors.Int8Tensor(
+      np.array([[127, -3], [0, 1]], np.int8), np.array([0.5, 3], np.float32)
+    ),
+    'params/q/folded': tensors.Int8Tensor(codes),
+    'params/q/line': tensors.Int8Tensor(
+      np.array([-127, 2, 0], np.int8), np.array([0.25], np.float16)
+    ),
     'params/n/scale': np.array([2, 4], np.float16),
     'params/n/bias': np.array([1, 0], np.float16),
     'params/c': np.array([-7], np.int8),
@@ -65,6 +72,9 @@ def test_tree_by_hand():
   assert set(tree) == {'params', 'batch_stats', 'ema'}
   assert tree['params']['a']['kernel'].tolist() == [[1, 0], [-1, 1]]
   assert tree['params']['b']['kernel'].tolist() == [[0.5, 0], [-0.5, 3]]
+  assert tree['params']['q']['kernel'].tolist() == [[63.5, -9], [0, 3]]
+  assert tree['params']['q']['folded'].tolist() == [[1, 0], [-1, 1]]
+  assert tree['params']['q']['line'].tolist() == [-31.75, 0.5, 0]
   assert tree['params']['c'].tolist() == [-7]
   assert tree['batch_stats']['n']['mean'].tolist() == [0, 0]
   assert tree['batch_stats']['n']['var'].shape == (2,)

@@ -44,8 +44,21 @@ def ternary(draw):
   return tensors.TernaryTensor(codes, scale)
 
 
+@st.composite
+def int8(draw):
+  elements = st.integers(-127, 127)
+  codes = draw(st_numpy.arrays(np.int8, SHAPES, elements=elements))
+  is_line = codes.ndim == 1
+  dtypes = [np.float16, np.float32] + ([] if is_line else [None])
+  dtype = draw(st.sampled_from(dtypes))
+  if dtype is None:
+    return tensors.Int8Tensor(codes)
+  shape = (1,) if is_line else codes.shape[-1:]
+  return tensors.Int8Tensor(codes, draw(st_numpy.arrays(dtype, shape)))
+
+
 DTYPES = st.sampled_from([dtype for _, dtype in layout.DTYPES.values()])
-TENSORS = ternary() | st_numpy.arrays(DTYPES, st.just(()) | SHAPES)
+TENSORS = ternary() | int8() | st_numpy.arrays(DTYPES, st.just(()) | SHAPES)
 
 
 @st.composite
@@ -129,7 +142,13 @@ def test_other_views_of_the_same_values_give_the_same_bytes():
   ]
   written = {
     artifact.dumps(
-      EMPTY._replace(tensors={'k': tensors.TernaryTensor(a, b), 'x': c})
+      EMPTY._replace(
+        tensors={
+          'k': tensors.TernaryTensor(a, b),
+          'q': tensors.Int8Tensor(a, b),
+          'x': c,
+        }
+      )
     )
     for a, b, c in views
   }

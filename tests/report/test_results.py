@@ -40,9 +40,9 @@ def test_layer_by_hand(tiny):
   assert layer['shape'] == [2, 2]
   assert layer['zeros'] == 0.5
   assert layer['entropy_bits'] == 1.5
-  # A table of 4 bytes, a stream of 4, a plane of 2 bytes, and 4 of DEFLATE.
-  assert layer['bytes'] == 14
-  assert layer['bits_per_weight'] == 28.0
+  # A table of 5 bytes, a stream of 4, a plane of 2 bytes, and 4 of DEFLATE.
+  assert layer['bytes'] == 15
+  assert layer['bits_per_weight'] == 30.0
 
 
 def test_only_one_number_is_called_ratio(usual):
@@ -156,9 +156,11 @@ def test_resident_bytes_counts_each_type(usual):
     'b': tensors.TernaryTensor(codes),
     'c': np.zeros(7, np.float16),
     'd': np.zeros(3, np.int64),
+    'e': tensors.Int8Tensor(codes, np.ones(2, np.float16)),
+    'f': tensors.Int8Tensor(codes),
   }
   model = artifact.Artifact('', {}, (), {}, (), found, {})
-  expected = (30 + 2 * 4) + 30 + 7 * 2 + 3 * 8
+  expected = (30 + 2 * 4) + 30 + 7 * 2 + 3 * 8 + (30 + 2 * 2) + 30
   assert results.count_resident_bytes(model) == expected
 
 

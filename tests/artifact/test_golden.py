@@ -1,0 +1,93 @@
+"""A file that was written once: what is in it must stay readable.
+
+Its tensors follow from integer formulas, so that no generator of random numbers
+stands between the file and what is expected of it. It was written by
+
+  python tests/artifact/test_golden.py
+
+and is written again only where the version of the format changes.
+"""
+
+import pathlib
+
+import numpy as np
+
+from hq_jax import artifact
+from hq_jax import tensors
+from hq_jax.artifact import coder
+from hq_jax.artifact import format as container
+from hq_jax.artifact import reader
+
+PATH = pathlib.Path(__file__).with_name('golden.hq')
+
+
+def _mix(shape, seed):
+  """uint32 of this shape that look random: a multiplicative hash."""
+  index = np.arange(np.prod(shape, dtype=int), dtype=np.uint64) + np.uint64(
+    seed
+  )
+  mixed = (index * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+  mixed = (mixed * np.uint64(0xBF58476D)) & np.uint64(0xFFFFFFFF)
+  return (mixed >> np.uint64(8)).astype(np.uint32).reshape(shape)
+
+
+def _codes(shape, seed):
+  """Ternary codes: channels differ in density, taps repeat their signs."""
+  density = 40 + _mix(shape[-2:], seed) % 7 * (_mix(shape[-1:], seed + 1) % 50)
+  kept = _mix(shape, seed + 2) % 1000 < density
+  signs = np.where(_mix(shape[-2:], seed + 3) % 2, 1, -1)
+  flips = np.where(_mix(shape, seed + 4) % 8, 1, -1)
+  return (kept * signs * flips).astype(np.int8)
+
+
+def make():
+  """The artifact that the file holds."""
+  norm = (_mix((24,), 50) % 512).astype(np.float16) / 256
+  return artifact.Artifact(
+    model='golden',
+    model_args={'depth': 3, 'names': ['a', 'é'], 'rate': 0.5},
+    input_shape=(8, 8, 3),
+    preprocessing={'mean': [0.5, 0.25, 0.125]},
+    class_names=('cat', '犬'),
+    tensors={
+      'params/conv1/kernel': tensors.TernaryTensor(_codes((3, 3, 16, 24), 1)),
+      'params/conv2/kernel': tensors.TernaryTensor(
+        _codes((2, 2, 3, 24, 20), 7), norm[:20].astype(np.float32)
+      ),
+      'params/dense/kernel': tensors.TernaryTensor(
+        _codes((256, 96), 13), np.tile(norm, 4)
+      ),
+      'params/few/kernel': tensors.TernaryTensor(_codes((4, 3), 19)),
+      'params/none/kernel': tensors.TernaryTensor(np.zeros((5, 4), np.int8)),
+      'params/first/kernel': tensors.Int8Tensor(
+        (_mix((3, 3, 3, 8), 30) % 255 - np.int64(127)).astype(np.int8), norm[:8]
+      ),
+      'params/norm/scale': norm,
+      'params/norm/bias': norm[::-1].copy(),
+      'params/dense/bias': (_mix((96,), 60) % 1000).astype(np.float32) / 1024,
+      'batch_stats/count': np.array(12345, np.int64),
+    },
+    folded_norms={'norm': 1e-5},
+  )
+
+
+def test_the_file_holds_what_was_written(check_equal):
+  check_equal(artifact.read(PATH), make())
+
+
+def test_codes_are_written_to_the_same_bytes():
+  """All but DEFLATE is the same with every release of every package."""
+  data = PATH.read_bytes()
+  again = artifact.dumps(artifact.read(PATH))
+  assert container.unpack(again)['CODE'] == container.unpack(data)['CODE']
+
+
+def test_the_file_has_layers_of_every_kind():
+  tables, _ = reader.split_codes(reader.parse(PATH.read_bytes()))
+  ways = [table.has_contexts for table in tables]
+  assert ways == [True, True, True, False, False]
+  assert [coder.TOTAL in table.frequencies for table in tables][-1]
+
+
+if __name__ == '__main__':
+  artifact.write(PATH, make())
