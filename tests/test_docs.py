@@ -12,6 +12,7 @@ import pytest
 
 from hq_jax import diagnostics
 from hq_jax import distributions
+from hq_jax import inspect as inspect_lib
 from hq_jax import quantizers
 from hq_jax import schedules
 from hq_jax import sphere
@@ -19,6 +20,8 @@ from hq_jax import ternary
 from hq_jax import thresholds
 from hq_jax import transforms
 from hq_jax import trees
+from hq_jax.artifact import contexts
+from hq_jax.artifact import encodings
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
@@ -95,6 +98,9 @@ def test_there_are_links_to_follow():
 MODULES = (
   diagnostics,
   distributions,
+  contexts,
+  encodings,
+  inspect_lib,
   quantizers,
   schedules,
   sphere,

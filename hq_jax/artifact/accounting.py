@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Row(NamedTuple):
     zeros: the fraction of its entries or codes that are zero; 0 if it has
       none.
     entropy_bits: order-0 entropy per code; None where it is not ternary.
+    has_contexts: whether its codes are coded with contexts, below that.
     num_bytes: its share of the file: codes, model table and scales.
     bits: `8 num_bytes / size`, bits per weight; 0 if it has no entries.
   """
@@ -34,6 +35,7 @@ class Row(NamedTuple):
   encoding: str
   zeros: float
   entropy_bits: float | None
+  has_contexts: bool
   num_bytes: int
   bits: float
 
@@ -172,20 +174,37 @@ def account(data: bytes) -> Account:
   return Account(parsed, _sizes(parsed, len(data)), _layers(parsed, found))
 
 
-def _layers(parsed: reader.Parsed, found: dict[str, Any]) -> list[Row]:
+def _layers(
+  parsed: reader.Parsed, found: dict[str, records.Tensor]
+) -> list[Row]:
   shares = {spec.path: 0 for spec in parsed.header.specs}
-  for path, num_bytes in _attribute_codes(parsed, found).items():
-    shares[path] += num_bytes
+  tables, stream = reader.split_codes(parsed)
+  paths = [spec.path for spec in layout.ternary(parsed.header.specs)]
+  by_path = dict(zip(paths, tables, strict=True))
+  costs = [
+    coder.layer_bits(tensor.codes, by_path[path])
+    for path in paths
+    if isinstance(tensor := found[path], tensors.TernaryTensor)
+  ]
+  for path, num_bytes in zip(paths, apportion(len(stream), costs), strict=True):
+    shares[path] += coder.TABLE_BYTES + num_bytes
   for runs in _split_runs(parsed).values():
     for run, num_bytes in runs:
       shares[run.path] += num_bytes
   return [
-    _row(spec, found[spec.path], shares[spec.path])
+    _row(
+      spec,
+      found[spec.path],
+      shares[spec.path],
+      spec.path in by_path and by_path[spec.path].has_contexts,
+    )
     for spec in parsed.header.specs
   ]
 
 
-def _row(spec: layout.Spec, tensor: records.Tensor, share: int) -> Row:
+def _row(
+  spec: layout.Spec, tensor: records.Tensor, share: int, has_contexts: bool
+) -> Row:
   entropy = None
   values = tensor
   if isinstance(tensor, tensors.Int8Tensor):
@@ -201,23 +220,10 @@ def _row(spec: layout.Spec, tensor: records.Tensor, share: int) -> Row:
     encoding=spec.encoding,
     zeros=zeros / size if size else 0.0,
     entropy_bits=entropy,
+    has_contexts=has_contexts,
     num_bytes=share,
     bits=8 * share / size if size else 0.0,
   )
-
-
-def _attribute_codes(
-  parsed: reader.Parsed, found: dict[str, tensors.TernaryTensor | np.ndarray]
-) -> dict[str, int]:
-  tables, stream = reader.split_codes(parsed)
-  paths = [spec.path for spec in layout.ternary(parsed.header.specs)]
-  costs = []
-  for path, table in zip(paths, tables, strict=True):
-    tensor = found[path]
-    assert isinstance(tensor, tensors.TernaryTensor)
-    costs.append(coder.layer_bits(tensor.codes, table))
-  shares = apportion(len(stream), costs)
-  return {p: coder.TABLE_BYTES + n for p, n in zip(paths, shares, strict=True)}
 
 
 def _split_runs(

@@ -143,8 +143,8 @@ def get_tiles(geometry: Geometry) -> Iterator[Tile]:
   Args:
     geometry: of a layer, nothing of it 0.
 
-  Yields:
-    The tiles.
+  Returns:
+    The tiles, one after another.
   """
   depth, height, width, rows, columns = geometry
   size = rows * columns
