@@ -36,6 +36,7 @@ class TernaryState(NamedTuple):
   """State of the ternary quantizer."""
 
   ternary_count: jax.Array  # shape=(), dtype=int32: updates so far
+  kept_factor: jax.Array  # shape=(), dtype=float32: see `ternary`
   thresholds: Any  # a `thresholds.Threshold` with a tree in each field
   scales: chex.ArrayTree  # [out, 1, ..] float32 for each kernel, as last used
 
@@ -58,6 +59,12 @@ def ternary(
   the norms at that time, which on the sphere do not change. In an N:M scope
   each update is exact. A channel with a NaN becomes NaN. Backward: see
   `transforms.straight_through`.
+
+  The sparsity is `1 - (1 - sparsity) kept_factor`, at least 0, with the factor
+  in the state: 1, until somebody sets another (not in an N:M scope, which has
+  no room for one). So a loop that sees how large its file becomes can let more
+  weights live, or fewer, without compiling again; see
+  `transforms.with_kept_factor`.
 
   >>> import jax.numpy as jnp
   >>> quantizer = ternary(0.5)
@@ -95,19 +102,31 @@ def ternary(
       f'refresh_steps is {refresh_steps} and begin_step {begin_step}, wanted'
       ' at least 1 and 0'
     )
-  thresholds_lib.parse_scope(scope)
+  grouped = thresholds_lib.parse_scope(scope) is not None
 
-  def rank(latents, axes):
+  def scale_kept(value, factor):
+    if isinstance(value, Mapping):
+      return {path: scale_kept(item, factor) for path, item in value.items()}
+    # Where nobody set a factor, exactly the sparsity: not 1 - (1 - s).
+    scaled = jnp.maximum(1.0 - (1.0 - value) * factor, 0.0)
+    return value if grouped else jnp.where(factor == 1.0, value, scaled)
+
+  def rank(latents, axes, factor):
     return thresholds_lib.split(
       thresholds_lib.get_thresholds(
-        latents, sparsity, axes=axes, scope=scope, unit_norm=unit_norm
+        latents,
+        scale_kept(sparsity, factor),
+        axes=axes,
+        scope=scope,
+        unit_norm=unit_norm,
       )
     )
 
   def init_fn(latents, axes):
-    shapes = jax.eval_shape(lambda latents: rank(latents, axes), latents)
+    shapes = jax.eval_shape(lambda latents: rank(latents, axes, 1.0), latents)
     return TernaryState(
       jnp.zeros([], jnp.int32),
+      jnp.ones([], jnp.float32),
       jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
       jax.tree.map(
         lambda w, axis: jnp.zeros_like(sphere.norms(w, axis)), latents, axes
@@ -121,7 +140,9 @@ def ternary(
     if end_step is not None:
       refresh |= count == end_step - 1
     thresholds = jax.lax.cond(
-      refresh, lambda: rank(latents, axes), lambda: state.thresholds
+      refresh,
+      lambda: rank(latents, axes, state.kept_factor),
+      lambda: state.thresholds,
     )
     get_codes = lambda: jax.tree.map(
       lambda w, axis, threshold: ternary_lib.get_codes(
@@ -155,7 +176,8 @@ def ternary(
       scales,
       params,
     )
-    return quantized, TernaryState(count + 1, thresholds, scales)
+    state = TernaryState(count + 1, state.kept_factor, thresholds, scales)
+    return quantized, state
 
   return Quantizer(init_fn, update_fn)
 

@@ -158,6 +158,29 @@ def test_before_begin_step_nothing_changes(rng):
   assert state.ternary_count == 4
 
 
+@pytest.mark.parametrize('sparsity', [0.8, {'a': 0.8}, {'.*': 0.8}])
+def test_kept_factor_scales_what_is_kept(rng, sparsity):
+  latents, axes = {'a': _kernel(rng, (10, 10))}, {'a': 1}
+  quantizer = quantizers.ternary(sparsity, refresh_steps=2)
+  update = jax.jit(lambda state: quantizer.update(latents, state, latents, axes))
+  state = quantizer.init(latents, axes)
+  assert state.kept_factor == 1
+  for factor, zeros in ((1.0, 80), (1.5, 80), (1.5, 70), (9.0, 70), (9.0, 0)):
+    # Counted from the first: the second of each pair is no refresh.
+    quantized, state = update(state._replace(kept_factor=jnp.float32(factor)))
+    assert _num_zeros(quantized) == {'a': zeros}
+    assert state.kept_factor == factor
+  assert update._cache_size() == 1
+
+
+def test_kept_factor_leaves_quotas_alone(rng):
+  latents, axes = {'a': _kernel(rng, (8, 2))}, {'a': 1}
+  quantizer = quantizers.ternary(0.5, scope='2:4')
+  state = quantizer.init(latents, axes)._replace(kept_factor=jnp.float32(2))
+  quantized, _ = quantizer.update(latents, state, latents, axes)
+  assert _num_zeros(quantized) == {'a': 8}
+
+
 def test_thresholds_are_refreshed_when_they_should(rng):
   # The latents grow by a half each update: a stale threshold keeps more.
   base = _kernel(rng, (10, 10))
@@ -232,7 +255,8 @@ def test_the_state_holds_what_makes_the_parameters(rng):
   assert state.thresholds.magnitude['a'].shape == ()
   # Before it begins, there is nothing in it.
   _, state = _run(quantizer, moved, 1)
-  assert not any(leaf.any() for leaf in jax.tree.leaves(state)[1:])
+  empty = jax.tree.leaves((state.thresholds, state.scales))
+  assert not any(leaf.any() for leaf in empty)
   assert state.ternary_count == 1
 
 

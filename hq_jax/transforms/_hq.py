@@ -1,6 +1,7 @@
 """The whole method around any optax optimizer."""
 
 import functools
+import math
 from typing import Any
 
 import chex
@@ -163,6 +164,45 @@ def latents(opt_state: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, p: found.get(trees.path_string(path), p), params
   )
+
+
+def with_kept_factor(opt_state: Any, factor: float) -> Any:
+  """Lets the ternary weights be more, or fewer, from the next refresh on.
+
+  A kernel of sparsity `s` has `1 - (1 - s) factor` zeros, at least 0, from the
+  next time its threshold is found; see `quantizers.ternary`. Nothing is
+  compiled again. With it a loop can steer the size of the file that it will
+  write, which is known only once the codes are.
+
+  >>> import jax.numpy as jnp
+  >>> import optax
+  >>> tx = hq(optax.sgd(0.1), _recipe.Recipe(sparsity=0.9))
+  >>> state = with_kept_factor(tx.init({'kernel': jnp.ones((20, 2))}), 1.5)
+  >>> float(optax.tree.get(state, 'kept_factor'))
+  1.5
+
+  Args:
+    opt_state: a state that holds one of `hq`, at any depth.
+    factor: over the weights that the recipe keeps, above 0.
+
+  Returns:
+    The state with this factor.
+
+  Raises:
+    ValueError: where the factor is not positive and finite, or the state holds
+      none.
+  """
+  if not 0.0 < factor < math.inf:
+    raise ValueError(f'factor is {factor}, wanted a positive number')
+  found = optax.tree.get(opt_state, 'kept_factor')
+  if found is None:
+    raise ValueError(
+      'opt_state holds no kept_factor, wanted the state of hq with'
+      ' straight_through'
+    )
+  # Made from the one that is there: it keeps its sharding.
+  value = jnp.full_like(found, factor)
+  return optax.tree.set(opt_state, kept_factor=value)
 
 
 def _find_latents(opt_state: Any) -> dict[str, jax.Array]:

@@ -50,6 +50,7 @@ FIELDS = {
   'prune': ['prune_count'],
   'reinit': ['reinit_count'],
   'straight_through': [
+    'kept_factor',
     'latents',
     'scales',
     'skipped_count',
@@ -57,6 +58,7 @@ FIELDS = {
     'thresholds',
   ],
   'hq': [
+    'kept_factor',
     'latents',
     'prune_count',
     'quantizer_state',

@@ -84,6 +84,35 @@ def test_a_plain_optax_loop_on_digits(digits, rng):
     assert all(len(np.unique(np.abs(w[w != 0]))) <= 1 for w in kernel.T)
 
 
+def test_more_weights_live_from_the_next_refresh_on(rng):
+  recipe = transforms.Recipe(
+    sparsity=0.8, prune_steps=0, refresh_steps=2, prune=False, reinit=False
+  )
+  params = {'kernel': _normal(rng, (20, 5))}
+  tx = transforms.hq(optax.sgd(0.0), recipe)
+  state, zeros = tx.init(params), []
+  update = jax.jit(tx.update)
+  for step in range(5):
+    if step == 1:
+      state = transforms.with_kept_factor(state, 2.0)
+    updates, state = update(params, state, params)
+    params = optax.apply_updates(params, updates)
+    zeros.append(int((params['kernel'] == 0).sum()))
+  assert zeros == [80, 80, 60, 60, 60]
+  found = _finalize(state, params, recipe)['kernel']
+  np.testing.assert_array_equal(ternary.dequantize(found), params['kernel'])
+
+
+def test_a_factor_that_cannot_be_set_is_refused(rng):
+  params = {'kernel': _normal(rng, (4, 2))}
+  state = transforms.hq(optax.sgd(0.1), RECIPE).init(params)
+  for factor in (0.0, -1.0, float('nan'), float('inf')):
+    with pytest.raises(ValueError, match=f'^factor is {factor}, wanted a'):
+      transforms.with_kept_factor(state, factor)
+  with pytest.raises(ValueError, match='holds no kept_factor'):
+    transforms.with_kept_factor(optax.sgd(0.1).init(params), 1.5)
+
+
 @functools.cache
 def _run(recipe, learning_rate=0.3, num_steps=NUM_STEPS):
   """Parameters and states after each step, under gradients of the same sum.
