@@ -118,7 +118,8 @@ class Recipe:
 
   Attributes:
     sparsity: the zeros of all kernels; None to reach `target_ratio`.
-    distribution: how they are shared out among the kernels.
+    distribution: how they are shared out among the kernels: uniform,
+      erdos_renyi_kernel, or, to reach a `target_ratio`, cosine_distance.
     scope: which weights compete.
     initial_sparsity: where pruning begins.
     ramp: how the sparsity rises.
@@ -155,6 +156,10 @@ class Config:
     seed: of the initial weights and of the order of the images.
     target_ratio: float32 bytes of the network over bytes of its file; unused
       where `recipe.sparsity` is given.
+    fill_target: the ternary phase lets more weights live while the file that
+      it would make is smaller than that.
+    max_error: the largest relative error with which the file may hold a tensor
+      that is not ternary.
     batch_size: images in a step, over all devices.
     checkpoint_every_epochs: epochs between two checkpoints.
     data: see `Data`.
@@ -170,6 +175,8 @@ class Config:
   target_ratio: float | None = _field(
     30.0, lambda x: math.isfinite(x) and x > 1, 'a number above 1'
   )
+  fill_target: bool = True
+  max_error: float = _positive(1e-3)
   batch_size: int = _at_least(1, 64)
   checkpoint_every_epochs: int = _at_least(1, 5)
   data: Data = Data()

@@ -4,7 +4,7 @@ In the ternary phase, evaluation runs on what is made here: what is evaluated
 is what the file holds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,9 @@ from hq_jax import trees
 def make_artifact(
   variables: Mapping[str, Any],
   ternary: Mapping[str, tensors.TernaryTensor],
+  int8: Mapping[str, tensors.Int8Tensor] = {},
   *,
+  max_error: float | None = None,
   model: str,
   model_arguments: Mapping[str, Any],
   input_shape: tuple[int, ...],
@@ -33,6 +35,10 @@ def make_artifact(
   Args:
     variables: `params` and `batch_stats`, arrays that NumPy can view.
     ternary: codes and scales by the kernel's path in `params`.
+    int8: the same of kernels that are not ternary.
+    max_error: the largest relative error of every other tensor, which becomes
+      int8, float16 or float32: the shortest within it (norms no int8); None for
+      float16.
     model: a name in `models`.
     model_arguments: what it is built with, besides the number of classes.
     input_shape: of one image.
@@ -47,14 +53,17 @@ def make_artifact(
   """
   variables = jax.tree.map(np.asarray, dict(variables))
   params = variables['params']
+  to_host = lambda found: {
+    f'params/{path}': jax.tree.map(np.asarray, tensor)
+    for path, tensor in found.items()
+  }
   folded, norms = artifact_lib.fold(
     variables,
-    {
-      f'params/{path}': jax.tree.map(np.asarray, tensor)
-      for path, tensor in ternary.items()
-    },
+    to_host(ternary),
     models.pair_norms(params),
     models.find_norms(params),
+    int8=to_host(int8),
+    max_error=max_error,
   )
   return artifact_lib.Artifact(
     model=model,
@@ -67,27 +76,41 @@ def make_artifact(
   )
 
 
-_finalize = jax.jit(transforms.finalize, static_argnums=2)
+_finalize = jax.jit(
+  transforms.finalize, static_argnums=2, static_argnames='rerank'
+)
 
 
 def artifact_of_state(
-  state: train_state.TrainState, recipe: transforms.Recipe, **header: Any
+  state: train_state.TrainState,
+  recipe: transforms.Recipe,
+  *,
+  int8_kernels: Collection[str] = (),
+  rerank: bool = False,
+  **arguments: Any,
 ) -> artifact_lib.Artifact:
   """The artifact of a state whose optimizer is `transforms.hq`.
 
   Args:
     state: at any step.
     recipe: of its optimizer.
-    **header: the keyword arguments of `make_artifact`.
+    int8_kernels: paths of kernels in `params` that become int8.
+    rerank: see `transforms.finalize`.
+    **arguments: the keyword arguments of `make_artifact`.
 
   Returns:
     An artifact, on the host.
   """
-  finalized = _finalize(state.opt_state, state.params, recipe)
+  finalized = _finalize(state.opt_state, state.params, recipe, rerank=rerank)
   is_tensor = lambda node: isinstance(node, tensors.TernaryTensor)
   codes = {
     path: node
     for path, node in trees.flatten(finalized, is_leaf=is_tensor).items()
     if is_tensor(node)
   }
-  return make_artifact(state.variables, codes, **header)
+  leaves = trees.flatten(state.params)
+  int8 = {
+    path: artifact_lib.quantize_int8(np.asarray(leaves[path]))
+    for path in int8_kernels
+  }
+  return make_artifact(state.variables, codes, int8, **arguments)

@@ -1,6 +1,8 @@
 """What a config and a workdir amount to, checked before anything compiles."""
 
 from collections.abc import Mapping
+import dataclasses
+import functools
 import os
 from typing import Any, IO, NamedTuple
 
@@ -12,16 +14,20 @@ import optax
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import deploy
+from hq_jax import distributions
 from hq_jax import models
 from hq_jax import optimizers
 from hq_jax import planner
 from hq_jax import sharding
-from hq_jax import ternary
+from hq_jax import steering
+from hq_jax import train_state
 from hq_jax import transforms
 from hq_jax import trees
 from hq_jax import workdir as workdir_lib
 from hq_jax.data import datasets
 from hq_jax.data import normalization
+
+_MOST_ROUNDS = 4  # until a file that was steered too far fits its target
 
 
 class Job(NamedTuple):
@@ -34,11 +40,14 @@ class Job(NamedTuple):
     dataset: opened.
     model: the Flax module.
     mesh: all devices.
-    recipe: in steps, with the sparsity that was planned.
-    header: what `deploy` writes into the file's header.
-    dense_bytes: float32 bytes of all parameters and statistics.
-    predicted_bytes: of the file, an upper bound.
+    header: keyword arguments of `deploy.make_artifact`: what the file says, and
+      how exactly.
     steps_per_epoch: the number of batches nearest to the training set's size.
+    wanted_bytes: of the file, where the ternary phase steers to a target.
+    plan: what the file is to be made of.
+    recipe: in steps, with the sparsities of the plan.
+    select: the kernels that become ternary.
+    int8_kernels: paths of those that become int8.
   """
 
   config: config_lib.Config
@@ -47,11 +56,13 @@ class Job(NamedTuple):
   dataset: datasets.Dataset
   model: nn.Module
   mesh: jax.sharding.Mesh
-  recipe: transforms.Recipe
   header: dict[str, Any]
-  dense_bytes: int
-  predicted_bytes: int
   steps_per_epoch: int
+  wanted_bytes: int | None
+  plan: planner.Plan
+  recipe: transforms.Recipe
+  select: trees.Selector
+  int8_kernels: tuple[str, ...]
 
 
 def prepare(config: Mapping[str, Any], workdir: str) -> Job:
@@ -97,20 +108,32 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     'input_shape': dataset.image_shape,
     'preprocessing': normalization.preprocessing(dataset),
     'class_names': dataset.class_names,
+    'max_error': checked.max_error,
   }
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), np.zeros((1, *dataset.image_shape))
   )
   plan = make_plan(checked, shapes, header)
-  recipe = make_recipe(checked, plan.sparsity, steps_per_epoch)
+  planned = _resolve(checked, plan, steps_per_epoch)
   try:  # What does not fit these kernels.
-    tx = transforms.hq(optax.identity(), recipe)
+    tx = transforms.hq(optax.identity(), planned['recipe'], planned['select'])
     jax.eval_shape(tx.init, shapes['params'])
   except ValueError as error:
     raise ValueError(f'config.recipe.{error}') from None
   model_path = os.path.join(workdir, workdir_lib.MODEL)
   if os.path.exists(model_path):
     artifact_lib.read(model_path)  # Refuses a damaged one.
+  wanted_bytes = None
+  recipe = checked.recipe
+  if (
+    checked.fill_target
+    and recipe.straight_through
+    and (recipe.sparsity is None)
+  ):
+    assert checked.target_ratio is not None  # `validate` saw to it.
+    wanted_bytes = steering.get_wanted_bytes(
+      plan.dense_bytes, checked.target_ratio
+    )
   lock = workdir_lib.claim(workdir, config_lib.to_dict(checked))
   return Job(
     config=checked,
@@ -119,23 +142,41 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     dataset=dataset,
     model=model,
     mesh=mesh,
-    recipe=recipe,
     header=header,
-    dense_bytes=plan.dense_bytes,
-    predicted_bytes=plan.predicted_bytes,
     steps_per_epoch=steps_per_epoch,
+    wanted_bytes=wanted_bytes,
+    **planned,
   )
 
 
+def replan(job: Job, variables: Any) -> Job:
+  """Plans again, from the weights that are to be compressed.
+
+  Args:
+    job: of `prepare`.
+    variables: of the dense network at the end of its training.
+
+  Returns:
+    The job with the plan for these weights; as it is, where these leave no
+    room for the target that was found possible before.
+  """
+  try:
+    plan = make_plan(job.config, variables, job.header)
+    planned = _resolve(job.config, plan, job.steps_per_epoch)
+  except ValueError:
+    return job
+  return job._replace(**planned)
+
+
 def make_plan(
-  config: config_lib.Config, shapes: Any, header: Mapping[str, Any]
+  config: config_lib.Config, variables: Any, header: Mapping[str, Any]
 ) -> planner.Plan:
-  """Finds the sparsity: the config's own, or what its target ratio takes.
+  """Finds the sparsities: the config's own, or what its target ratio takes.
 
   Args:
     config: validated.
-    shapes: the model's variables, as shapes and types.
-    header: of the file.
+    variables: the model's, as arrays, or as shapes and types.
+    header: see `Job`.
 
   Returns:
     A plan.
@@ -143,52 +184,108 @@ def make_plan(
   Raises:
     ValueError: where the ratio cannot be reached.
   """
-  dense_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
-  kernels = trees.flatten_selected(shapes['params'])
-  sizes = {path: leaf.size for path, leaf in kernels.items()}
-  # A file of this very layout with random codes, half of them zero. Its other
-  # values differ more in size than those of a trained network, so that they
-  # compress less and the file that results is no larger.
-  rng = np.random.default_rng(0)
-  draw = lambda leaf: np.exp2(2 * rng.standard_normal(leaf.shape)).astype('f4')
-  variables = jax.tree.map(draw, shapes)
-  codes = {}
-  for path, leaf in kernels.items():
-    values = np.resize(np.array([0, 1, 0, -1], np.int8), leaf.size)
-    values = rng.permutation(values).reshape(leaf.shape)
-    scale = np.ones(leaf.shape[-1:], np.float32)
-    codes[path] = ternary.TernaryTensor(values, scale)
-  probe = artifact_lib.dumps(deploy.make_artifact(variables, codes, **header))
-  fixed_bytes = len(probe) - int(
-    sum(
-      planner.entropy_bytes(t.codes.size, int(np.count_nonzero(t.codes)))
-      for t in codes.values()
-    )
-  )
-  sparsity = config.recipe.sparsity
-  if sparsity is not None:
-    predicted = planner.predict_bytes(sizes, fixed_bytes, sparsity)
-    return planner.Plan(sparsity, predicted, dense_bytes)
+  make_artifact = functools.partial(deploy.make_artifact, **header)
+  recipe = config.recipe
+  if recipe.sparsity is not None:
+    sparsity: Any = recipe.sparsity
+    if recipe.distribution in distributions.DISTRIBUTIONS:
+      kernels = trees.flatten_selected(variables['params'])
+      sparsity = distributions.DISTRIBUTIONS[recipe.distribution](
+        {path: leaf.shape for path, leaf in kernels.items()}, sparsity
+      )
+    return planner.predict(variables, sparsity, make_artifact=make_artifact)
   assert config.target_ratio is not None  # `validate` saw to it.
   try:
-    return planner.plan_uniform(
-      sizes,
-      fixed_bytes=fixed_bytes,
-      dense_bytes=dense_bytes,
-      target_ratio=config.target_ratio,
+    return planner.plan(
+      variables,
+      config.target_ratio,
+      allocation=recipe.distribution,
+      make_artifact=make_artifact,
     )
   except ValueError as error:
-    raise ValueError(f'config.{error}') from None
+    field = 'config.recipe.distribution: ' * str(error).startswith('allocation')
+    raise ValueError(f'{field or "config."}{error}') from None
+
+
+def ship(
+  job: Job, state: train_state.TrainState, *, is_last: bool = False
+) -> artifact_lib.Artifact:
+  """What the file of a state holds.
+
+  Args:
+    job: with the plan that the state is trained by.
+    state: of the compression stage.
+    is_last: whether training has ended. The file then has at most the bytes of
+      its target: where it was steered a little beyond, the smallest weights
+      become zero.
+
+  Returns:
+    An artifact, on the host.
+  """
+  make = lambda recipe, rerank: deploy.artifact_of_state(
+    state,
+    recipe,
+    int8_kernels=job.int8_kernels,
+    rerank=rerank,
+    **job.header,
+  )
+  shipped = make(job.recipe, False)
+  if not is_last or job.wanted_bytes is None:
+    return shipped
+  wanted = job.wanted_bytes
+  assert job.config.target_ratio is not None
+  most = job.plan.dense_bytes / job.config.target_ratio
+  for _ in range(_MOST_ROUNDS):
+    data = artifact_lib.dumps(shipped)
+    if len(data) <= most:
+      break
+    factor = steering.find_kept_factor(
+      shipped, data, planner.sparsities(job.plan), wanted
+    )
+    wanted -= job.plan.dense_bytes // 500  # Less, if it has to come again.
+    shipped = make(_scale_kept(job.recipe, factor), True)
+  return shipped
+
+
+def _scale_kept(recipe: transforms.Recipe, factor: float) -> transforms.Recipe:
+  scale = lambda value: max(0.0, 1 - (1 - value) * factor)
+  sparsity = recipe.sparsity
+  if isinstance(sparsity, Mapping):
+    return dataclasses.replace(
+      recipe, sparsity={path: scale(s) for path, s in sparsity.items()}
+    )
+  return dataclasses.replace(recipe, sparsity=scale(sparsity))
+
+
+def _resolve(
+  config: config_lib.Config, plan: planner.Plan, steps_per_epoch: int
+) -> dict[str, Any]:
+  """The fields of a `Job` that follow from its plan."""
+  sparsities = planner.sparsities(plan)
+  if not sparsities:
+    raise ValueError(
+      f'config.target_ratio is {config.target_ratio:g}, which is reached'
+      ' without a ternary kernel, wanted a higher one'
+    )
+  int8 = [p for p, layer in plan.layers.items() if layer.encoding == 'int8']
+  return {
+    'plan': plan,
+    'recipe': make_recipe(config, sparsities, steps_per_epoch),
+    'select': lambda path, leaf: path in sparsities,
+    'int8_kernels': tuple(int8),
+  }
 
 
 def make_recipe(
-  config: config_lib.Config, sparsity: float, steps_per_epoch: int
+  config: config_lib.Config,
+  sparsities: Mapping[str, float],
+  steps_per_epoch: int,
 ) -> transforms.Recipe:
   """The recipe of a config, in steps.
 
   Args:
     config: validated.
-    sparsity: of every kernel at the end.
+    sparsities: of the ternary kernels at the end, by path.
     steps_per_epoch: batches in an epoch.
 
   Returns:
@@ -197,8 +294,11 @@ def make_recipe(
   Raises:
     ValueError: with the field's full name.
   """
+  values = set(sparsities.values())
   fields = config_lib.to_dict(config)['recipe'] | {
-    'sparsity': sparsity,
+    # One number where one will do: some scopes have room for no other.
+    'sparsity': values.pop() if len(values) == 1 else dict(sparsities),
+    'distribution': 'uniform',  # They are shared out already.
     'prune_steps': config.prune.epochs * steps_per_epoch,
     'end_step': (config.prune.epochs + config.ternary.epochs) * steps_per_epoch,
   }

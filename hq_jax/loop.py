@@ -12,11 +12,12 @@ import tqdm
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import checkpoint
-from hq_jax import deploy
 from hq_jax import diagnostics
 from hq_jax import job as job_lib
 from hq_jax import metrics
+from hq_jax import planner
 from hq_jax import sharding
+from hq_jax import steering
 from hq_jax import train_state
 from hq_jax import train_step
 from hq_jax import transforms
@@ -99,7 +100,7 @@ def fit(
   step_fn = train_step.make_train_step(
     job.model, stage.tx, label_smoothing=job.config.optimizer.label_smoothing
   )
-  watch = jax.jit(lambda state: _watch(state, job.recipe))
+  watch = jax.jit(lambda state: _watch(state, job))
   every = job.config.checkpoint_every_epochs
   with tqdm.tqdm(
     total=stage.num_epochs * job.steps_per_epoch,
@@ -117,7 +118,22 @@ def fit(
         sums = metrics.add(sums, batch_sums)
         bar.update()
       row = _make_row(job, stage, epoch, state, metrics.means(sums or {}))
-      test = evaluate_on_test(_evaluated(job, row['phase'], state))
+      variables = state.variables
+      if row['phase'] == 'ternary':  # What the file holds is evaluated.
+        is_last = epoch == stage.num_epochs
+        shipped = job_lib.ship(job, state, is_last=is_last)
+        variables = artifact_lib.to_variables(shipped)
+        data = artifact_lib.dumps(shipped)
+        row['file_bytes'] = len(data)
+        if job.wanted_bytes is not None and not is_last:
+          factor = steering.find_kept_factor(
+            shipped, data, planner.sparsities(job.plan), job.wanted_bytes
+          )
+          row['kept_factor'] = factor
+          state = state.replace(
+            opt_state=transforms.with_kept_factor(state.opt_state, factor)
+          )
+      test = evaluate_on_test(variables)
       row['test_loss'], row['test_accuracy'] = test['loss'], test['accuracy']
       row |= jax.tree.map(float, watch(state))
       row['seconds'] = time.monotonic() - started
@@ -155,29 +171,20 @@ def _make_row(
   }
 
 
-def _evaluated(
-  job: job_lib.Job, phase: str, state: train_state.TrainState
-) -> dict[str, Any]:
-  """The variables to evaluate: in the ternary phase, those of the file."""
-  if phase != 'ternary':
-    return state.variables
-  return artifact_lib.to_variables(
-    deploy.artifact_of_state(state, job.recipe, **job.header)
-  )
-
-
 def _watch(
-  state: train_state.TrainState, recipe: transforms.Recipe
+  state: train_state.TrainState, job: job_lib.Job
 ) -> dict[str, dict[str, jax.Array]]:
   latents = state.params
   if optax.tree.get(state.opt_state, 'latents') is not None:
     latents = transforms.latents(state.opt_state, state.params)
+  kernels = trees.flatten_selected(state.params, job.select)
   return diagnostics.kernel_diagnostics(
     state.params,
     latents,
-    sparsity=recipe.get_sparsity(trees.flatten_selected(state.params)),
-    scope=recipe.scope,
-    unit_norm=recipe.project,
+    sparsity=job.recipe.get_sparsity(kernels),
+    scope=job.recipe.scope,
+    unit_norm=job.recipe.project,
+    select=job.select,
   )
 
 

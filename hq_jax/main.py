@@ -82,6 +82,7 @@ def _run() -> int:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
   from hq_jax import evaluate
   from hq_jax import job as job_lib
+  from hq_jax import planner
   from hq_jax import report
   from hq_jax import train
 
@@ -96,12 +97,7 @@ def _run() -> int:
     job = job_lib.prepare(_CONFIG.value, _WORKDIR.value)
   except (ValueError, OSError) as error:
     return _refuse(error)
-  print(
-    f'target: {job.recipe.sparsity:.1%} zeros, at most'
-    f' {job.predicted_bytes:,} of {job.dense_bytes:,} bytes'
-    f' ({job.dense_bytes / job.predicted_bytes:.1f}x)',
-    flush=True,
-  )
+  print(f'plan: {planner.describe(job.plan)}', flush=True)
   try:
     result = train.run(job)
   except FloatingPointError as error:

@@ -140,6 +140,48 @@ def ternarize(
   return TernaryTensor(codes.astype(jnp.int8), scale)
 
 
+def angular_optimum(
+  w: jax.Array, *, axis: int = -1, num_bits: int = 11
+) -> TernaryTensor:
+  """The ternary points of least angle to a kernel, channel by channel.
+
+  Of all ternary vectors with `k` non-zeros, the signs of the `k` largest
+  `abs(w_j)` have the largest cosine, `(their sum) / (||w_j|| sqrt(k))`; so
+
+  `k_j = argmax_k (sum of the k largest abs(w_ij)) / sqrt(k)`
+
+  by sorting, summing and comparing. Equal magnitudes are kept together: over a
+  run of them the quotient may fall and then rises, so that it is largest at an
+  end of the run. The scale is `||w_j|| / sqrt(k_j)`, which keeps the norm.
+
+  >>> import jax.numpy as jnp
+  >>> found = angular_optimum(jnp.array([[4., 1.], [3., 1.], [-1., -1.]]))
+  >>> found.codes.tolist()  # 7 / sqrt(2) > 8 / sqrt(3); 3 / sqrt(3) > 1
+  [[1, 1], [1, 1], [0, -1]]
+
+  Args:
+    w: a kernel, `[.., out, ..]`.
+    axis: the channel axis.
+    num_bits: significant bits of the scales.
+
+  Returns:
+    int8 codes and float32 scales, `[out, 1, ..]`. A channel of zeros has codes
+    and scale 0; one that holds a NaN has codes 0 and a scale that is NaN.
+  """
+  w = w.astype(jnp.float32)
+  num_channels = w.shape[axis]
+  by_channel = jnp.moveaxis(jnp.abs(w), axis, -1).reshape(-1, num_channels)
+  ranked = -jnp.sort(-by_channel, axis=0)
+  counts = jnp.arange(1, len(ranked) + 1, dtype=jnp.float32)
+  cosines = jnp.cumsum(ranked, axis=0) / jnp.sqrt(counts)[:, None]
+  best = jnp.argmax(cosines, axis=0, keepdims=True)
+  least = jnp.take_along_axis(ranked, best, axis=0)
+  least = least.reshape(num_channels, *[1] * (w.ndim - 1 - axis % w.ndim))
+  codes = get_codes(w, jnp.abs(w) >= least)
+  scale = get_scale(codes, sphere.norms(w, axis), num_bits=num_bits, axis=axis)
+  return TernaryTensor(codes.astype(jnp.int8), scale)
+
+
 def dequantize(quantized: TernaryTensor) -> jax.Array:
   """The float32 value of a ternary kernel: `codes * scale`.
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
-from hq_jax import deploy
 from hq_jax import evaluate
 from hq_jax import job as job_lib
 from hq_jax import loop
@@ -49,7 +48,7 @@ def run(job: job_lib.Job) -> dict[str, Any]:
   def evaluate_on_test(variables):
     return evaluate.evaluate(eval_step, variables, batches, job.mesh)
 
-  dense_stage, compress_stage = make_stages(job)
+  dense_stage = make_dense_stage(job)
   dense = loop.fit(
     job,
     dense_stage,
@@ -63,6 +62,8 @@ def run(job: job_lib.Job) -> dict[str, Any]:
     history,
     evaluate_on_test,
   )
+  job = job_lib.replan(job, dense.variables)
+  compress_stage = make_compress_stage(job)
   state = loop.fit(
     job,
     compress_stage,
@@ -70,17 +71,17 @@ def run(job: job_lib.Job) -> dict[str, Any]:
     history,
     evaluate_on_test,
   )
-  shipped = deploy.artifact_of_state(state, job.recipe, **job.header)
+  shipped = job_lib.ship(job, state, is_last=True)
   path = write_model(job.workdir, shipped)
   latents = transforms.latents(state.opt_state, state.params)
   return report.write(
     job.workdir,
     report.Inputs(
-      dense_kernels=_host_kernels(dense.params),
-      latent_kernels=_host_kernels(latents),
+      dense_kernels=_host_kernels(dense.params, job.select),
+      latent_kernels=_host_kernels(latents, job.select),
       file_path=path,
-      dense_bytes=job.dense_bytes,
-      num_weights=job.dense_bytes // 4,
+      dense_bytes=job.plan.dense_bytes,
+      num_weights=job.plan.dense_bytes // 4,
       dense=evaluate_on_test(dense.variables),
       ternary=evaluate_on_test(artifact_lib.to_variables(shipped)),
       file=evaluate_on_test(artifact_lib.to_variables(artifact_lib.read(path))),
@@ -93,18 +94,18 @@ def run(job: job_lib.Job) -> dict[str, Any]:
   )
 
 
-def make_stages(job: job_lib.Job) -> tuple[loop.Stage, loop.Stage]:
-  """The dense stage and the compression stage of a job.
+def make_dense_stage(job: job_lib.Job) -> loop.Stage:
+  """The stage that trains the dense network.
 
   Args:
     job: of `job.prepare`.
 
   Returns:
-    Two stages, in their order.
+    The first stage.
   """
   config = job.config
   schedule = optimizers.make_schedule([config.dense], job.steps_per_epoch)
-  dense = loop.Stage(
+  return loop.Stage(
     name='dense',
     tx=optimizers.make_optimizer(config.optimizer, schedule),
     schedule=schedule,
@@ -112,20 +113,33 @@ def make_stages(job: job_lib.Job) -> tuple[loop.Stage, loop.Stage]:
     phases=(('dense', config.dense.epochs),),
     seed=2 * config.seed,
   )
+
+
+def make_compress_stage(job: job_lib.Job) -> loop.Stage:
+  """The stage that prunes and makes ternary.
+
+  Args:
+    job: with the plan for the weights that the stage begins with.
+
+  Returns:
+    The second stage.
+  """
+  config = job.config
   schedule = optimizers.make_schedule(
     [config.prune, config.ternary], job.steps_per_epoch
   )
-  compress = loop.Stage(
+  return loop.Stage(
     name='compress',
     tx=transforms.hq(
-      optimizers.make_optimizer(config.optimizer, schedule), job.recipe
+      optimizers.make_optimizer(config.optimizer, schedule),
+      job.recipe,
+      job.select,
     ),
     schedule=schedule,
     first_epoch=config.dense.epochs,
     phases=(('prune', config.prune.epochs), ('ternary', config.ternary.epochs)),
     seed=2 * config.seed + 1,
   )
-  return dense, compress
 
 
 def write_model(workdir: str, shipped: artifact_lib.Artifact) -> str:
@@ -153,8 +167,8 @@ def write_model(workdir: str, shipped: artifact_lib.Artifact) -> str:
   return path
 
 
-def _host_kernels(params: Any) -> dict[str, np.ndarray]:
+def _host_kernels(params: Any, select: trees.Selector) -> dict[str, np.ndarray]:
   return {
     path: np.asarray(leaf)
-    for path, leaf in trees.flatten_selected(params).items()
+    for path, leaf in trees.flatten_selected(params, select).items()
   }

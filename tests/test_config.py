@@ -23,6 +23,8 @@ _DTYPE = 'float32 or bfloat16'
 _GOOD = {
   'seed': (0, 2**31 - 1),
   'target_ratio': (1.0001, 1e6),
+  'fill_target': (False,),
+  'max_error': (1e-9, 0.5),
   'batch_size': (1, 4096),
   'checkpoint_every_epochs': (1, 100),
   'data.name': ('other',),
@@ -66,6 +68,8 @@ _BAD = {
     'a number above 1': (1.0, 0.0, -30.0, _NAN, _INF, -_INF),
     'float': (True, '30', [30.0], 10**400),
   },
+  'fill_target': {'bool': (1, 0, None, 'true')},
+  'max_error': {_POSITIVE: (0.0, -1e-3, _NAN, _INF), 'float': _FLOATS},
   'batch_size': {'at least 1': (0, -64), 'int': _INTS},
   'checkpoint_every_epochs': {'at least 1': (0, -1), 'int': _INTS},
   'data.name': {'str': (None, 3, b'digits')},
@@ -191,7 +195,8 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
     (
       {'sed': 1},
       'config.sed is 1, but there is no such field; wanted one of: seed,'
-      ' target_ratio, batch_size, checkpoint_every_epochs, data, model,'
+      ' target_ratio, fill_target, max_error, batch_size,'
+      ' checkpoint_every_epochs, data, model,'
       ' optimizer, dense, prune, ternary, recipe',
     ),
     (

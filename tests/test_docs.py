@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from hq_jax import compress
 from hq_jax import diagnostics
 from hq_jax import distributions
 from hq_jax import inspect as inspect_lib
+from hq_jax import planner
 from hq_jax import quantizers
 from hq_jax import schedules
 from hq_jax import sphere
@@ -22,6 +24,11 @@ from hq_jax import transforms
 from hq_jax import trees
 from hq_jax.artifact import contexts
 from hq_jax.artifact import encodings
+from hq_jax.planner import allocations
+from hq_jax.planner import lagrange
+from hq_jax.planner import plans
+from hq_jax.planner import prices
+from hq_jax.planner import probes
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
@@ -96,11 +103,18 @@ def test_there_are_links_to_follow():
 
 
 MODULES = (
+  allocations,
+  compress,
   diagnostics,
   distributions,
   contexts,
   encodings,
   inspect_lib,
+  lagrange,
+  planner,
+  plans,
+  prices,
+  probes,
   quantizers,
   schedules,
   sphere,

@@ -162,7 +162,9 @@ def test_before_begin_step_nothing_changes(rng):
 def test_kept_factor_scales_what_is_kept(rng, sparsity):
   latents, axes = {'a': _kernel(rng, (10, 10))}, {'a': 1}
   quantizer = quantizers.ternary(sparsity, refresh_steps=2)
-  update = jax.jit(lambda state: quantizer.update(latents, state, latents, axes))
+  update = jax.jit(
+    lambda state: quantizer.update(latents, state, latents, axes)
+  )
   state = quantizer.init(latents, axes)
   assert state.kept_factor == 1
   for factor, zeros in ((1.0, 80), (1.5, 80), (1.5, 70), (9.0, 70), (9.0, 0)):

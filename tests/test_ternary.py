@@ -246,3 +246,76 @@ def test_cosine_distances_of_gaussian_kernels(rng):
   # With z = 1.4395, where 85% of |N(0, 1)| lies below: dense 1 - 2 phi(z) /
   # sqrt(0.15); pruned 1 - 2 phi(z) / sqrt(0.15 (2 z phi(z) + 0.15)).
   np.testing.assert_allclose(get_distances(w), [0.269, 0.0209], atol=2e-3)
+
+
+def _brute_force(column):
+  """Of all supports that are the k largest, the one of largest cosine."""
+  order = np.argsort(-np.abs(column), kind='stable')
+  sums = np.cumsum(np.abs(np.float64(column))[order])
+  cosines = sums / np.sqrt(np.arange(1, len(column) + 1))
+  best = int(np.argmax(cosines)) + 1
+  codes = np.zeros(len(column), np.int8)
+  codes[order[:best]] = np.sign(column[order[:best]])
+  return codes, cosines.max()
+
+
+@pytest.mark.parametrize('axis', [0, 2, -1])
+def test_angular_optimum_is_the_best_of_all(rng, axis):
+  w = rng.standard_normal((5, 6, 7)).astype(np.float32)
+  found = ternary.angular_optimum(jnp.asarray(w), axis=axis)
+  columns = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+  codes = np.moveaxis(np.asarray(found.codes), axis, 0)
+  for column, code in zip(columns, codes, strict=True):
+    wanted, _ = _brute_force(column)
+    np.testing.assert_array_equal(code.ravel(), wanted)
+  value = ternary.dequantize(found)
+  np.testing.assert_allclose(
+    sphere.norms(value, axis), sphere.norms(jnp.asarray(w), axis), rtol=5e-4
+  )
+
+
+def test_angular_optimum_beats_every_ternary_vector(rng):
+  """Not only those whose support is the largest magnitudes."""
+  w = rng.standard_normal((6, 4)).astype(np.float32)
+  every = np.array(list(itertools.product((-1, 0, 1), repeat=6)), np.float64)
+  every = every[np.abs(every).sum(axis=1) > 0]
+  cosines = every @ w / np.linalg.norm(every, axis=1)[:, None]
+  codes = np.float64(ternary.angular_optimum(jnp.asarray(w)).codes)
+  found = (codes * w).sum(axis=0) / np.linalg.norm(codes, axis=0)
+  np.testing.assert_allclose(found, cosines.max(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('column', 'codes'),
+  [
+    ([3.0, -1.0, 1.0], [1, 0, 0]),  # 3 > 4 / sqrt(2), 5 / sqrt(3)
+    ([2.0, -2.0, 2.0], [1, -1, 1]),  # ties are kept together
+    ([2.0, 1.0, 1.0, -1.0, 1.0], [1, 1, 1, -1, 1]),  # 6 / sqrt(5) > 2
+    ([0.0, 0.0, 0.0], [0, 0, 0]),
+    ([0.0, -1e-3, 0.0], [0, -1, 0]),
+  ],
+)
+def test_angular_optimum_by_hand(column, codes):
+  found = ternary.angular_optimum(jnp.array(column)[:, None])
+  assert found.codes[:, 0].tolist() == codes
+  radius = np.linalg.norm(column)
+  wanted = radius / np.sqrt(max(1, np.abs(codes).sum()))
+  assert float(found.scale[0]) == pytest.approx(wanted, rel=2**-11)
+
+
+def test_angular_optimum_shows_a_nan():
+  w = jnp.array([[jnp.nan, 1.0], [1.0, 1.0]])
+  found = ternary.angular_optimum(w)
+  assert found.codes.tolist() == [[0, 1], [0, 1]]
+  assert np.isnan(found.scale[0]) and found.scale[1] == 1
+
+
+def test_angular_optimum_of_bfloat16_and_compiled(rng):
+  w = jnp.asarray(rng.standard_normal((64, 8)), jnp.bfloat16)
+  found = ternary.angular_optimum(w)
+  compiled = jax.jit(ternary.angular_optimum)(w.astype(jnp.float32))
+  np.testing.assert_array_equal(found.codes, compiled.codes)
+  np.testing.assert_array_equal(found.scale, compiled.scale)
+  # A Gaussian channel keeps 54%: what is above 0.61 deviations.
+  kept = np.mean(np.asarray(found.codes) != 0)
+  assert kept == pytest.approx(0.54, abs=0.06)

@@ -218,6 +218,7 @@ def finalize(
   params: chex.ArrayTree,
   recipe: _recipe.Recipe,
   *,
+  rerank: bool = False,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
 ) -> chex.ArrayTree:
   """The exact ternary tree, for export.
@@ -225,6 +226,8 @@ def finalize(
   Where the parameters are ternary already, these are their codes and scales,
   the same bits on any device; elsewhere (training was cut short, or
   `straight_through` is off) the latents are rounded at the recipe's sparsity.
+  With `rerank` they are in any case: at a sparsity other than that of training,
+  if the recipe is given another.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -241,6 +244,7 @@ def finalize(
     opt_state: a state that holds one of `hq`, at any depth.
     params: the parameters.
     recipe: the one it was made with.
+    rerank: whether to round the latents even where there are ternary weights.
     channel_axis: the one it was made with.
 
   Returns:
@@ -277,7 +281,7 @@ def finalize(
 
   dtypes = {path: leaf.dtype for path, leaf in trees.flatten(params).items()}
   count = optax.tree.get(opt_state, 'ternary_count')
-  if count is None:
+  if count is None or rerank:
     tensors = rank()
   else:
     (count,) = jax.tree.leaves(count)

@@ -80,9 +80,7 @@ def test_density_classes_by_hand():
   model.total[:] = 9, 18
   model.row_counts[:] = [[8, 0], [8, 8]]
   tile = next(contexts.get_tiles(geometry))
-  found, signs = contexts.get_contexts(
-    model, np.zeros(geometry, np.int8), tile
-  )
+  found, signs = contexts.get_contexts(model, np.zeros(geometry, np.int8), tile)
   assert signs is None
   assert (found // 5).tolist() == [[10] * 3, [6] * 3]
 

@@ -1,0 +1,230 @@
+"""What a kernel costs in each encoding: bytes, and cosine distance.
+
+Everything here is NumPy and closed form: a price is known before a weight is
+trained or a byte written. The output channel is the last axis.
+"""
+
+import math
+import statistics
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hq_jax import artifact
+
+# The overhead of deflate's Huffman codes over the entropy of bytes.
+_DEFLATE_OVERHEAD = 1.01
+_NORMAL = statistics.NormalDist()
+# Weights that stand for those of a kernel of which only the shape is known.
+_ENOUGH_DRAWS = 1 << 16
+
+# Below a third of zeros, more zeros make a file larger: codes are most random
+# when -1, 0 and 1 are equally frequent.
+LEAST_SPARSITY = 1 / 3
+MOST_SPARSITY = 0.995
+# Where the curves are evaluated: what is kept falls by 3.6% from each to the
+# next, from all to one in 10,000.
+SPARSITIES = np.unique(
+  [LEAST_SPARSITY, MOST_SPARSITY, *(1 - np.geomspace(1, 1e-4, 256))]
+)
+
+
+class Price(NamedTuple):
+  """What an encoding takes.
+
+  Attributes:
+    num_bytes: in the file, without scales.
+    cosine_distance: the mean over the output channels, 0 to 1.
+  """
+
+  num_bytes: float
+  cosine_distance: float
+
+
+class Prices(NamedTuple):
+  """What a kernel costs.
+
+  Attributes:
+    size: the number of weights.
+    ternary: float64 `[len(SPARSITIES)]`, the cosine distance by sparsity.
+    int8: with eight bits each, less what deflate saves.
+    float16: with sixteen, less what deflate saves.
+  """
+
+  size: int
+  ternary: np.ndarray
+  int8: Price
+  float16: Price
+
+
+def entropy_bytes(size: int, num_nonzero: int) -> float:
+  """The order-0 entropy of ternary codes whose signs are balanced, in bytes.
+
+  `n (-s log2 s - (1 - s) log2 (1 - s) + (1 - s)) / 8`, with `s` the fraction
+  of zeros.
+
+  >>> entropy_bytes(16, 8)
+  3.0
+
+  Args:
+    size: the number of codes.
+    num_nonzero: how many are not zero, 0 to `size`.
+
+  Returns:
+    Bytes, not rounded.
+  """
+  if num_nonzero in (0, size):
+    return num_nonzero / 8
+  p = num_nonzero / size
+  bits = -p * np.log2(p) - (1 - p) * np.log2(1 - p) + p
+  return float(size * bits / 8)
+
+
+def ternary_bytes(size: int, sparsity: float) -> float:
+  """The order-0 entropy of a kernel's codes at a sparsity, in bytes.
+
+  >>> ternary_bytes(16, 0.5)
+  3.0
+
+  Args:
+    size: the number of weights.
+    sparsity: the fraction of zeros; one weight at least is kept.
+
+  Returns:
+    Bytes, not rounded.
+  """
+  # One more than wanted: training rounds the number in float32.
+  kept = round((1 - sparsity) * size) + (size > 1000)
+  return entropy_bytes(size, min(size, max(1, kept)))
+
+
+def gaussian_distances() -> np.ndarray:
+  """The cosine distance of Gaussian weights, by sparsity.
+
+  With `1 - s = 2 (1 - Phi(d))`, `D(s) = 1 - 2 phi(d) / sqrt(1 - s)`.
+
+  >>> found = gaussian_distances()
+  >>> round(float(np.interp(0.85, SPARSITIES, found)), 3)
+  0.269
+
+  Returns:
+    float64 `[len(SPARSITIES)]`.
+  """
+  kept = 1 - SPARSITIES
+  ends = [_NORMAL.inv_cdf(1 - p / 2) if p < 1 else 0.0 for p in kept]
+  density = np.array([_NORMAL.pdf(end) for end in ends])
+  return 1 - 2 * density / np.sqrt(kept)
+
+
+def ternary_distances(kernel: np.ndarray) -> np.ndarray:
+  """The cosine distance between a kernel and its ternary codes, by sparsity.
+
+  `D(s) = mean_j (1 - sum_{i kept} abs(u_ij) / sqrt(k_j))`, with `u_j` the
+  channel `j` divided by its norm, and kept the `k = max(1, round((1 - s) n))`
+  largest `abs(u)` of the whole kernel, `k_j` of them in channel `j`; ties are
+  kept in the order of their flat index. A channel of which nothing is kept is
+  at distance 1. One sort serves all sparsities.
+
+  >>> kernel = np.array([[4., 0.], [3., 1.]], np.float32)
+  >>> found = ternary_distances(kernel)
+  >>> [round(float(np.interp(s, SPARSITIES, found)), 2) for s in (0.25, 0.5)]
+  [0.01, 0.1]
+
+  Args:
+    kernel: finite, `[.., out]`, fewer than 2^32 weights.
+
+  Returns:
+    float64 `[len(SPARSITIES)]`.
+  """
+  num_channels = kernel.shape[-1]
+  norms = np.sqrt(_dot(kernel, kernel))
+  inverse = 1 / np.where(norms > 0, norms, 1)
+  magnitudes = np.abs(kernel * inverse).astype(np.float32).ravel()
+  size = magnitudes.size
+  # The largest first: integers that compare as the floats do, with the index
+  # behind them.
+  order = ~magnitudes.view(np.uint32)
+  keys = order.astype(np.uint64) << np.uint64(32)
+  keys |= np.arange(size, dtype=np.uint64)
+  keys.sort()
+  index = (keys & np.uint64(2**32 - 1)).astype(np.int64)
+  # By rank: how many are kept at the last sparsity, at the one before, ...
+  kept = np.clip(np.rint((1 - SPARSITIES[::-1]) * size), 1, size).astype(int)
+  cells = np.repeat(np.arange(len(kept)), np.diff(kept, prepend=0))
+  cells *= num_channels
+  cells += index % num_channels
+  total = lambda weights: (
+    np.bincount(cells, weights, len(kept) * num_channels)
+    .reshape(len(kept), num_channels)
+    .cumsum(axis=0)
+  )
+  counts, sums = total(None), total(magnitudes[index])
+  cosines = sums / np.sqrt(np.maximum(counts, 1))
+  return 1 - cosines.mean(axis=1)[::-1]
+
+
+def measure(kernel: Any) -> Prices:
+  """What a kernel costs in each encoding.
+
+  >>> kernel = np.random.default_rng(0).normal(size=(3, 3, 64, 64))
+  >>> found = measure(kernel)
+  >>> 0.85 < found.int8.num_bytes / kernel.size < 0.95
+  True
+  >>> found.float16.cosine_distance < found.int8.cosine_distance < 1e-3
+  True
+
+  Args:
+    kernel: `[.., out]`, finite; or a shape and dtype alone, whose weights
+      count as Gaussian.
+
+  Returns:
+    Its prices.
+  """
+  size = math.prod(kernel.shape)
+  if hasattr(kernel, '__array__'):
+    values = np.asarray(kernel).astype(np.float32)
+    distances = ternary_distances(values)
+  else:
+    values = _draw_gaussian(kernel.shape)
+    distances = gaussian_distances()
+  with np.errstate(over='ignore'):
+    floats: np.ndarray = values.astype(np.float16)
+  if not np.isfinite(floats).all():
+    floats = values  # As the file holds it.
+  codes = artifact.quantize_int8(values).codes
+  return Prices(
+    size,
+    distances,
+    int8=_price(values, codes, size),
+    float16=_price(values, floats, size),
+  )
+
+
+def _draw_gaussian(shape: tuple[int, ...]) -> np.ndarray:
+  """Weights as they are drawn at first; a part of the channels will do."""
+  fan_in = max(1, math.prod(shape[:-1]))
+  num_channels = min(shape[-1], max(1, _ENOUGH_DRAWS // fan_in))
+  drawn = np.random.default_rng(0).standard_normal(
+    (min(fan_in, _ENOUGH_DRAWS), num_channels), np.float32
+  )
+  return drawn / np.float32(fan_in) ** 0.5
+
+
+def _price(values: np.ndarray, encoded: np.ndarray, size: int) -> Price:
+  """Of `size` numbers like these: the top byte is deflated, as in the file."""
+  itemsize = encoded.dtype.itemsize
+  top = encoded.astype(encoded.dtype.newbyteorder('<')).view(np.uint8)
+  counts = np.bincount(top.ravel()[itemsize - 1 :: itemsize])
+  p = counts[counts > 0] / encoded.size
+  top_bytes = _DEFLATE_OVERHEAD * float(-(p * np.log2(p)).sum()) / 8
+  cosines = _dot(values, encoded) / np.sqrt(
+    np.maximum(_dot(values, values) * _dot(encoded, encoded), 1e-300)
+  )
+  return Price(size * (itemsize - 1 + top_bytes), float(1 - cosines.mean()))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """The inner product of each channel, in float64."""
+  num_channels = a.shape[-1]
+  a, b = a.reshape(-1, num_channels), b.reshape(-1, num_channels)
+  return np.einsum('ij,ij->j', a, b, dtype=np.float64)
