@@ -2,15 +2,18 @@
 
   python -m benchmarks.digits_runs --workdir=runs/readme
 
-Each seed at each ratio is a run of its own, in a folder of its own below the
-workdir, as `python -m hq_jax.main` would do it; what was run before is not run
-again. Prints a Markdown table, and as its last line a JSON object.
+Each seed at each ratio, for each way to share the zeros out, is a run of its
+own, in a folder of its own below the workdir, as `python -m hq_jax.main` would
+do it; what was run before is not run again. Prints a Markdown table, and as its
+last line a JSON object.
 """
 
 import argparse
 from collections.abc import Sequence
+import itertools
 import json
 import os
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -24,22 +27,39 @@ def make_table(reports: Sequence[dict]) -> str:
   """A Markdown table with a row for each run.
 
   Args:
-    reports: of `train.run`, with `target_ratio`.
+    reports: of `train.run`, with `target_ratio` and `distribution`.
 
   Returns:
     The table.
   """
   lines = [
-    '| target | seed | dense bytes | `model.hq` bytes | ratio | dense | file |',
-    '|---|---|---|---|---|---|---|',
+    '| target | zeros shared out | seed | dense bytes | `model.hq` bytes |'
+    ' ratio | dense | file |',
+    '|---|---|---|---|---|---|---|---|',
   ]
   lines += [
-    f'| {r["target_ratio"]:g}x | {r["seed"]} | {r["dense_bytes"]:,} |'
-    f' {r["file_bytes"]:,} | {r["ratio"]:.2f} | {r["dense_accuracy"]:.1%} |'
-    f' {r["file_accuracy"]:.1%} |'
+    f'| {r["target_ratio"]:g}x | {r["distribution"]} | {r["seed"]} |'
+    f' {r["dense_bytes"]:,} | {r["file_bytes"]:,} | {r["ratio"]:.2f} |'
+    f' {r["dense_accuracy"]:.1%} | {r["file_accuracy"]:.1%} |'
     for r in reports
   ]
   return '\n'.join(lines)
+
+
+def _run(
+  workdir: str, ratio: float, distribution: str, seed: int
+) -> dict[str, Any]:
+  """The report of a run, which is made where it is not there."""
+  folder = os.path.join(workdir, f'{ratio:g}x_{distribution}_seed{seed}')
+  path = os.path.join(folder, 'report.json')
+  if not os.path.exists(path):
+    config = digits.get_config(f'ratio={ratio},seed={seed}')
+    config.recipe.distribution = distribution
+    with (job := job_lib.prepare(config, folder)).lock:
+      train.run(job)
+  with open(path, encoding='utf-8') as file:
+    report = json.load(file)
+  return report | {'target_ratio': ratio, 'distribution': distribution}
 
 
 def main() -> None:
@@ -48,21 +68,21 @@ def main() -> None:
   parser.add_argument('--workdir', default='runs/readme')
   parser.add_argument('--ratio', type=float, nargs='+', default=[30.0, 40.0])
   parser.add_argument('--seed', type=int, nargs='+', default=[0, 1, 2])
+  parser.add_argument(
+    '--distribution', nargs='+', default=['uniform', 'cosine_distance']
+  )
   arguments = parser.parse_args()
   logging.set_verbosity(logging.WARNING)
-  reports, means = [], {}
-  for ratio in arguments.ratio:
-    for seed in arguments.seed:
-      folder = os.path.join(arguments.workdir, f'{ratio:g}x_seed{seed}')
-      path = os.path.join(folder, 'report.json')
-      if not os.path.exists(path):
-        config = digits.get_config(f'ratio={ratio},seed={seed}')
-        with (job := job_lib.prepare(config, folder)).lock:
-          train.run(job)
-      with open(path, encoding='utf-8') as file:
-        reports.append(json.load(file) | {'target_ratio': ratio})
-    group = [r for r in reports if r['target_ratio'] == ratio]
-    means[f'{ratio:g}'] = {
+  reports: list[dict[str, Any]] = []
+  means: dict[str, dict[str, Any]] = {}
+  product = itertools.product(arguments.ratio, arguments.distribution)
+  for ratio, distribution in product:
+    group = [
+      _run(arguments.workdir, ratio, distribution, seed)
+      for seed in arguments.seed
+    ]
+    reports += group
+    means[f'{ratio:g} {distribution}'] = {
       'dense_accuracy': float(np.mean([r['dense_accuracy'] for r in group])),
       'file_accuracy': float(np.mean([r['file_accuracy'] for r in group])),
       'least_ratio': min(r['ratio'] for r in group),

@@ -4,6 +4,7 @@ from benchmarks import digits_runs
 def test_table_has_a_row_for_each_run():
   run = {
     'target_ratio': 30.0,
+    'distribution': 'uniform',
     'seed': 1,
     'dense_bytes': 1_200_000,
     'file_bytes': 39_999,
@@ -13,4 +14,7 @@ def test_table_has_a_row_for_each_run():
   }
   rows = digits_runs.make_table([run, run | {'seed': 2}]).splitlines()
   assert len(rows) == 4
-  assert rows[2] == '| 30x | 1 | 1,200,000 | 39,999 | 30.00 | 99.2% | 98.8% |'
+  assert (
+    rows[2]
+    == '| 30x | uniform | 1 | 1,200,000 | 39,999 | 30.00 | 99.2% | 98.8% |'
+  )
