@@ -54,11 +54,17 @@ def _find_examples(page):
   return examples
 
 
-@pytest.mark.slow
-def test_the_examples_run_and_print_what_is_shown():
-  page = DOCS / 'transforms.md'
+@pytest.mark.parametrize(
+  ('name', 'num_examples'),
+  [
+    pytest.param('transforms.md', 20, marks=pytest.mark.slow),
+    ('sizes.md', 3),
+  ],
+)
+def test_the_examples_run_and_print_what_is_shown(name, num_examples):
+  page = DOCS / name
   examples = _find_examples(page)
-  assert len(examples) > 20
+  assert len(examples) >= num_examples
   names = {}
   for source, first_line, shown in examples:
     # So that a traceback names the line of the page.
@@ -68,8 +74,9 @@ def test_the_examples_run_and_print_what_is_shown():
     assert printed.getvalue() == shown, f'{page.name}, line {first_line}'
 
 
-def test_every_output_belongs_to_an_example():
-  text = (DOCS / 'transforms.md').read_text(encoding='utf-8')
+@pytest.mark.parametrize('name', ['transforms.md', 'sizes.md'])
+def test_every_output_belongs_to_an_example(name):
+  text = (DOCS / name).read_text(encoding='utf-8')
   languages = [block[1] for block in FENCE.finditer(text)]
   assert set(languages) == {'python', 'text'}
   assert languages[0] == 'python'
