@@ -121,18 +121,8 @@ def fit(
       variables = state.variables
       if row['phase'] == 'ternary':  # What the file holds is evaluated.
         is_last = epoch == stage.num_epochs
-        shipped = job_lib.ship(job, state, is_last=is_last)
-        variables = artifact_lib.to_variables(shipped)
-        data = artifact_lib.dumps(shipped)
-        row['file_bytes'] = len(data)
-        if job.wanted_bytes is not None and not is_last:
-          factor = steering.find_kept_factor(
-            shipped, data, planner.sparsities(job.plan), job.wanted_bytes
-          )
-          row['kept_factor'] = factor
-          state = state.replace(
-            opt_state=transforms.with_kept_factor(state.opt_state, factor)
-          )
+        state, variables, found = _make_file(job, state, is_last)
+        row |= found
       test = evaluate_on_test(variables)
       row['test_loss'], row['test_accuracy'] = test['loss'], test['accuracy']
       row |= jax.tree.map(float, watch(state))
@@ -169,6 +159,23 @@ def _make_row(
     'train_accuracy': train['accuracy'],
     'learning_rate': float(stage.schedule(step - 1)),
   }
+
+
+def _make_file(
+  job: job_lib.Job, state: train_state.TrainState, is_last: bool
+) -> tuple[train_state.TrainState, dict[str, Any], dict[str, Any]]:
+  """The state, steered to its target; the file's variables; what to log."""
+  shipped = job_lib.ship(job, state, is_last=is_last)
+  data = artifact_lib.dumps(shipped)
+  row: dict[str, Any] = {'file_bytes': len(data)}
+  if job.wanted_bytes is not None and not is_last:
+    factor = steering.find_kept_factor(
+      shipped, data, planner.sparsities(job.plan), job.wanted_bytes
+    )
+    row['kept_factor'] = factor
+    opt_state = transforms.with_kept_factor(state.opt_state, factor)
+    state = state.replace(opt_state=opt_state)
+  return state, artifact_lib.to_variables(shipped), row
 
 
 def _watch(

@@ -90,6 +90,7 @@ def run(job: job_lib.Job) -> dict[str, Any]:
       seed=job.config.seed,
       commit=provenance.get_commit(),
       hardware=provenance.get_hardware(),
+      predicted_bytes=job.plan.predicted_bytes,
     ),
   )
 

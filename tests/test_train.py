@@ -275,6 +275,27 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data_dir):
   assert not (tmp_path / 'model.hq').exists()
 
 
+@pytest.mark.slow
+def test_kernels_that_are_dear_become_int8(tmp_path, data_dir):
+  config = get_config(data_dir)
+  config.recipe.distribution = 'cosine_distance'
+  config.target_ratio = 20.0
+  job = job_lib.prepare(config, str(tmp_path))
+  report = train.run(job)
+  job.lock.close()
+  rows = {row['path']: row for row in report['layers']}
+  assert rows['params/conv_stem/kernel']['encoding'] == 'q'
+  assert rows['params/stage3_block1/conv2/kernel']['encoding'] == 't'
+  zeros = {row['zeros'] for row in rows.values() if row['encoding'] == 't'}
+  assert len(zeros) > 3
+  assert 20.0 <= report['ratio'] <= 20.2
+  assert report['file_accuracy'] == report['ternary_accuracy'] > 0.5
+  # The same command again finds everything done, to the same bytes.
+  again = job_lib.prepare(config, str(tmp_path))
+  assert train.run(again)['file_bytes'] == report['file_bytes']
+  again.lock.close()
+
+
 SWITCHES = ('tangent', 'project', 'prune', 'reinit', 'straight_through')
 
 

@@ -51,6 +51,7 @@ class Inputs(NamedTuple):
     seed: of the run.
     commit: of the source.
     hardware: what it ran on, and versions: names to strings.
+    predicted_bytes: of the file, by the plan; None where there was none.
   """
 
   dense_kernels: dict[str, np.ndarray]
@@ -66,6 +67,7 @@ class Inputs(NamedTuple):
   seed: int
   commit: str
   hardware: dict[str, str]
+  predicted_bytes: int | None = None
 
 
 def validate(inputs: Inputs) -> None:
@@ -88,6 +90,8 @@ def validate(inputs: Inputs) -> None:
   """
   for field in ('dense_bytes', 'num_weights'):
     _check_positive(field, getattr(inputs, field))
+  if inputs.predicted_bytes is not None:
+    _check_positive('predicted_bytes', inputs.predicted_bytes)
   _check_kernels(inputs.dense_kernels, inputs.latent_kernels)
   for field in EVALUATIONS:
     _check_evaluation(field, getattr(inputs, field))

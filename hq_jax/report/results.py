@@ -71,6 +71,7 @@ def make(
     'seed': inputs.seed,
     'commit': inputs.commit,
     'dense_bytes': inputs.dense_bytes,
+    'predicted_bytes': inputs.predicted_bytes,
     'file_bytes': len(data),
     'ratio': inputs.dense_bytes / len(data),
     'num_weights': inputs.num_weights,

@@ -77,7 +77,7 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     _to_markdown(main),
     f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
     f'{report["num_examples"]:,} images; that of the file is measured on the '
-    'model read back from it.',
+    f'model read back from it.{_planned(report)}',
     '![accuracy against bytes, cosine distance over training](summary.png)',
     '## Bytes by part of the file',
     _to_markdown(_part_rows(report)),
@@ -96,6 +96,14 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     f'```json\n{json.dumps(record, indent=2, sort_keys=True)}\n```',
   ]
   return '\n\n'.join(sections) + '\n'
+
+
+def _planned(report: Mapping[str, Any]) -> str:
+  predicted = report.get('predicted_bytes')
+  if predicted is None:
+    return ''
+  off = report['file_bytes'] / predicted - 1
+  return f' The plan was {predicted:,} bytes; the file is {off:+.2%} off.'
 
 
 def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:

@@ -124,3 +124,12 @@ def test_markdown_says_what_it_is_and_shows_every_picture(usual, markdown):
 def test_a_name_cannot_break_a_table(make, markdown):
   _, text = markdown(make(shapes={'a|b/kernel': (4, 4)}))
   assert _parse(text)[2][2][0] == 'a\\|b/kernel'
+
+
+def test_the_plan_is_named_where_there_was_one(tiny, markdown):
+  report, text = markdown(tiny)
+  assert report['predicted_bytes'] is None and 'The plan was' not in text
+  size = report['file_bytes']
+  report, text = markdown(tiny._replace(predicted_bytes=4 * size))
+  assert report['predicted_bytes'] == 4 * size
+  assert f'The plan was {4 * size:,} bytes; the file is -75.00% off.' in text
