@@ -9,7 +9,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
   The bytes go to a temporary file in the same folder, are forced to the disk,
   and take the place of `path`: whatever interrupts it, the old file or the new
-  one is there. The temporary file is removed on failure.
+  one is there. The temporary file is removed on failure; only a process that
+  is killed, or a computer that stops, leaves it. Its name is `.hq-*.tmp`:
+  nothing reads it, and it may be deleted.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ constriction is given floats from which it rebuilds exactly these, so that a
 stream means the same on every machine.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import math
 import struct
 from typing import NamedTuple
@@ -29,12 +29,15 @@ CONTEXT_CHUNK = 1 << 16  # of these, whose probabilities take 24 bytes a code
 # a code costs at least 1/256 bit, a tile with contexts at least 16 bytes.
 MAX_CODES_PER_BYTE = 1 << 11
 FREE_BYTES = 64
+_MAX_BYTES_PER_CODE = 3  # no probability is below 2^-24
 
 Frequencies = tuple[int, int, int]  # of the codes 0, +1, -1, in this order
 
-# int8, [3]: the code of each symbol. Zero comes first because the coder's
-# empty state decodes to the first symbol: the zeros coded first are free.
+# int8, [3]: the code of each symbol.
 _CODES = np.array([0, 1, -1], np.int8)
+# The words of the state that the encoder starts from, 2^32. A smaller one would
+# not grow with the likeliest symbols: as many as one likes would cost nothing.
+_START = (0, 1)
 
 
 class Table(NamedTuple):
@@ -222,29 +225,36 @@ def encode(
     in the order in which the encoder wrote them, less the zero bytes at the
     end.
 
-  Example: four zeros, which leave the coder in its empty state.
-    >>> encode([np.zeros((4, 1), np.int8)])
-    ([Table(has_contexts=False, frequencies=(32768, 0, 0))], b'')
+  >>> encode([np.zeros((4, 1), np.int8)])  # one symbol takes no stream
+  ([Table(has_contexts=False, frequencies=(32768, 0, 0))], b'')
   """
   if tables is None:
     chosen = [_choose(layer) for layer in layers]
   else:
     chosen = [
-      (table, _trace(layer, table.frequencies) if table.has_contexts else [])
+      (
+        table,
+        list(_trace(layer, table.frequencies)) if table.has_contexts else [],
+      )
       for layer, table in zip(layers, tables, strict=True)
     ]
-  coder = constriction.stream.stack.AnsCoder()
+  coder = constriction.stream.stack.AnsCoder(np.array(_START, np.uint32))
   for layer, (table, parts) in reversed(list(zip(layers, chosen, strict=True))):
     if table.has_contexts:
       _push_parts(coder, parts)
     elif TOTAL not in table.frequencies:
       _push(coder, layer.reshape(-1), table.frequencies)
-  stream = coder.get_compressed().astype('<u4').tobytes().rstrip(b'\0')
+  words = coder.get_compressed()
+  stream = b''
+  if not _is_at_start(words):
+    stream = words.astype('<u4').tobytes().rstrip(b'\0')
   return [table for table, _ in chosen], stream
 
 
 def decode(
-  stream: bytes, tables: Sequence[Table], shapes: Sequence[tuple[int, ...]]
+  stream: bytes | memoryview,
+  tables: Sequence[Table],
+  shapes: Sequence[tuple[int, ...]],
 ) -> list[np.ndarray]:
   """The inverse of `encode`: bit-identical codes, or an error.
 
@@ -258,27 +268,32 @@ def decode(
 
   Raises:
     ValueError: the stream ends in a zero byte, is too short for so many codes
-      or tiles, is not used up by exactly these codes, or holds a code of
-      frequency zero; or contexts for a shape that cannot have them.
+      or tiles, or too long for so few, is not used up by exactly these codes,
+      or holds a code of frequency zero; or contexts for a shape that cannot
+      have them.
 
   >>> tables, stream = encode([np.array([[0, 1], [-1, 0]], np.int8)])
   >>> decode(stream, tables, [(2, 2)])
   [array([[ 0,  1],
          [-1,  0]], dtype=int8)]
   """
-  if stream.endswith(b'\0'):
+  if stream[-1:] == b'\0':
     raise ValueError('ternary codes: the stream ends in a zero byte')
   _check_work(len(stream), tables, shapes)
-  padded = stream + b'\0' * (-len(stream) % 4)
-  words = np.frombuffer(padded, '<u4').astype(np.uint32)
-  coder = constriction.stream.stack.AnsCoder(words)
+  words = np.zeros(-(-len(stream) // 4), '<u4')
+  words.view(np.uint8)[: len(stream)] = np.frombuffer(stream, np.uint8)
+  if _is_at_start(words):
+    raise ValueError('ternary codes: a stream that holds none')
+  if not len(words):
+    words = np.array(_START, '<u4')
+  coder = constriction.stream.stack.AnsCoder(words.astype('=u4', copy=False))
   layers = [
     _pop_parts(coder, table, shape)
     if table.has_contexts
     else _pop(coder, table.frequencies, math.prod(shape)).reshape(shape)
     for table, shape in zip(tables, shapes, strict=True)
   ]
-  if not coder.is_empty():
+  if not _is_at_start(coder.get_compressed()):
     raise ValueError('ternary codes: the stream holds more than the codes')
   return layers
 
@@ -328,18 +343,17 @@ def _choose(codes: np.ndarray) -> tuple[Table, list[_Part]]:
   tile_bits = 8 * contexts.MIN_TILE_BYTES * contexts.count_tiles(geometry)
   if not contexts.is_allowed(geometry) or tile_bits > static_bits:
     return static
-  parts = _trace(codes, found)
+  parts = list(_trace(codes, found))
   bits = sum(part.bits for part in parts)
   if tile_bits <= bits < static_bits:
     return Table(True, found), parts
   return static
 
 
-def _trace(codes: np.ndarray, found: Frequencies) -> list[_Part]:
+def _trace(codes: np.ndarray, found: Frequencies) -> Iterator[_Part]:
   geometry = contexts.get_geometry(codes.shape)
   shaped = codes.reshape(geometry)
   model = contexts.start(geometry, found[1] + found[2])
-  parts = []
   for tile in contexts.get_tiles(geometry):
     where, signs = contexts.get_contexts(model, shaped, tile)
     symbols = _flip(shaped[(*tile.tap, tile.rows, tile.columns)], signs)
@@ -347,10 +361,11 @@ def _trace(codes: np.ndarray, found: Frequencies) -> list[_Part]:
     weights = contexts.get_weights(model)
     came = contexts.update(model, tile, where, symbols)
     bits = float(np.sum(came * (PRECISION - np.log2(weights))))
-    parts.append(
-      _Part(symbols.ravel(), where.ravel(), weights.astype(np.int32), bits)
-    )
-  return parts
+    yield _Part(symbols.ravel(), where.ravel(), weights.astype(np.int32), bits)
+
+
+def _is_at_start(words: np.ndarray) -> bool:
+  return words.size == len(_START) and tuple(words.tolist()) == _START
 
 
 def _check_work(
@@ -373,6 +388,9 @@ def _check_work(
       f'ternary codes: {codes} codes and {tiles} tiles in a stream of '
       f'{num_bytes} bytes, wanted at most {most_codes} and {most_tiles}'
     )
+  if num_bytes > _MAX_BYTES_PER_CODE * codes + FREE_BYTES:
+    # Before it is copied; its end would show that it holds more.
+    raise ValueError('ternary codes: the stream holds more than the codes')
 
 
 def _push(

@@ -35,7 +35,7 @@ def is_critical(name: str) -> bool:
   return name[0].isupper()
 
 
-def pack(sections: Sequence[tuple[str, bytes]]) -> bytes:
+def pack(sections: Sequence[tuple[str, bytes | memoryview]]) -> bytes:
   """Writes preamble, section table and bodies.
 
   Args:
@@ -69,26 +69,28 @@ def pack(sections: Sequence[tuple[str, bytes]]) -> bytes:
   return b''.join([table, _CRC.pack(zlib.crc32(table)), *bodies])
 
 
-def unpack(data: bytes) -> dict[str, bytes]:
+def unpack(data: bytes) -> dict[str, memoryview]:
   """The inverse of `pack`: verifies every byte before it returns any.
 
   Args:
     data: the bytes of a file.
 
   Returns:
-    name -> body, in the order of the file, known sections or not.
+    name -> body, a part of `data` without a copy, in the order of the file,
+    known sections or not.
 
   Raises:
     ValueError: foreign, cut, damaged, or followed by other bytes; the
       message names the part of the file.
 
-  >>> unpack(pack([('HEAD', b'abc')]))
-  {'HEAD': b'abc'}
+  >>> bytes(unpack(pack([('HEAD', b'abc')]))['HEAD'])
+  b'abc'
   """
   rows, start = _unpack_table(data)
   sections = {}
+  view = memoryview(data)
   for name, length, checksum in rows:
-    body = data[start : start + length]
+    body = view[start : start + length]
     if zlib.crc32(body) != checksum:
       raise ValueError(f'section {name}: damaged (its checksum differs)')
     sections[name] = body

@@ -1,6 +1,6 @@
 """The section HEAD: all that is not numbers, as deflated compact JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import json
 import struct
 from typing import Any, NamedTuple
@@ -9,7 +9,12 @@ from hq_jax.artifact import layout
 from hq_jax.artifact import planes
 from hq_jax.artifact import records
 
-MAX_BYTES = 1 << 22  # of JSON text
+# What a text may hold: the objects that Python makes of one byte can take
+# fifty, and DEFLATE makes a thousand bytes of one.
+MAX_BYTES = 1 << 20
+MAX_MARKS = 1 << 16  # commas and opening brackets: it has no more values
+MAX_PATHS = 1 << 13  # of tensors and of folded norms
+MAX_CHARACTERS = 1 << 19  # of these paths
 
 # The key, in the node of a folded batch norm, of its epsilon. No name in a
 # path is empty.
@@ -62,24 +67,26 @@ def encode(header: Header) -> bytes:
     The length of the JSON text as 32 bits, and the deflated text.
 
   Raises:
-    ValueError: a path that is both a tensor and a folder of tensors, or a
-      text beyond `MAX_BYTES`.
+    ValueError: a path that is both a tensor and a folder of tensors, or more
+      than a reader takes.
 
   >>> header = Header('net', {}, (8, 8, 1), {}, (), (), {})
   >>> decode(encode(header)) == header
   True
   """
+  paths = [*(spec.path for spec in header.specs), *header.folded_norms]
+  _check_paths(len(paths), sum(map(len, paths)))
   tree: dict[str, Any] = {}
   for path, encoding, shape in header.specs:
     records.insert(tree, path, [encoding, *shape])
   for norm, epsilon in header.folded_norms.items():
     records.insert(tree, f'params/{norm}/{_EPSILON}', float(epsilon))
   fields = {
-    'args': records.to_plain('model_args', header.model_args),
+    'args': records.to_plain(header.model_args),
     'classes': list(header.class_names),
     'input': list(header.input_shape),
     'model': header.model,
-    'preprocessing': records.to_plain('preprocessing', header.preprocessing),
+    'preprocessing': records.to_plain(header.preprocessing),
     'tree': tree,
   }
   text = json.dumps(
@@ -89,12 +96,12 @@ def encode(header: Header) -> bytes:
     ensure_ascii=False,
     allow_nan=False,
   ).encode()
-  if len(text) > MAX_BYTES:
-    raise ValueError(f'{len(text)} bytes of JSON, wanted at most {MAX_BYTES}')
+  _check_size(len(text))
+  _check_marks(text)
   return struct.pack('<I', len(text)) + planes.deflate(text)
 
 
-def decode(body: bytes) -> Header:
+def decode(body: bytes | memoryview) -> Header:
   """The inverse of `encode`.
 
   Args:
@@ -114,10 +121,18 @@ def decode(body: bytes) -> Header:
   for key, kind in _KEYS.items():
     if not isinstance(fields[key], kind):
       raise ValueError(f'{key!r} is no {kind.__name__}')
+  if any(type(size) is not int for size in fields['input']):
+    raise ValueError("'input' holds what is no integer")
   specs: list[layout.Spec] = []
   norms: dict[str, float] = {}
-  for name, node in fields['tree'].items():
-    _walk((name,), node, specs, norms)
+  num_characters = 0
+  for path, leaf in _walk((), fields['tree']):
+    if isinstance(leaf, layout.Spec):
+      specs.append(leaf)
+    else:
+      norms[path] = leaf
+    num_characters += len(path)
+    _check_paths(len(specs) + len(norms), num_characters)
   return Header(
     model=fields['model'],
     model_args=fields['args'],
@@ -129,15 +144,16 @@ def decode(body: bytes) -> Header:
   )
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def _parse(body: bytes | memoryview) -> dict[str, Any]:
   if len(body) < 4:
     raise ValueError(f'{len(body)} bytes, wanted 4 or more')
   size = struct.unpack_from('<I', body)[0]
-  if size > MAX_BYTES:
-    raise ValueError(f'{size} bytes of JSON, wanted at most {MAX_BYTES}')
+  _check_size(size)
+  text = planes.inflate(body[4:], size)
+  _check_marks(text)
   try:
     fields = json.loads(
-      planes.inflate(body[4:], size).decode(),
+      text.decode(),
       object_pairs_hook=_no_repeats,
       parse_constant=_no_constants,
     )
@@ -159,30 +175,61 @@ def _no_constants(name: str) -> Any:
   raise ValueError(f'{name} in the JSON text')
 
 
+def _check_size(num_bytes: int) -> None:
+  if num_bytes > MAX_BYTES:
+    raise ValueError(f'{num_bytes} bytes of JSON, wanted at most {MAX_BYTES}')
+
+
+def _check_marks(text: bytes) -> None:
+  num_marks = sum(map(text.count, (b',', b'[', b'{')))
+  if num_marks > MAX_MARKS:
+    raise ValueError(
+      f'{num_marks} commas and opening brackets in the JSON text, wanted at '
+      f'most {MAX_MARKS}'
+    )
+
+
+def _check_paths(num_paths: int, num_characters: int) -> None:
+  if num_paths > MAX_PATHS or num_characters > MAX_CHARACTERS:
+    raise ValueError(
+      f'{num_paths} tensors and folded norms or more, whose paths have '
+      f'{num_characters} characters; wanted at most {MAX_PATHS} and '
+      f'{MAX_CHARACTERS}'
+    )
+
+
 def _walk(
-  names: tuple[str, ...],
-  node: Any,
-  specs: list[layout.Spec],
-  norms: dict[str, float],
-) -> None:
-  path = '/'.join(names)
-  if '/' in names[-1]:
-    raise ValueError(f'{path!r:.80}: a name with / in it')
-  records.check_path(path)
-  if isinstance(node, list):
-    if not node or not isinstance(node[0], str):
-      raise ValueError(f'{path!r}: no encoding')
-    spec = layout.Spec(path, node[0], tuple(node[1:]))
-    layout.check_spec(spec)
-    specs.append(spec)
-    return
-  if not isinstance(node, dict):
-    raise ValueError(f'{path!r}: neither a tensor nor a folder')
-  for name, child in node.items():
-    if name != _EPSILON:
-      _walk((*names, name), child, specs, norms)
+  names: tuple[str, ...], folder: dict[str, Any]
+) -> Iterator[tuple[str, layout.Spec | float]]:
+  """The tensors and the folded norms, these with their epsilons."""
+  for name, node in folder.items():
+    if name == _EPSILON and names:
+      yield _get_norm(names, node), node
       continue
-    collection, _, norm = path.partition('/')
-    if collection != 'params' or not norm:
-      raise ValueError(f'{path!r}: a folded norm outside of params')
-    norms[norm] = child
+    path = '/'.join((*names, name))
+    if '/' in name:
+      raise ValueError(f'{path!r:.80}: a name with / in it')
+    records.check_path(path)
+    if isinstance(node, list):
+      yield path, _make_spec(path, node)
+    elif isinstance(node, dict):
+      yield from _walk((*names, name), node)
+    else:
+      raise ValueError(f'{path!r}: neither a tensor nor a folder')
+
+
+def _make_spec(path: str, node: list[Any]) -> layout.Spec:
+  if not node or not isinstance(node[0], str):
+    raise ValueError(f'{path!r}: no encoding')
+  spec = layout.Spec(path, node[0], tuple(node[1:]))
+  layout.check_spec(spec)
+  return spec
+
+
+def _get_norm(names: tuple[str, ...], epsilon: Any) -> str:
+  collection, *norm = names
+  if collection != 'params' or not norm:
+    raise ValueError(f'{"/".join(names)!r}: a folded norm outside of params')
+  if not isinstance(epsilon, float):
+    raise ValueError(f'folded norm {"/".join(norm)!r}: epsilon is no float')
+  return '/'.join(norm)

@@ -120,7 +120,8 @@ def check_spec(spec: Spec) -> None:
     raise ValueError(f'{path!r}: {len(shape)} axes')
   if any(type(n) is not int or not 0 <= n <= MAX_ELEMENTS for n in shape):
     raise ValueError(f'{path!r}: shape, wanted sizes in [0, {MAX_ELEMENTS}]')
-  if math.prod(shape) > MAX_ELEMENTS:
+  # NumPy has no array whose axes, those of size 0 aside, are beyond this.
+  if math.prod(n for n in shape if n) > MAX_ELEMENTS:
     raise ValueError(f'{path!r}: more than {MAX_ELEMENTS} elements')
 
 

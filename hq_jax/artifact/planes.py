@@ -31,7 +31,7 @@ def deflate(data: bytes) -> bytes:
   return min(candidates, key=len)
 
 
-def inflate(data: bytes, size: int) -> bytes:
+def inflate(data: bytes | memoryview, size: int) -> bytes:
   """Decompresses exactly `size` bytes; never allocates much more than that.
 
   Args:
@@ -80,7 +80,7 @@ def encode(values: np.ndarray) -> bytes:
   return low.T.tobytes() + deflate(top.tobytes())
 
 
-def decode(data: bytes, dtype: np.dtype, size: int) -> np.ndarray:
+def decode(data: bytes | memoryview, dtype: np.dtype, size: int) -> np.ndarray:
   """The inverse of `encode`.
 
   Args:
@@ -100,7 +100,11 @@ def decode(data: bytes, dtype: np.dtype, size: int) -> np.ndarray:
   num_low = dtype.itemsize - 1
   if len(data) < num_low * size:
     raise ValueError(f'{len(data)} bytes cannot hold {size} {dtype} values')
-  plain = data[: num_low * size] + inflate(data[num_low * size :], size)
-  planes = np.frombuffer(plain, np.uint8).reshape(dtype.itemsize, size)
-  little = np.frombuffer(planes.T.tobytes(), dtype.newbyteorder('<'))
-  return little.astype(dtype)
+  # Views: the bytes of `data` may be most of what fits in memory.
+  low = np.frombuffer(data, np.uint8, num_low * size)
+  top = inflate(memoryview(data)[num_low * size :], size)
+  little = np.empty(size, dtype.newbyteorder('<'))
+  planes = little.view(np.uint8).reshape(size, dtype.itemsize)
+  planes[:, :-1] = low.reshape(num_low, size).T
+  planes[:, -1] = np.frombuffer(top, np.uint8)
+  return little.astype(dtype, copy=False)

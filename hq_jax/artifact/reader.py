@@ -26,7 +26,7 @@ class Parsed(NamedTuple):
   """
 
   header: headers.Header
-  sections: dict[str, bytes]
+  sections: dict[str, memoryview]
 
 
 def loads(data: bytes, name: str = '') -> records.Artifact:
@@ -93,16 +93,18 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
   ValueError: /: not a regular file
   """
   try:
-    status = os.stat(path)
     # Before it is opened: opening a pipe would wait for a writer.
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(os.stat(path).st_mode):
       raise ValueError(f'{path}: not a regular file')
-    if status.st_size > MAX_FILE_BYTES:
-      raise ValueError(
-        f'{path}: {status.st_size} bytes, wanted at most {MAX_FILE_BYTES}'
-      )
     with open(path, 'rb') as file:
-      return file.read(MAX_FILE_BYTES)
+      # Of the open file: another one may just have taken its place.
+      size = os.fstat(file.fileno()).st_size
+      if size > MAX_FILE_BYTES:
+        raise ValueError(
+          f'{path}: {size} bytes, wanted at most {MAX_FILE_BYTES}'
+        )
+      # Python allocates as much as it is told to read.
+      return file.read(size)
   except FileNotFoundError:
     raise FileNotFoundError(f'{path}: no such file') from None
   except OSError as error:
@@ -140,30 +142,35 @@ def parse(data: bytes) -> Parsed:
   for name in sections:
     if name not in expected and container.is_critical(name):
       raise ValueError(f'section {name}: unknown, or without tensors')
-  layout.check_total(header.specs, len(data))
+  try:
+    layout.check_total(header.specs, len(data))
+  except ValueError as error:
+    raise ValueError(f'section {layout.HEADER}: {error}') from error
   return Parsed(header, sections)
 
 
-def split_codes(parsed: Parsed) -> tuple[list[coder.Table], bytes]:
+def split_codes(parsed: Parsed) -> tuple[list[coder.Table], memoryview]:
   """Splits CODE into the layers' model tables and the stream.
 
   Args:
     parsed: a file.
 
   Returns:
-    How each ternary tensor is coded, and the stream; both empty without any.
+    How each ternary tensor is coded, and the stream, a part of the file
+    without a copy; both empty without any.
 
   Raises:
     ValueError: too short, or a bad table.
 
-  >>> split_codes(Parsed(headers.Header('', {}, (), {}, (), (), {}), {}))
-  ([], b'')
+  >>> split_codes(Parsed(headers.Header('', {}, (), {}, (), (), {}), {}))[0]
+  []
   """
-  body = parsed.sections.get(layout.CODES, b'')
+  body = parsed.sections.get(layout.CODES, memoryview(b''))
   num_bytes = coder.TABLE_BYTES * len(layout.ternary(parsed.header.specs))
   if len(body) < num_bytes:
     raise ValueError(f'{len(body)} bytes, wanted {num_bytes} of model tables')
-  return coder.unpack_tables(body[:num_bytes]), body[num_bytes:]
+  tables = coder.unpack_tables(bytes(body[:num_bytes]))
+  return tables, body[num_bytes:]
 
 
 def decode(parsed: Parsed) -> records.Artifact:

@@ -58,7 +58,7 @@ def validate(artifact: Artifact) -> None:
   for name in ('model_args', 'preprocessing'):
     if not isinstance(getattr(artifact, name), Mapping):
       raise ValueError(f'{name}: got no dict')
-    to_plain(name, getattr(artifact, name))
+    check_plain(name, getattr(artifact, name))
   for size in artifact.input_shape:
     if type(size) is not int or not 0 < size <= layout.MAX_ELEMENTS:
       raise ValueError(f'input_shape: got {artifact.input_shape!r:.80}')
@@ -132,46 +132,64 @@ def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
   node[name] = leaf
 
 
-def to_plain(field: str, value: Any, depth: int = 0) -> Any:
-  """Returns a copy made of dict, list, str, bool, int, float and None.
+def check_plain(field: str, value: Any, depth: int = 0) -> None:
+  """Refuses what is not made of plain JSON values, or of tuples of them.
 
   Args:
     field: its name, for the message.
-    value: plain JSON values; tuples become lists.
+    value: dict, list, tuple, str, bool, int, float or None.
     depth: how deeply it is nested.
-
-  Returns:
-    The copy.
 
   Raises:
     ValueError: a value of another type, a key that is no string, a number
       that is not finite or beyond 64 bits, or nesting beyond `MAX_DEPTH`.
 
-  >>> to_plain('model_args', {'widths': (16, 32)})
-  {'widths': [16, 32]}
+  >>> check_plain('model_args', {'widths': (16, 32)})
   """
   if depth > MAX_DEPTH:
     raise ValueError(f'{field}: nested more than {MAX_DEPTH} deep')
   if isinstance(value, str):
     check_text(field, value)
-    return value
-  if value is None or isinstance(value, bool):
-    return value
-  if isinstance(value, int) and abs(value) < 1 << 63:
-    return int(value)
-  if isinstance(value, float) and math.isfinite(value):
-    return float(value)
-  if isinstance(value, list | tuple):
-    return [to_plain(f'{field}[]', item, depth + 1) for item in value]
-  if isinstance(value, Mapping):
-    plain = {}
+  elif isinstance(value, list | tuple):
+    for item in value:
+      check_plain(f'{field}[]', item, depth + 1)
+  elif isinstance(value, Mapping):
     for key, item in value.items():
       check_text(f'{field}: key', key)
-      plain[key] = to_plain(f'{field}[{key!r:.40}]', item, depth + 1)
-    return plain
-  raise ValueError(
-    f'{field}: got {value!r:.60} ({type(value).__name__}), wanted plain JSON'
-  )
+      check_plain(f'{field}[{key!r:.40}]', item, depth + 1)
+  elif not _is_scalar(value):
+    raise ValueError(
+      f'{field}: got {value!r:.60} ({type(value).__name__}), wanted plain JSON'
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+  if value is None or isinstance(value, bool):
+    return True
+  if isinstance(value, int):
+    return abs(value) < 1 << 63
+  return isinstance(value, float) and math.isfinite(value)
+
+
+def to_plain(value: Any) -> Any:
+  """Returns a copy made of dict, list, str, bool, int, float and None.
+
+  Args:
+    value: that `check_plain` takes; tuples become lists.
+
+  Returns:
+    The copy.
+
+  >>> to_plain({'widths': (16, 32)})
+  {'widths': [16, 32]}
+  """
+  if isinstance(value, Mapping):
+    return {key: to_plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [to_plain(item) for item in value]
+  if isinstance(value, bool | str | None):
+    return value
+  return int(value) if isinstance(value, int) else float(value)
 
 
 def _check_quantized(

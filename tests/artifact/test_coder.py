@@ -30,12 +30,12 @@ def _round_trip(layers):
 
 def test_stream_by_hand():
   # Weights 2^23, 2^22, 2^22; they start at 0, 2^23, 2^23 + 2^22. From the
-  # state 0, -1 gives the state 0xc00000; then +1 gives
-  # ((0xc00000 // 2^22) << 24) + 2^23 + 0 = 0x3800000.
+  # state 2^32, -1 gives the state (2^10 << 24) + 0xc00000 = 0x4_00c00000; then
+  # +1 gives ((0x4_00c00000 // 2^22) << 24) + 2^23 + 0 = 0x10_03800000.
   codes = np.array([1, -1], np.int8)
-  assert coder.encode([codes[:1]], [STATIC])[1] == b'\x00\x00\x80'
-  assert coder.encode([codes], [STATIC])[1] == b'\x00\x00\x80\x03'
-  decoded = coder.decode(b'\x00\x00\x80\x03', [STATIC], [(2,)])
+  assert coder.encode([codes[:1]], [STATIC])[1] == b'\x00\x00\x80\x00\x04'
+  assert coder.encode([codes], [STATIC])[1] == b'\x00\x00\x80\x03\x10'
+  decoded = coder.decode(b'\x00\x00\x80\x03\x10', [STATIC], [(2,)])
   np.testing.assert_array_equal(decoded[0], codes)
 
 
@@ -113,7 +113,7 @@ def test_stream_is_as_long_as_the_entropy(zeros):
   cost = sum(map(coder.layer_bits, layers, tables))
   assert not any(table.has_contexts for table in tables)
   assert entropy <= cost <= entropy * 1.0005
-  assert abs(8 * len(stream) - cost) <= 32
+  assert 0 <= 8 * len(stream) - cost <= 64  # the first state takes 33
 
 
 def test_entropy_by_hand():
@@ -164,6 +164,7 @@ def test_unpack_tables_refuses(row, message):
   [
     ((2048 * 164 + 1,), 0, 'codes and 0 tiles in a stream of 100 bytes'),
     ((11, 1, 1, 1), 1, '11 codes and 11 tiles .* wanted at most 335872 and 10'),
+    ((11,), 0, 'the stream holds more than the codes'),
     ((32, 1025), 1, '32800 codes and 32 tiles'),
     ((1, 65537), 1, r'table 0: contexts for shape \(1, 65537\)'),
     ((65537, 1), 1, r'table 0: contexts for shape \(65537, 1\)'),
@@ -194,7 +195,7 @@ def test_contexts_save_bytes_and_cost_what_they_say(shape):
   entropy = layers[0].size * coder.entropy_bits(coder.count(layers[0]))
   bits = [coder.layer_bits(*pair) for pair in zip(layers, tables, strict=True)]
   assert bits[0] < 0.94 * entropy
-  assert abs(8 * len(stream) - sum(bits)) <= 32
+  assert 0 <= 8 * len(stream) - sum(bits) <= 64
 
 
 def test_contexts_longer_than_a_chunk(monkeypatch):

@@ -65,6 +65,8 @@ class Stream:
     assert not data.endswith(b'\0')
     padded = data + bytes(-len(data) % 4)
     self.words = list(struct.unpack(f'<{len(padded) // 4}I', padded))
+    assert self.words != [0, 1]
+    self.words = self.words or [0, 1]
     self.state = 0
     for _ in range(min(2, len(self.words))):
       self.state = self.state << 32 | self.words.pop()
@@ -202,7 +204,7 @@ def decode_stream(data, layers):
       codes = [(0, 1, -1)[stream.pop(weights)] for _ in range(size)]
       assert all(f[code] for code in set(codes))
       found.append(codes)
-  assert stream.state == 0 and not stream.words
+  assert stream.state == 2**32 and not stream.words
   return found
 
 

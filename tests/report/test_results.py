@@ -40,9 +40,9 @@ def test_layer_by_hand(tiny):
   assert layer['shape'] == [2, 2]
   assert layer['zeros'] == 0.5
   assert layer['entropy_bits'] == 1.5
-  # A table of 5 bytes, a stream of 4, a plane of 2 bytes, and 4 of DEFLATE.
-  assert layer['bytes'] == 15
-  assert layer['bits_per_weight'] == 30.0
+  # A table of 5 bytes, a stream of 5, a plane of 2 bytes, and 4 of DEFLATE.
+  assert layer['bytes'] == 16
+  assert layer['bits_per_weight'] == 32.0
 
 
 def test_only_one_number_is_called_ratio(usual):

@@ -97,7 +97,7 @@ def test_layer_row_by_hand(tiny, markdown):
     for row, distance in zip(tiny.history, found, strict=True)
   ]
   _, text = markdown(tiny._replace(history=rows))
-  row = ['k', '2x2', '50.00%', '1.500', '30.000', '15', '0.2400', '0.0500']
+  row = ['k', '2x2', '50.00%', '1.500', '32.000', '16', '0.2400', '0.0500']
   assert _parse(text)[2][2] == row
   _, text = markdown(tiny._replace(history=[]))
   assert _parse(text)[2][2] == [*row[:-2], '-', '-']
