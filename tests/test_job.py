@@ -1,0 +1,107 @@
+"""Plans of a run: from shapes, from weights, and what follows from them."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from hq_jax import job as job_lib
+from hq_jax import planner
+from hq_jax import trees
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp('data')
+
+
+@pytest.fixture
+def prepare(tmp_path, data_dir):
+  jobs = []
+
+  def make(**fields):
+    config = digits.get_config('debug')
+    config.data.data_dir = str(data_dir)
+    config.update_from_flattened_dict(fields)
+    jobs.append(job_lib.prepare(config, str(tmp_path / f'run{len(jobs)}')))
+    return jobs[-1]
+
+  yield make
+  for job in jobs:
+    job.lock.close()
+
+
+def _variables(job, spread=0.0, scale=1.0):
+  """Random weights; input channels differ by `exp(spread * normal)`."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    values = rng.normal(size=leaf.shape).astype('f4')
+    if path[-1].key == 'kernel':
+      return values * np.exp(spread * rng.normal(size=(leaf.shape[-2], 1)))
+    return scale * np.abs(values)
+
+  shapes = jax.eval_shape(
+    job.model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32)
+  )
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def test_equal_sparsities_are_one_number(prepare):
+  job = prepare()
+  (sparsity,) = set(planner.sparsities(job.plan).values())
+  assert job.recipe.sparsity == sparsity and job.int8_kernels == ()
+  assert job.wanted_bytes < job.plan.dense_bytes / 30
+  assert job.wanted_bytes > 0.995 * job.plan.predicted_bytes
+
+
+@pytest.mark.parametrize(
+  'fields', [{'recipe.sparsity': 0.8}, {'fill_target': False}]
+)
+def test_nothing_is_steered_where_nobody_asked(prepare, fields):
+  job = prepare(**fields)
+  assert job.wanted_bytes is None
+  if 'recipe.sparsity' in fields:
+    assert job.recipe.sparsity == 0.8
+
+
+def test_given_sparsities_are_shared_out(prepare):
+  fields = {'recipe.sparsity': 0.8, 'recipe.distribution': 'erdos_renyi_kernel'}
+  job = prepare(**fields)
+  found = planner.sparsities(job.plan)
+  shapes = trees.flatten_selected(_variables(job)['params'])
+  sizes = {path: leaf.size for path, leaf in shapes.items()}
+  zeros = sum(found[path] * sizes[path] for path in sizes)
+  assert zeros / sum(sizes.values()) == pytest.approx(0.8)
+  assert job.recipe.sparsity == found and len(set(found.values())) > 3
+
+
+def test_weights_change_the_plan(prepare):
+  job = prepare(
+    **{
+      'recipe.distribution': 'cosine_distance',
+      'target_ratio': 20.0,
+    }
+  )
+  assert 'conv_stem/kernel' in job.int8_kernels
+  assert not job.select('conv_stem/kernel', None)
+  assert job.select('stage3_block1/conv2/kernel', None)
+  found = job_lib.replan(job, _variables(job, spread=1.0))
+  before, after = (planner.sparsities(j.plan) for j in (job, found))
+  assert max(abs(after[p] - before[p]) for p in before if p in after) > 0.01
+  assert found.recipe.sparsity == after
+  assert found.plan.predicted_bytes <= found.plan.dense_bytes / 20
+
+
+def test_a_target_that_weights_leave_no_room_for_keeps_its_plan(prepare):
+  # Norms beyond the range of float16 take float32: 1.3 kB more.
+  job = prepare(target_ratio=135.0)
+  variables = _variables(job, scale=1e6)
+  with pytest.raises(ValueError, match='target_ratio is 135'):
+    job_lib.make_plan(job.config, variables, job.header)
+  assert job_lib.replan(job, variables) is job
+
+
+def test_a_target_without_ternary_kernels_is_refused(prepare):
+  with pytest.raises(ValueError, match=r'^config\.target_ratio is 2, which is'):
+    prepare(**{'recipe.distribution': 'cosine_distance', 'target_ratio': 2.0})
