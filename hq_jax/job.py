@@ -157,15 +157,13 @@ def replan(job: Job, variables: Any) -> Job:
     variables: of the dense network at the end of its training.
 
   Returns:
-    The job with the plan for these weights; as it is, where these leave no
-    room for the target that was found possible before.
+    The job with the plan for these weights.
+
+  Raises:
+    ValueError: where a weight is not finite.
   """
-  try:
-    plan = make_plan(job.config, variables, job.header)
-    planned = _resolve(job.config, plan, job.steps_per_epoch)
-  except ValueError:
-    return job
-  return job._replace(**planned)
+  plan = make_plan(job.config, variables, job.header)
+  return job._replace(**_resolve(job.config, plan, job.steps_per_epoch))
 
 
 def make_plan(

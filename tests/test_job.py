@@ -93,13 +93,12 @@ def test_weights_change_the_plan(prepare):
   assert found.plan.predicted_bytes <= found.plan.dense_bytes / 20
 
 
-def test_a_target_that_weights_leave_no_room_for_keeps_its_plan(prepare):
-  # Norms beyond the range of float16 take float32: 1.3 kB more.
-  job = prepare(target_ratio=135.0)
-  variables = _variables(job, scale=1e6)
-  with pytest.raises(ValueError, match='target_ratio is 135'):
-    job_lib.make_plan(job.config, variables, job.header)
-  assert job_lib.replan(job, variables) is job
+def test_weights_that_are_not_finite_are_refused(prepare):
+  job = prepare()
+  variables = _variables(job)
+  variables['params']['head']['kernel'][3, 2] = np.nan
+  with pytest.raises(ValueError, match='head/kernel holds NaN'):
+    job_lib.replan(job, variables)
 
 
 def test_a_target_without_ternary_kernels_is_refused(prepare):
