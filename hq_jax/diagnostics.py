@@ -67,8 +67,8 @@ def kernel_diagnostics(
       found, sparsity, axes=axes, scope=scope, unit_norm=unit_norm
     )
     targets = jax.tree.map(
-      lambda w, axis, threshold: ternary.get_codes(
-        w, thresholds.get_keep_mask(w, threshold, axis=axis, scope=scope)
+      lambda w, axis, threshold: ternary.get_codes_at(
+        w, threshold, axis=axis, scope=scope
       ),
       found,
       axes,

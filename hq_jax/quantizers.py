@@ -145,8 +145,8 @@ def ternary(
       lambda: state.thresholds,
     )
     get_codes = lambda: jax.tree.map(
-      lambda w, axis, threshold: ternary_lib.get_codes(
-        w, thresholds_lib.get_keep_mask(w, threshold, axis=axis, scope=scope)
+      lambda w, axis, threshold: ternary_lib.get_codes_at(
+        w, threshold, axis=axis, scope=scope
       ),
       latents,
       axes,

@@ -34,6 +34,36 @@ def get_codes(w: jax.Array, keep: jax.Array) -> jax.Array:
   return jnp.where(keep, jnp.sign(w.astype(jnp.float32)), 0.0)
 
 
+def get_codes_at(
+  w: jax.Array,
+  threshold: thresholds.Threshold | thresholds.Quota,
+  *,
+  axis: int = -1,
+  scope: str = 'layer',
+) -> jax.Array:
+  """Ternary codes at a threshold: the signs of what is above it.
+
+  `t = sign(w) [a > threshold]`, with `a` the magnitudes that it compares.
+
+  >>> import jax.numpy as jnp
+  >>> w = jnp.array([[3., 0.5], [-4., 1.]])
+  >>> found = thresholds.get_thresholds({'kernel': w}, 0.5)
+  >>> get_codes_at(w, found['kernel']).tolist()
+  [[0.0, 0.0], [-1.0, 1.0]]
+
+  Args:
+    w: a kernel, `[.., out, ..]`.
+    threshold: of this kernel, by `thresholds.get_thresholds`.
+    axis: the channel axis.
+    scope: of the threshold.
+
+  Returns:
+    float32 in {-1, 0, 1}, the shape of `w`.
+  """
+  keep = thresholds.get_keep_mask(w, threshold, axis=axis, scope=scope)
+  return get_codes(w, keep)
+
+
 def round_significand(x: jax.Array, num_bits: int) -> jax.Array:
   """Rounds to a significand of so many bits (half to even).
 
@@ -134,8 +164,7 @@ def ternarize(
   Returns:
     int8 codes and float32 scales.
   """
-  keep = thresholds.get_keep_mask(w, threshold, axis=axis, scope=scope)
-  codes = get_codes(w, keep)
+  codes = get_codes_at(w, threshold, axis=axis, scope=scope)
   scale = get_scale(codes, sphere.norms(w, axis), num_bits=num_bits, axis=axis)
   return TernaryTensor(codes.astype(jnp.int8), scale)
 

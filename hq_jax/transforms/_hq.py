@@ -318,13 +318,13 @@ def _trained(
   scales = trees.flatten(optax.tree.get(opt_state, 'scales'))
   result = {}
   for path, w in found.items():
-    keep = thresholds.get_keep_mask(w, last[path], axis=axes[path], scope=scope)
-    codes = ternary.get_codes(w, keep).astype(jnp.int8)
+    codes = ternary.get_codes_at(w, last[path], axis=axes[path], scope=scope)
     norms = functools.partial(sphere.norms, axis=axes[path])
     if scales[path].shape != jax.eval_shape(norms, w).shape:
       raise ValueError(
         f'channel_axis of {path} is {axes[path]}, wanted that of hq: its scales'
         f' have shape {scales[path].shape}'
       )
+    codes = codes.astype(jnp.int8)
     result[path] = ternary.TernaryTensor(codes, scales[path])
   return result

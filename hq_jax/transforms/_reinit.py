@@ -92,9 +92,7 @@ def reinit(
       return found, jax.tree.map(coefficients, moved, axes, found)
 
     def get_codes(w, axis, threshold):
-      return ternary.get_codes(
-        w, thresholds.get_keep_mask(w, threshold, axis=axis, scope=scope)
-      )
+      return ternary.get_codes_at(w, threshold, axis=axis, scope=scope)
 
     def coefficients(w, axis, threshold):
       return _coefficients(w, get_codes(w, axis, threshold), strength, axis)
