@@ -134,7 +134,12 @@ def _largest(kernel, sparsity):
 
 
 @pytest.mark.parametrize(
-  'sparsity', [0.8, {'head/.*': 0.5, '.*': 0.9}], ids=['one', 'each']
+  'sparsity',
+  [
+    pytest.param(0.8, marks=pytest.mark.slow),
+    {'head/.*': 0.5, '.*': 0.9},
+  ],
+  ids=['one', 'each'],
 )
 def test_a_sparsity_takes_the_largest_of_each_kernel(sparsity):
   found = _compress(sparsity=sparsity)

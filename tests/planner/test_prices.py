@@ -87,6 +87,7 @@ def test_distances_are_those_of_the_definition(rng, kind):
     assert found[i] == pytest.approx(_distance(w, kept), abs=1e-6), i
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sparsity', [0.5, 0.85])
 def test_distances_are_those_of_training(rng, sparsity):
   w = rng.standard_normal((3, 3, 8, 16)).astype(np.float32)

@@ -1,0 +1,240 @@
+"""20,000 damaged files, and those that ask for as much as a file may."""
+
+import pathlib
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import inspect
+from hq_jax.artifact import coder
+from hq_jax.artifact import header as headers
+from hq_jax.artifact import layout
+from hq_jax.artifact import planes
+from tests.artifact import mutations
+from tests.artifact import outcomes
+
+# Found by `fuzz_reader`, each the smallest that reaches what it does.
+CORPUS = pathlib.Path(__file__).with_name('corpus.zip')
+READERS = (artifact.loads, inspect.describe)
+# Of the changed files, how many come from each base.
+SHARES = {
+  'small': 0.3,
+  'contexts': 0.35,
+  'int8': 0.12,
+  'plain': 0.15,
+  'empty': 0.08,
+}
+MIB = 1 << 20
+DICT = '{"a":'
+WIDE = '\U0001f600'  # four bytes in UTF-8, and four for all others in Python
+
+
+@pytest.fixture(scope='module')
+def bases(small):
+  return mutations.make_bases(small)
+
+
+def _mutate(base, name, index):
+  seed = (sorted(SHARES).index(name), index)
+  return mutations.mutate(base, np.random.default_rng(seed))
+
+
+def _check_all(base, name, start, number):
+  outcome = [
+    outcomes.check(_mutate(base, name, index))
+    for index in range(start, start + round(SHARES[name] * number))
+  ]
+  refused = {found for found in outcome if isinstance(found, str)}
+  num_good = sum(not isinstance(found, str) for found in outcome)
+  # The changes are of use only where they get beyond the checksums.
+  assert 0.02 < num_good / len(outcome) < 0.5
+  assert len(refused) > 20
+
+
+@pytest.mark.parametrize('name', SHARES)
+def test_a_damaged_file_is_refused_or_good(bases, name):
+  _check_all(bases[name], name, 0, 1500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SHARES)
+def test_20000_damaged_files_are_refused_or_good(bases, name):
+  _check_all(bases[name], name, 10_000, 20_000)
+
+
+def _check_memory(bases, name, start, number):
+  for index in range(start, start + round(SHARES[name] * number)):
+    data = _mutate(bases[name], name, index)
+    for read in READERS:
+      peak = outcomes.measure_peak(read, data)
+      assert peak <= outcomes.allow_peak(data), (index, read)
+
+
+@pytest.mark.parametrize('name', SHARES)
+def test_a_damaged_file_takes_little_memory(bases, name):
+  _check_memory(bases, name, 0, 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SHARES)
+def test_2000_damaged_files_take_little_memory(bases, name):
+  _check_memory(bases, name, 10_000, 2000)
+
+
+def test_changes_follow_from_the_seed(bases):
+  for name, base in bases.items():
+    first, again, other = (_mutate(base, name, index) for index in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_good_files_are_good(bases):
+  for base in bases.values():
+    assert artifact.dumps(outcomes.check(base)) == base
+
+
+def test_corpus():
+  with zipfile.ZipFile(CORPUS) as corpus:
+    files = [corpus.read(name) for name in corpus.namelist()]
+  found = [outcomes.check(data) for data in files]
+  assert len(files) > 80
+  assert sum(isinstance(one, str) for one in found) > 20
+  assert sum(not isinstance(one, str) for one in found) > 20
+
+
+def _file(tree='{}', sections=(), args='{}', classes='[]'):
+  text = (
+    f'{{"args":{args},"classes":{classes},"input":[],"model":"",'
+    f'"preprocessing":{{}},"tree":{tree}}}'
+  ).encode()
+  return mutations.pack([('HEAD', mutations.make_head(text)), *sections])
+
+
+def _values(encoding, num_bytes, tail=b''):
+  name, dtype = layout.DTYPES[encoding]
+  size = num_bytes // dtype.itemsize
+  low = np.random.default_rng(0).bytes((dtype.itemsize - 1) * size)
+  body = low + planes.deflate(bytes(size)) + tail
+  return _file(f'{{"k":["{encoding}",{size}]}}', [(name, body)])
+
+
+def _int8(size, code=b'\0'):
+  body = planes.deflate(code * size)
+  return _file(f'{{"k":["q",2,{size // 2}]}}', [('TI08', body)])
+
+
+def _one_symbol(size, spare=0):
+  body = struct.pack('<BHH', 0, coder.TOTAL, 0)
+  more = [('note', bytes(spare))] if spare else []
+  return _file(f'{{"k":["t",{size}]}}', [('CODE', body), *more])
+
+
+def _ternary(shape, has_contexts, density=0.1):
+  rng = np.random.default_rng(1)
+  p = [density / 2, 1 - density, density / 2]
+  codes = rng.choice(np.array([-1, 0, 1], np.int8), shape, p=p)
+  table = coder.Table(has_contexts, coder.frequencies(coder.count(codes)))
+  tables, stream = coder.encode([codes], [table])
+  body = coder.pack_tables(tables) + stream
+  return _file(f'{{"k":["t",{",".join(map(str, shape))}]}}', [('CODE', body)])
+
+
+def _tensors(tensor, *sections, folder='f'):
+  number = headers.MAX_PATHS // 4
+  rows = ','.join(f'"{i:x}":{tensor}' for i in range(number))
+  bodies = [(name, make(number)) for name, make in sections]
+  return _file(f'{{"{folder}":{{{rows}}}}}', bodies)
+
+
+def _bomb(name, size):
+  stream = zlib.compress(bytes(64 * MIB), 9, -15)
+  if name == 'HEAD':
+    return mutations.pack([('HEAD', struct.pack('<I', size) + stream)])
+  encoding = {'TI08': 'i1', 'TF16': 'f2'}[name]
+  return _file(f'{{"k":["{encoding}",{size}]}}', [(name, bytes(size) + stream)])
+
+
+def _half(number):
+  return bytes(number) + planes.deflate(bytes(number))
+
+
+def _stream(num_codes, num_bytes):
+  table = coder.pack_tables([coder.Table(False, (1 << 14, 1 << 13, 1 << 13))])
+  body = table + np.random.default_rng(0).bytes(num_bytes) + b'\1'
+  return _file(f'{{"k":["t",{num_codes}]}}', [('CODE', body)])
+
+
+def _zeros(number):
+  return planes.deflate(bytes(number))
+
+
+def _deep(start, middle, end, depth=60):
+  return f'{start * depth}{middle}{end * depth},' * (20_000 // depth)
+
+
+def _numbers(number):
+  return ','.join(f'"{i}"' for i in range(number))
+
+
+def _epsilon(depth):
+  return _file(f'{{"params":{{"n":{{"":{"[" * depth}{"]" * depth}}}}}}}')
+
+
+HOSTILE = {
+  **{
+    f'{encoding} values': lambda encoding=encoding: _values(encoding, 4 * MIB)
+    for encoding in layout.DTYPES
+  },
+  'bytes behind int8': lambda: _values('i1', 3, bytes(4 * MIB)),
+  'bytes behind float64': lambda: _values('f8', 24, bytes(4 * MIB)),
+  'int8 codes': lambda: _int8(4 * MIB),
+  'int8 codes without opposite': lambda: _int8(4 * MIB, b'\x80'),
+  'one symbol, free': lambda: _one_symbol(layout.FREE_CODES),
+  'one symbol, as many as may be': lambda: _one_symbol(1100 << 14, 1000),
+  'static codes': lambda: _ternary((1000, 1000), False),
+  'contexts, all codes in one tile': lambda: _ternary((8, 1, 257, 255), True),
+  'contexts, many codes': lambda: _ternary((3, 3, 500, 500), True),
+  'contexts, many tiles': lambda: _ternary((1000, 1, 1, 16, 6), True, 0.66),
+  'a stream for other codes': lambda: _stream(200, 4 * MIB),
+  'contexts, small kernels': lambda: _ternary((3, 3, 16, 16), True),
+  'contexts, 2^16 rows': lambda: _ternary((1 << 16, 1), True),
+  'contexts, 2^16 rows, taps': lambda: _ternary((3, 3, 1 << 16, 1), True),
+  'contexts, 2^16 columns': lambda: _ternary((1, 1 << 16), True),
+  'a bomb in HEAD': lambda: _bomb('HEAD', headers.MAX_BYTES),
+  'a bomb in TI08': lambda: _bomb('TI08', 3),
+  'a bomb in TF16': lambda: _bomb('TF16', 3),
+  'empty lists': lambda: _file(args=f'{{"a":[{"[]," * 32000}0]}}'),
+  'deep lists': lambda: _file(args=f'{{"a":[{_deep("[", "", "]")}0]}}'),
+  'deep dicts': lambda: _file(args=f'{{"a":[{_deep(DICT, "1", "}")}0]}}'),
+  'the deepest list': lambda: _file(args='[' * 60_000),
+  'the deepest epsilon': lambda: _epsilon(900),
+  'names': lambda: _file(classes=f'[{_numbers(65_000)}]'),
+  'a wide text': lambda: _file(args=f'{{"a":"{WIDE}{"a" * 1_000_000}"}}'),
+  'a wide text of spaces': lambda: _file(
+    args=f'{{"a":"{WIDE}"{" " * 1_000_000}}}'
+  ),
+  'int8 scalars': lambda: _tensors('["i1"]', ('TI08', _zeros)),
+  'int8 tensors': lambda: _tensors(
+    '["q2",1,1]', ('TF16', _half), ('TI08', _zeros)
+  ),
+  'ternary tensors': lambda: _tensors(
+    '["t2",1,1]', ('CODE', lambda n: bytes(5 * n)), ('TF16', _half)
+  ),
+  'wide paths': lambda: _tensors('["i1"]', ('TI08', _zeros), folder=WIDE * 200),
+  'wide paths, too many': lambda: _tensors('["i1"]', folder=WIDE * 900),
+  'an ancillary section': lambda: _file('{}', [('note', bytes(4 * MIB))]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', HOSTILE)
+def test_memory_is_bounded_by_what_a_file_may_declare(name):
+  data = HOSTILE[name]()
+  outcomes.check(data)
+  limit = outcomes.allow_peak(data)
+  for read in READERS:
+    assert outcomes.measure_peak(read, data) <= limit, read
