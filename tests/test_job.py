@@ -22,6 +22,7 @@ def prepare(tmp_path, data_dir):
   def make(**fields):
     config = digits.get_config('debug')
     config.data.data_dir = str(data_dir)
+    config.recipe.distribution = 'uniform'
     config.update_from_flattened_dict(fields)
     jobs.append(job_lib.prepare(config, str(tmp_path / f'run{len(jobs)}')))
     return jobs[-1]

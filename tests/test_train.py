@@ -23,6 +23,7 @@ from hq_jax.data import pipeline
 def get_config(data_dir, arguments='debug'):
   config = digits.get_config(arguments)
   config.data.data_dir = str(data_dir)
+  config.recipe.distribution = 'uniform'  # One sparsity, to compare with.
   return config
 
 

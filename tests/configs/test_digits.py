@@ -32,6 +32,7 @@ def _trace(config):
     **config_lib.to_dict(config)['recipe']
     | {
       'sparsity': 0.8,
+      'distribution': 'uniform',  # The planner's shares are in the sparsity.
       'prune_steps': config.prune.epochs * per_epoch,
       'end_step': (config.prune.epochs + config.ternary.epochs) * per_epoch,
     }
