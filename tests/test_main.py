@@ -40,7 +40,7 @@ def check_same_end(workdir, expected):
 def test_a_run_prints_plain_lines_and_ends_with_the_table(uninterrupted):
   workdir, done = uninterrupted
   lines = done.stdout.splitlines()
-  assert lines[0].startswith('target: ')
+  assert lines[0].startswith('plan: ')
   epochs = [line for line in lines if ' epoch ' in line]
   assert len(epochs) == 6
   assert '\r' not in done.stdout + done.stderr
@@ -62,6 +62,7 @@ def test_a_run_prints_plain_lines_and_ends_with_the_table(uninterrupted):
   assert wanted <= report.keys()
 
 
+@pytest.mark.slow
 def test_killed_in_the_ternary_phase_it_ends_with_the_same_bytes(
   uninterrupted, data_dir, tmp_path
 ):

@@ -61,6 +61,7 @@ def test_top_level_of_the_json(folder, usual):
     'seed',
     'commit',
     'dense_bytes',
+    'predicted_bytes',
     'file_bytes',
     'ratio',
     'num_weights',
