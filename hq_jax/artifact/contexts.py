@@ -382,8 +382,8 @@ def update(
   joint = contexts.astype(np.int16)
   joint *= 3
   joint += symbols.astype(np.int16, copy=False)
-  counts = np.bincount(joint.ravel(), minlength=3 * NUM_CONTEXTS)
-  counts = counts.reshape(NUM_BESIDE, NUM_BINS, NUM_AGREEMENTS, 3)
+  flat = np.bincount(joint.ravel(), minlength=3 * NUM_CONTEXTS)
+  counts = flat.reshape(NUM_BESIDE, NUM_BINS, NUM_AGREEMENTS, 3)
   by_zero = _UNIT * counts.sum(2)
   model.zero_counts[..., 0] += by_zero[..., 0]
   model.zero_counts[..., 1] += by_zero[..., 1] + by_zero[..., 2]
