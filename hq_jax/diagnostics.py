@@ -125,14 +125,8 @@ def flip_rate(
   Raises:
     ValueError: where `select` matches nothing.
   """
-  axes = trees.find_axes(before, select)
-  return trees.flatten(
-    jax.tree.map(
-      lambda a, b: jnp.mean(jnp.sign(a) != jnp.sign(b), dtype=jnp.float32),
-      trees.mask(before, axes),
-      trees.mask(after, axes),
-    )
-  )
+  differ = lambda a, b: jnp.mean(jnp.sign(a) != jnp.sign(b), dtype=jnp.float32)
+  return _compare(differ, before, after, select)
 
 
 def ste_bias(
@@ -166,7 +160,6 @@ def ste_bias(
   Raises:
     ValueError: where `select` matches nothing.
   """
-  axes = trees.find_axes(grads, select)
 
   def distance(a, b):
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
@@ -177,8 +170,12 @@ def ste_bias(
     cosine = sphere.divide(dot(a, b), jnp.sqrt(dot(a, a) * dot(b, b)))
     return 1.0 - cosine
 
+  return _compare(distance, grads, latent_grads, select)
+
+
+def _compare(measure, one, other, select):
+  """A number for each kernel of two trees, by path."""
+  axes = trees.find_axes(one, select)
   return trees.flatten(
-    jax.tree.map(
-      distance, trees.mask(grads, axes), trees.mask(latent_grads, axes)
-    )
+    jax.tree.map(measure, trees.mask(one, axes), trees.mask(other, axes))
   )
