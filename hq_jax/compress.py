@@ -178,8 +178,7 @@ def _encode(
   }
   int8 = {
     path: artifact_lib.quantize_int8(network.kernels[path])
-    for path, layer in plan.layers.items()
-    if layer.encoding == 'int8'
+    for path in planner.with_encoding(plan, 'int8')
   }
   return network.make_artifact(network.variables, codes, int8)
 

@@ -180,10 +180,16 @@ def make_plan(
     A plan.
 
   Raises:
-    ValueError: where the ratio cannot be reached.
+    ValueError: where the ratio cannot be reached, or the distribution is not
+      known.
   """
   make_artifact = functools.partial(deploy.make_artifact, **header)
   recipe = config.recipe
+  if recipe.distribution not in planner.ALLOCATIONS:
+    raise ValueError(
+      f'config.recipe.distribution is {recipe.distribution!r}, wanted one of:'
+      f' {", ".join(planner.ALLOCATIONS)}'
+    )
   if recipe.sparsity is not None:
     sparsity: Any = recipe.sparsity
     if recipe.distribution in distributions.DISTRIBUTIONS:
@@ -201,8 +207,7 @@ def make_plan(
       make_artifact=make_artifact,
     )
   except ValueError as error:
-    field = 'config.recipe.distribution: ' * str(error).startswith('allocation')
-    raise ValueError(f'{field or "config."}{error}') from None
+    raise ValueError(f'config.{error}') from None
 
 
 def ship(
@@ -265,12 +270,11 @@ def _resolve(
       f'config.target_ratio is {config.target_ratio:g}, which is reached'
       ' without a ternary kernel, wanted a higher one'
     )
-  int8 = [p for p, layer in plan.layers.items() if layer.encoding == 'int8']
   return {
     'plan': plan,
     'recipe': make_recipe(config, sparsities, steps_per_epoch),
     'select': lambda path, leaf: path in sparsities,
-    'int8_kernels': tuple(int8),
+    'int8_kernels': planner.with_encoding(plan, 'int8'),
   }
 
 

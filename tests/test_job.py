@@ -77,6 +77,11 @@ def test_given_sparsities_are_shared_out(prepare):
   assert job.recipe.sparsity == found and len(set(found.values())) > 3
 
 
+def test_an_unknown_distribution_is_refused_beside_a_sparsity_too(prepare):
+  with pytest.raises(ValueError, match=r"^config\.recipe\.distribution is 'x'"):
+    prepare(**{'recipe.sparsity': 0.8, 'recipe.distribution': 'x'})
+
+
 def test_weights_change_the_plan(prepare):
   job = prepare(
     **{

@@ -12,7 +12,7 @@ from hq_jax.planner import plans
 from hq_jax.planner import probes
 
 _ENCODINGS = ('ternary', 'int8', 'float16')
-_ALLOCATIONS = ('cosine_distance', *distributions.DISTRIBUTIONS)
+ALLOCATIONS = ('cosine_distance', *distributions.DISTRIBUTIONS)
 
 
 def plan(
@@ -189,9 +189,9 @@ def allocate(
     ValueError: as `plan`.
   """
   check_target(target_ratio)
-  if allocation not in _ALLOCATIONS:
+  if allocation not in ALLOCATIONS:
     raise ValueError(
-      f'allocation is {allocation!r}, wanted one of: {", ".join(_ALLOCATIONS)}'
+      f'allocation is {allocation!r}, wanted one of: {", ".join(ALLOCATIONS)}'
     )
   if not encodings or not set(encodings) <= set(_ENCODINGS):
     raise ValueError(

@@ -68,10 +68,28 @@ def sparsities(plan: Plan) -> dict[str, float]:
     Fractions by path.
   """
   return {
-    path: layer.sparsity
-    for path, layer in plan.layers.items()
-    if layer.encoding == 'ternary'
+    path: plan.layers[path].sparsity for path in with_encoding(plan, 'ternary')
   }
+
+
+def with_encoding(plan: Plan, encoding: str) -> tuple[str, ...]:
+  """The kernels that are to have an encoding.
+
+  >>> layers = {'a': LayerPlan('ternary', 0.5, 3, 0.2),
+  ...           'b': LayerPlan('int8', 0.0, 9, 0.0)}
+  >>> with_encoding(Plan(layers, 20, 8, 100), 'int8')
+  ('b',)
+
+  Args:
+    plan: of `plan` or `predict`.
+    encoding: 'ternary', 'int8' or 'float16'.
+
+  Returns:
+    Their paths, in the order of the plan.
+  """
+  return tuple(
+    path for path, layer in plan.layers.items() if layer.encoding == encoding
+  )
 
 
 def describe(plan: Plan) -> str:
@@ -95,8 +113,7 @@ def describe(plan: Plan) -> str:
   if min(zeros) < max(zeros):
     parts = [f'{min(zeros):.1%} to {parts[0]}']
   for encoding in ('int8', 'float16'):
-    found = [x for x in plan.layers.values() if x.encoding == encoding]
-    if found:
+    if found := with_encoding(plan, encoding):
       parts.append(f'{len(found)} in {encoding}')
   return (
     f'{", ".join(parts)}; at most {plan.predicted_bytes:,} of'
