@@ -1,16 +1,43 @@
 """Models in plain Flax; they know nothing of quantization."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 from flax import linen as nn
 import jax.numpy as jnp
 
 from hq_jax import trees
+from hq_jax.models import mobilenet
+from hq_jax.models import resnet
 from hq_jax.models import small
 
-_MODELS: dict[str, type[nn.Module]] = {'small_resnet': small.SmallResNet}
+
+class _Entry(NamedTuple):
+  make: type[nn.Module]
+  fixed: Mapping[str, Any] = {}
+  # What else it takes, besides `dtype`.
+  arguments: tuple[str, ...] = ()
+
+
+_CIFAR_WIDTHS = (16, 32, 64)
+
+_MODELS = {
+  'small_resnet': _Entry(small.SmallResNet, arguments=('widths', 'num_blocks')),
+  # Networks for 32x32 pixels of 6n + 2 layers; a convolution, not zeros, where
+  # the number of channels changes.
+  'resnet20': _Entry(
+    small.SmallResNet, {'widths': _CIFAR_WIDTHS, 'num_blocks': (3, 3, 3)}
+  ),
+  'resnet56': _Entry(
+    small.SmallResNet, {'widths': _CIFAR_WIDTHS, 'num_blocks': (9, 9, 9)}
+  ),
+  'resnet18': _Entry(resnet.ResNet, {'depth': 18}),
+  'resnet34': _Entry(resnet.ResNet, {'depth': 34}),
+  'resnet50': _Entry(resnet.ResNet, {'depth': 50}),
+  'resnet101': _Entry(resnet.ResNet, {'depth': 101}),
+  'mobilenet_v2': _Entry(mobilenet.MobileNetV2),
+}
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 # In all stages together: a file that asks for more is not traced, which takes
@@ -33,7 +60,8 @@ def build(
   Args:
     name: a name in the table of models.
     num_classes: how many logits.
-    arguments: the model's own arguments; lists stand for tuples.
+    arguments: the model's own arguments; lists stand for tuples, and what is
+      None takes the model's default.
 
   Returns:
     A Flax module.
@@ -45,7 +73,15 @@ def build(
     raise ValueError(
       f'model.name is {name!r}, wanted one of: {", ".join(_MODELS)}'
     )
-  kwargs = dict(arguments)
+  entry = _MODELS[name]
+  kwargs = {key: x for key, x in arguments.items() if x is not None}
+  known = (*entry.arguments, 'dtype')
+  for key, value in kwargs.items():
+    if key not in known:
+      raise ValueError(
+        f'model.{key} is {value!r:.80}, but {name} takes no such argument;'
+        f' wanted one of: {", ".join(known)}'
+      )
   if 'dtype' in kwargs:
     if kwargs['dtype'] not in tuple(_DTYPES):
       raise ValueError(
@@ -61,12 +97,7 @@ def build(
       f'model.widths is {kwargs.get("widths")} and model.num_blocks'
       f' {kwargs.get("num_blocks")}, wanted the same length'
     )
-  try:
-    return _MODELS[name](num_classes=num_classes, **kwargs)
-  except TypeError as error:
-    raise ValueError(
-      f'model {name} cannot be built from {dict(arguments)}: {error}'
-    ) from None
+  return entry.make(num_classes=num_classes, **entry.fixed, **kwargs)
 
 
 def _check_counts(name: str, value: Any, most: int) -> tuple[int, ...]:

@@ -194,7 +194,7 @@ def test_widths_and_blocks_must_agree():
     ({'widths': 'ab'}, r"model\.widths is 'ab', wanted ints"),
     ({'num_blocks': [True]}, r'model\.num_blocks is \[True\], wanted ints'),
     ({'dtype': ['float32']}, r"model\.dtype is \['float32'\], wanted one of"),
-    ({'depth': 3}, r"cannot be built from \{'depth': 3\}"),
+    ({'depth': 3}, r'model\.depth is 3, but small_resnet takes no such'),
   ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments, message):

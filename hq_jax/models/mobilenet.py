@@ -1,0 +1,128 @@
+"""MobileNetV2 as torchvision has it, at width 1."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+# Of each stage: expansion, channels, blocks, stride of the first block.
+_STAGES = (
+  (1, 16, 1, 1),
+  (6, 24, 2, 2),
+  (6, 32, 3, 2),
+  (6, 64, 4, 2),
+  (6, 96, 3, 1),
+  (6, 160, 3, 2),
+  (6, 320, 1, 1),
+)
+
+
+def _conv(width, size, stride, dtype, name, groups=1):
+  # torch pads both sides alike, whatever the stride; 'SAME' does not.
+  return nn.Conv(
+    width,
+    (size, size),
+    (stride, stride),
+    padding=[(size // 2, size // 2)] * 2,
+    feature_group_count=groups,
+    use_bias=False,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _norm(train, dtype, name):
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    name=name,
+  )
+
+
+class Block(nn.Module):
+  """An inverted residual: 1x1 to more channels, 3x3 on each alone, 1x1 back.
+
+  The last convolution is linear. There is a shortcut where stride and width
+  allow it.
+
+  Attributes:
+    width: output channels.
+    expansion: hidden channels over input channels; with 1 there is no first
+      convolution.
+    stride: of the 3x3 convolution.
+    dtype: of the computation.
+  """
+
+  width: int
+  expansion: int = 6
+  stride: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps `[n, h, w, c]` to `[n, h / stride, w / stride, width]`."""
+    hidden = x.shape[-1] * self.expansion
+    y = x
+    if self.expansion > 1:
+      y = _conv(hidden, 1, 1, self.dtype, 'conv_expand')(y)
+      y = nn.relu6(_norm(train, self.dtype, 'norm_expand')(y))
+    y = _conv(
+      hidden, 3, self.stride, self.dtype, 'conv_depthwise', groups=hidden
+    )(y)
+    y = nn.relu6(_norm(train, self.dtype, 'norm_depthwise')(y))
+    y = _conv(self.width, 1, 1, self.dtype, 'conv_project')(y)
+    y = _norm(train, self.dtype, 'norm_project')(y)
+    has_shortcut = self.stride == 1 and x.shape[-1] == self.width
+    return x + y if has_shortcut else y
+
+
+class MobileNetV2(nn.Module):
+  """MobileNetV2 for images of 32 pixels or more.
+
+  Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+  CVPR 2018.
+
+  Note:
+    In training torchvision drops 20% of what enters the head. This does not: a
+    network that is to be pruned has too few parameters, not too many.
+
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> model = MobileNetV2(num_classes=1000)
+  >>> shapes = jax.eval_shape(
+  ...   model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  >>> sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
+  3504872
+
+  Attributes:
+    num_classes: how many logits.
+    dtype: of the computation; parameters and logits are float32.
+  """
+
+  num_classes: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps images `[n, h, w, 3]` to float32 logits `[n, num_classes]`."""
+    x = _conv(32, 3, 2, self.dtype, 'conv_stem')(x)
+    x = nn.relu6(_norm(train, self.dtype, 'norm_stem')(x))
+    number = 0
+    for expansion, width, num_blocks, stride in _STAGES:
+      for block in range(num_blocks):
+        number += 1
+        x = Block(
+          width=width,
+          expansion=expansion,
+          stride=stride if block == 0 else 1,
+          dtype=self.dtype,
+          name=f'block{number}',
+        )(x, train)
+    x = _conv(1280, 1, 1, self.dtype, 'conv_last')(x)
+    x = nn.relu6(_norm(train, self.dtype, 'norm_last')(x))
+    x = jnp.mean(x, axis=(1, 2))
+    x = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
+    return x.astype(jnp.float32)

@@ -1,0 +1,182 @@
+"""MobileNetV2 as torchvision has it: sizes, shapes, and its blocks."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import file_size
+from hq_jax import models
+from hq_jax import trees
+from hq_jax.models import mobilenet
+
+
+@pytest.fixture(scope='module')
+def shapes():
+  model = mobilenet.MobileNetV2(num_classes=1000)
+  return jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
+  )
+
+
+def test_the_number_of_parameters(shapes):
+  # As torchvision counts them.
+  leaves = jax.tree.leaves(shapes['params'])
+  assert sum(leaf.size for leaf in leaves) == 3_504_872
+
+
+def test_the_kernels_are_those_of_the_paper(shapes):
+  kernels = trees.flatten_selected(shapes['params'])
+  wanted = file_size.get_mobilenet_shapes()
+  count = lambda shapes: collections.Counter(map(tuple, shapes))
+  assert count(x.shape for x in kernels.values()) == count(wanted.values())
+
+
+def test_names(shapes):
+  params = shapes['params']
+  blocks = [f'block{i}' for i in range(1, 18)]
+  assert set(params) == {
+    *('conv_stem', 'norm_stem', 'conv_last', 'norm_last', 'head'),
+    *blocks,
+  }
+  inside = {
+    f'{kind}_{place}'
+    for kind in ('conv', 'norm')
+    for place in ('depthwise', 'project', 'expand')
+  }
+  assert set(params['block2']) == inside
+  assert set(params['block1']) == {x for x in inside if 'expand' not in x}
+  biases = [p for p in trees.flatten(params) if p.endswith('bias')]
+  assert all('norm' in p or p == 'head/bias' for p in biases)
+
+
+def test_every_norm_is_paired_with_its_convolution(shapes):
+  pairs = models.pair_norms(shapes['params'])
+  assert set(pairs) == set(models.find_norms(shapes['params']))
+  assert len(pairs) == 1 + 2 + 16 * 3 + 1
+  assert pairs['block3/norm_depthwise'] == 'block3/conv_depthwise'
+
+
+def test_shapes_and_types_of_what_is_computed():
+  model = mobilenet.MobileNetV2(num_classes=10, dtype=jnp.bfloat16)
+
+  def apply(x):
+    variables = model.init(jax.random.key(0), x)
+    return variables, model.apply(variables, x, capture_intermediates=True)
+
+  x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+  variables, (logits, state) = jax.eval_shape(apply, x)
+  assert logits.shape == (2, 10) and logits.dtype == jnp.float32
+  types = {leaf.dtype for leaf in jax.tree.leaves(variables)}
+  assert types == {jnp.dtype('float32')}
+  inside = state['intermediates']
+  del inside['__call__']
+  types = {leaf.dtype for leaf in jax.tree.leaves(inside)}
+  assert types == {jnp.dtype('bfloat16')}
+  sides = [inside[f'block{i}']['__call__'][0].shape[1] for i in range(1, 18)]
+  # Of stages of 1, 2, 3, 4 and 3, 3 and 1 blocks.
+  assert sides == [112] + [56] * 2 + [28] * 3 + [14] * 7 + [7] * 4
+  # The stride belongs to the depthwise convolution.
+  block = inside['block2']
+  assert block['conv_expand']['__call__'][0].shape[1] == 112
+  assert block['conv_depthwise']['__call__'][0].shape[1] == 56
+
+
+def _norm(x, variables, place):
+  params = variables['params'][f'norm_{place}']
+  stats = variables['batch_stats'][f'norm_{place}']
+  x = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
+  return x * params['scale'] + params['bias']
+
+
+def _depthwise(x, kernel, stride):
+  """One zero on either side, and for each channel the sum over its 9 taps."""
+  n, height, width, channels = x.shape
+  x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  rows, columns = range(0, height, stride), range(0, width, stride)
+  y = np.zeros((n, len(rows), len(columns), channels))
+  for i, row in enumerate(rows):
+    for j, column in enumerate(columns):
+      window = x[:, row : row + 3, column : column + 3]
+      y[:, i, j] = (window * kernel[:, :, 0]).sum((1, 2))
+  return y
+
+
+def _apply_block(x, variables, stride):
+  kernel = lambda place: variables['params'][f'conv_{place}']['kernel']
+  relu6 = lambda x: np.minimum(np.maximum(x, 0), 6)
+  y = x
+  if 'conv_expand' in variables['params']:
+    y = relu6(_norm(y @ kernel('expand')[0, 0], variables, 'expand'))
+  y = _depthwise(y, kernel('depthwise'), stride)
+  y = relu6(_norm(y, variables, 'depthwise'))
+  return _norm(y @ kernel('project')[0, 0], variables, 'project')
+
+
+def _draw(shapes, rng):
+  """Variables in which no norm is the identity; activations exceed 6."""
+  return jax.tree.map(
+    lambda leaf: rng.uniform(
+      *((0.5, 1.5) if leaf.ndim == 1 else (-2, 2)), leaf.shape
+    ).astype(np.float32),
+    shapes,
+  )
+
+
+@pytest.mark.parametrize(
+  ('width', 'expansion', 'stride', 'has_shortcut'),
+  [(4, 6, 1, True), (4, 2, 2, False), (5, 1, 1, False)],
+)
+def test_a_block_matches_the_reference(
+  rng, width, expansion, stride, has_shortcut
+):
+  block = mobilenet.Block(width=width, expansion=expansion, stride=stride)
+  x = rng.normal(size=(2, 6, 5, 4)).astype(np.float32)
+  shapes = jax.eval_shape(block.init, jax.random.key(0), x)
+  variables = _draw(shapes, rng)
+  wide = jax.tree.map(np.float64, variables)
+  wanted = _apply_block(np.float64(x), wide, stride)
+  wanted += x if has_shortcut else 0
+  got, state = jax.jit(
+    lambda variables, x: block.apply(
+      variables, x, capture_intermediates=True, mutable=['intermediates']
+    )
+  )(variables, x)
+  inside = state['intermediates']['norm_depthwise']['__call__'][0]
+  assert np.max(inside) > 6
+  np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_block_with_stride_has_no_shortcut_even_on_one_pixel(rng):
+  block = mobilenet.Block(width=4, stride=2)
+  x = rng.normal(size=(1, 1, 1, 4)).astype(np.float32)
+  shapes = jax.eval_shape(block.init, jax.random.key(0), x)
+  variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  # Every weight is zero: only a shortcut could bring the input through.
+  assert not np.any(jax.jit(block.apply)(variables, x))
+
+
+def test_training_updates_every_statistic(rng):
+  block = mobilenet.Block(width=4, expansion=2)
+  x = rng.normal(size=(4, 4, 4, 4)).astype(np.float32)
+  variables = _draw(jax.eval_shape(block.init, jax.random.key(0), x), rng)
+  _, updated = jax.jit(
+    lambda variables, x: block.apply(
+      variables, x, train=True, mutable=['batch_stats']
+    )
+  )(variables, x)
+  kernel = np.float64(variables['params']['conv_expand']['kernel'])
+  y = np.float64(x) @ kernel[0, 0]
+  after = updated['batch_stats']['norm_expand']
+  before = variables['batch_stats']['norm_expand']
+  for name, value in (('mean', y.mean((0, 1, 2))), ('var', y.var((0, 1, 2)))):
+    wanted = 0.9 * before[name] + 0.1 * value
+    np.testing.assert_allclose(after[name], wanted, rtol=1e-4, atol=1e-5)
+  changed = jax.tree.map(
+    lambda a, b: bool(np.all(a != np.asarray(b))),
+    variables['batch_stats'],
+    updated['batch_stats'],
+  )
+  assert all(jax.tree.leaves(changed)) and len(changed) == 3
