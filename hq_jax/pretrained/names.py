@@ -1,0 +1,218 @@
+"""What other libraries call the modules of our networks.
+
+A naming maps the path of a Flax module to the name of a PyTorch one:
+
+  >>> torchvision_resnet('stage2_block1/conv_proj')
+  'layer2.0.downsample.0'
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import re
+
+Naming = Callable[[str], str]
+
+_RESNET_BLOCK = re.compile(r'stage(\d+)_block(\d+)/(conv|norm)(\d+|_proj)')
+_MOBILENET_BLOCK = re.compile(
+  r'block(\d+)/(conv|norm)_(expand|depthwise|project)'
+)
+
+# The first block of each stage of MobileNetV2; timm counts within stages.
+_MOBILENET_STAGES = (1, 2, 4, 7, 11, 14, 17)
+
+_LEAVES = {
+  'params/kernel': 'weight',
+  'params/scale': 'weight',
+  'params/bias': 'bias',
+  'batch_stats/mean': 'running_mean',
+  'batch_stats/var': 'running_var',
+}
+
+
+def _match(pattern: re.Pattern[str], module: str) -> re.Match[str]:
+  match = pattern.fullmatch(module)
+  if match is None:
+    raise ValueError(
+      f'module {module!r} has no name, wanted one of the network'
+    )
+  return match
+
+
+def torchvision_resnet(module: str) -> str:
+  """The names of torchvision's and timm's residual networks.
+
+  >>> torchvision_resnet('stage1_block2/norm1')
+  'layer1.1.bn1'
+
+  Args:
+    module: the path of a module in `resnet.ResNet`.
+
+  Returns:
+    The name of the PyTorch module.
+
+  Raises:
+    ValueError: for a module that is not there.
+  """
+  top = {'conv_stem': 'conv1', 'norm_stem': 'bn1', 'head': 'fc'}
+  if module in top:
+    return top[module]
+  stage, block, kind, place = _match(_RESNET_BLOCK, module).groups()
+  parent = f'layer{stage}.{int(block) - 1}'
+  if place == '_proj':
+    return f'{parent}.downsample.{int(kind == "norm")}'
+  return f'{parent}.{"bn" if kind == "norm" else "conv"}{place}'
+
+
+def hugging_face_resnet(module: str) -> str:
+  """The names of Hugging Face's residual networks, without `resnet.` before.
+
+  >>> hugging_face_resnet('stage1_block2/norm1')
+  'encoder.stages.0.layers.1.layer.0.normalization'
+
+  Args:
+    module: the path of a module in `resnet.ResNet`.
+
+  Returns:
+    The name of the PyTorch module.
+
+  Raises:
+    ValueError: for a module that is not there.
+  """
+  words = {'conv': 'convolution', 'norm': 'normalization'}
+  if module == 'head':
+    return 'classifier.1'
+  if module in ('conv_stem', 'norm_stem'):
+    return f'embedder.embedder.{words[module[:4]]}'
+  stage, block, kind, place = _match(_RESNET_BLOCK, module).groups()
+  inside = 'shortcut' if place == '_proj' else f'layer.{int(place) - 1}'
+  parent = f'encoder.stages.{int(stage) - 1}.layers.{int(block) - 1}'
+  return f'{parent}.{inside}.{words[kind]}'
+
+
+def torchvision_mobilenet(module: str) -> str:
+  """The names of torchvision's MobileNetV2.
+
+  >>> torchvision_mobilenet('block2/norm_depthwise')
+  'features.2.conv.1.1'
+
+  Args:
+    module: the path of a module in `mobilenet.MobileNetV2`.
+
+  Returns:
+    The name of the PyTorch module.
+
+  Raises:
+    ValueError: for a module that is not there.
+  """
+  top = {
+    'conv_stem': 'features.0.0',
+    'norm_stem': 'features.0.1',
+    'conv_last': 'features.18.0',
+    'norm_last': 'features.18.1',
+    'head': 'classifier.1',
+  }
+  if module in top:
+    return top[module]
+  block, kind, place = _match(_MOBILENET_BLOCK, module).groups()
+  index = ['expand', 'depthwise', 'project'].index(place)
+  # The first block has no expansion.
+  index -= block == '1'
+  norm = int(kind == 'norm')
+  # The last convolution and its norm stand beside the pairs, not in one.
+  inside = index + norm if place == 'project' else f'{index}.{norm}'
+  return f'features.{block}.conv.{inside}'
+
+
+def timm_mobilenet(module: str) -> str:
+  """The names of timm's MobileNetV2 (`mobilenetv2_100`).
+
+  >>> timm_mobilenet('block3/norm_depthwise')
+  'blocks.1.1.bn2'
+
+  Args:
+    module: the path of a module in `mobilenet.MobileNetV2`.
+
+  Returns:
+    The name of the PyTorch module.
+
+  Raises:
+    ValueError: for a module that is not there.
+  """
+  top = {
+    'conv_stem': 'conv_stem',
+    'norm_stem': 'bn1',
+    'conv_last': 'conv_head',
+    'norm_last': 'bn2',
+    'head': 'classifier',
+  }
+  if module in top:
+    return top[module]
+  block, kind, place = _match(_MOBILENET_BLOCK, module).groups()
+  number = int(block)
+  stage, first = max(x for x in enumerate(_MOBILENET_STAGES) if x[1] <= number)
+  # The first block has no expansion: its projection is an ordinary pointwise
+  # convolution, and the last one of the others a linear one.
+  convs = ['conv_pw', 'conv_dw', 'conv_pwl']
+  index = ['expand', 'depthwise', 'project'].index(place)
+  if number == 1:
+    convs, index = ['conv_dw', 'conv_pw'], index - 1
+  inside = f'bn{index + 1}' if kind == 'norm' else convs[index]
+  return f'blocks.{stage}.{number - first}.{inside}'
+
+
+def name_leaves(paths: Iterable[str], naming: Naming) -> dict[str, str]:
+  """The names of arrays in a PyTorch state dictionary.
+
+  >>> name_leaves(['batch_stats/norm_stem/var'], torchvision_resnet)
+  {'batch_stats/norm_stem/var': 'bn1.running_var'}
+
+  Args:
+    paths: of the leaves of variables, each collection/module/leaf.
+    naming: the names of the modules.
+
+  Returns:
+    Names by path.
+
+  Raises:
+    ValueError: for a path that is not there.
+  """
+  names = {}
+  for path in paths:
+    collection, _, inside = path.partition('/')
+    module, _, leaf = inside.rpartition('/')
+    kind = _LEAVES.get(f'{collection}/{leaf}')
+    if kind is None:
+      raise ValueError(
+        f'{path} is no leaf of these networks, wanted one of:'
+        f' {", ".join(_LEAVES)}'
+      )
+    names[path] = f'{naming(module)}.{kind}'
+  return names
+
+
+def find_naming(
+  found: Iterable[str],
+  paths: Iterable[str],
+  namings: Sequence[Naming],
+) -> Naming:
+  """The naming under which most of a network's weights are there.
+
+  >>> namings = [hugging_face_resnet, torchvision_resnet]
+  >>> find_naming(['fc.bias'], ['params/head/bias'], namings).__name__
+  'torchvision_resnet'
+
+  Args:
+    found: the names in a file.
+    paths: of the leaves of the network's variables.
+    namings: those to choose from.
+
+  Returns:
+    One of them; the first one among equals.
+
+  Raises:
+    ValueError: for a path that is not there.
+  """
+  found = set(found)
+  count = lambda naming: len(
+    found.intersection(name_leaves(paths, naming).values())
+  )
+  return max(namings, key=count)
