@@ -23,7 +23,7 @@ def _field(default: Any, check: Callable[[Any], bool], wanted: str) -> Any:
   )
 
 
-def _at_least(least: int, default: int) -> Any:
+def _at_least(least: int, default: int | None) -> Any:
   return _field(default, lambda x: x >= least, f'at least {least}')
 
 
@@ -31,6 +31,16 @@ def _positive(default: float) -> Any:
   return _field(
     default, lambda x: math.isfinite(x) and x > 0, 'a positive number'
   )
+
+
+def _not_negative(default: float) -> Any:
+  return _field(
+    default, lambda x: 0 <= x < math.inf, 'a finite number of at least 0'
+  )
+
+
+def _positive_fraction(default: float) -> Any:
+  return _field(default, lambda x: 0.0 < x <= 1.0, 'a fraction in (0, 1]')
 
 
 def _fraction(default: float | None) -> Any:
@@ -42,14 +52,41 @@ class Data:
   """Which images are read, and how.
 
   Attributes:
-    name: a name in `data.datasets`.
-    data_dir: where TFDS keeps prepared sets; None for its own default.
-    max_shift: training images are shifted by up to so many pixels.
+    name: a generated set (`digits`, `glyphs/16`, ...), any set that `python -m
+      hq_jax.prepare` has prepared (`imagenet2012`, ...), or `folder`.
+    data_dir: where TFDS keeps prepared sets, None for its own default; for
+      `folder`, the folder of images.
+    train_split: of a prepared set; None for `train`.
+    test_split: of a prepared set; None for its labelled test or validation set.
+    image_size: the side of the model's input in pixels: images are cropped and
+      resized to it; None for images that are taken as they are stored.
+    crop_fraction: in evaluation, the side of the centre crop over the shorter
+      side of the image.
+    min_area: in training, the least area of a random crop over that of the
+      image; 1 for crops that are the whole image or nearly so.
+    flip: training images are mirrored at random.
+    max_shift: training images that are not cropped are shifted by up to so many
+      pixels.
+    mixup_alpha: see `mixing.mixup`; 0 for none.
+    cutmix_alpha: see `mixing.cutmix`; 0 for none.
+    max_unreadable: so many images that cannot be read are skipped before the
+      run ends with an error.
+    num_threads: that decode images; None for one per core.
   """
 
   name: str = 'digits'
   data_dir: str | None = None
-  max_shift: int = _at_least(0, 1)
+  train_split: str | None = None
+  test_split: str | None = None
+  image_size: int | None = _at_least(1, None)
+  crop_fraction: float = _positive_fraction(0.875)
+  min_area: float = _positive_fraction(0.08)
+  flip: bool = False
+  max_shift: int = _at_least(0, 0)
+  mixup_alpha: float = _not_negative(0.0)
+  cutmix_alpha: float = _not_negative(0.0)
+  max_unreadable: int = _at_least(0, 10)
+  num_threads: int | None = _at_least(1, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,17 +95,17 @@ class Model:
 
   Attributes:
     name: a name in `models`.
-    widths: the channels of each stage.
-    num_blocks: the blocks of each stage.
+    widths: the channels of each stage, of `small_resnet` alone.
+    num_blocks: the blocks of each stage, of `small_resnet` alone.
     dtype: of the computation: float32 or bfloat16.
   """
 
   name: str = 'small_resnet'
-  widths: tuple[int, ...] = _field(
-    (32, 64, 128), lambda x: x and min(x) >= 1, 'widths of at least 1'
+  widths: tuple[int, ...] | None = _field(
+    None, lambda x: x and min(x) >= 1, 'widths of at least 1'
   )
-  num_blocks: tuple[int, ...] = _field(
-    (1, 1, 1), lambda x: x and min(x) >= 1, 'numbers of at least 1'
+  num_blocks: tuple[int, ...] | None = _field(
+    None, lambda x: x and min(x) >= 1, 'numbers of at least 1'
   )
   dtype: str = _field(
     'float32', ('float32', 'bfloat16').__contains__, 'float32 or bfloat16'
@@ -87,10 +124,21 @@ class Optimizer:
   """
 
   name: str = 'adamw'
-  weight_decay: float = _field(
-    1e-4, lambda x: 0 <= x < math.inf, 'a finite number of at least 0'
-  )
+  weight_decay: float = _not_negative(1e-4)
   label_smoothing: float = _fraction(0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distill:
+  """The dense network as a teacher, while it is compressed.
+
+  Attributes:
+    weight: of its answers in the loss, the labels having the rest; 0 for none.
+    temperature: see `losses.distillation`.
+  """
+
+  weight: float = _field(0.0, lambda x: 0.0 <= x <= 1.0, 'a fraction in [0, 1]')
+  temperature: float = _positive(2.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,11 +208,16 @@ class Config:
       it would make is smaller than that.
     max_error: the largest relative error with which the file may hold a tensor
       that is not ternary.
+    pretrained: a file of weights (see `pretrained`) that training begins with;
+      with `dense.epochs` 0 they are compressed as they are.
+    pretrained_head: False for weights of other classes: the classifier is then
+      trained anew.
     batch_size: images in a step, over all devices.
     checkpoint_every_epochs: epochs between two checkpoints.
     data: see `Data`.
     model: see `Model`.
     optimizer: see `Optimizer`.
+    distill: see `Distill`.
     dense: the phase that trains the dense network.
     prune: the phase that prunes and reinitializes.
     ternary: the phase that trains ternary weights.
@@ -177,11 +230,14 @@ class Config:
   )
   fill_target: bool = True
   max_error: float = _positive(1e-3)
+  pretrained: str | None = None
+  pretrained_head: bool = True
   batch_size: int = _at_least(1, 64)
   checkpoint_every_epochs: int = _at_least(1, 5)
   data: Data = Data()
   model: Model = Model()
   optimizer: Optimizer = Optimizer()
+  distill: Distill = Distill()
   dense: Phase = Phase()
   prune: Phase = Phase()
   ternary: Phase = Phase()
@@ -222,7 +278,7 @@ def _defaults_of(record: type) -> ml_collections.ConfigDict:
 def _required_type(annotation: Any) -> type:
   """`float` for `float | None`, `tuple` for `tuple[int, ...]`."""
   if typing.get_origin(annotation) is types.UnionType:
-    return next(x for x in typing.get_args(annotation) if x is not type(None))
+    (annotation,) = set(typing.get_args(annotation)) - {type(None)}
   return typing.get_origin(annotation) or annotation
 
 

@@ -9,12 +9,14 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
+from hq_jax import job as job_lib
 from hq_jax import metrics
 from hq_jax import models
 from hq_jax import sharding
 from hq_jax import trees
-from hq_jax.data import datasets
+from hq_jax.data import normalization
 from hq_jax.data import pipeline
+from hq_jax.data import unreadable
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], metrics.Sums]
 
@@ -86,15 +88,22 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   found = artifact_lib.read(path)
   mesh = sharding.make_mesh()
   sharding.check_batch_size(checked.batch_size, mesh)
-  dataset = datasets.load(checked.data.name, checked.data.data_dir)
+  dataset = job_lib.load_dataset(checked.data)
   for name, theirs, ours in (
     ('input_shape', found.input_shape, dataset.image_shape),
     ('class_names', found.class_names, dataset.class_names),
   ):
     if theirs != ours:
       raise ValueError(
-        f'{path}: {name} is {theirs}, but {dataset.name} has {ours}'
+        f'{path}: {name} is {theirs!s:.200}, but {dataset.name} has'
+        f' {ours!s:.200}'
       )
+  crop = normalization.get_crop(found.preprocessing)
+  if (crop is None) != (dataset.resize is None):
+    raise ValueError(
+      f'{path}: its images are {"arrays" if crop is None else "files"}, but'
+      f' those of {dataset.name} are not: set config.data.image_size'
+    )
   model = models.build(
     found.model,
     num_classes=len(found.class_names),
@@ -106,6 +115,8 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     dataset.test,
     preprocessing=found.preprocessing,
     batch_size=checked.batch_size,
+    unreadable=unreadable.Unreadable(checked.data.max_unreadable),
+    num_threads=checked.data.num_threads,
   )
   return evaluate(make_eval_step(model), variables, batches, mesh)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import functools
+import hashlib
 import os
 from typing import Any, IO, NamedTuple
 
@@ -18,6 +19,7 @@ from hq_jax import distributions
 from hq_jax import models
 from hq_jax import optimizers
 from hq_jax import planner
+from hq_jax import pretrained as pretrained_lib
 from hq_jax import sharding
 from hq_jax import steering
 from hq_jax import train_state
@@ -26,6 +28,7 @@ from hq_jax import trees
 from hq_jax import workdir as workdir_lib
 from hq_jax.data import datasets
 from hq_jax.data import normalization
+from hq_jax.data import unreadable as unreadable_lib
 
 _MOST_ROUNDS = 4  # until a file that was steered too far fits its target
 
@@ -38,7 +41,9 @@ class Job(NamedTuple):
     workdir: this run's own folder.
     lock: held while the run lasts.
     dataset: opened.
+    unreadable: counts the images that cannot be read.
     model: the Flax module.
+    pretrained: the weights that training begins with, if not random ones.
     mesh: all devices.
     header: keyword arguments of `deploy.make_artifact`: what the file says, and
       how exactly.
@@ -54,7 +59,9 @@ class Job(NamedTuple):
   workdir: str
   lock: IO[str]
   dataset: datasets.Dataset
+  unreadable: unreadable_lib.Unreadable
   model: nn.Module
+  pretrained: dict[str, Any] | None
   mesh: jax.sharding.Mesh
   header: dict[str, Any]
   steps_per_epoch: int
@@ -84,20 +91,11 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   mesh = sharding.make_mesh()
   sharding.check_batch_size(checked.batch_size, mesh)
   optimizers.make_optimizer(checked.optimizer, lambda step: 0.0)
-  dataset = datasets.load(checked.data.name, checked.data.data_dir)
-  if checked.batch_size > len(dataset.train):
-    raise ValueError(
-      f'config.batch_size is {checked.batch_size}, wanted at most the'
-      f' {len(dataset.train)} training images'
-    )
-  least_side = min(dataset.image_shape[:2])
-  if checked.data.max_shift >= least_side:
-    raise ValueError(
-      f'config.data.max_shift is {checked.data.max_shift}, wanted 0 to'
-      f' {least_side - 1} for images of {dataset.image_shape}'
-    )
+  dataset = load_dataset(checked.data)
+  _check_data(checked, dataset)
   steps_per_epoch = round(len(dataset.train) / checked.batch_size)
-  arguments = config_lib.to_dict(checked)['model']
+  fields = config_lib.to_dict(checked)['model']
+  arguments = {key: x for key, x in fields.items() if x is not None}
   name = arguments.pop('name')
   model = models.build(
     name, num_classes=len(dataset.class_names), arguments=arguments
@@ -113,6 +111,15 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), np.zeros((1, *dataset.image_shape))
   )
+  pretrained = None
+  if checked.pretrained is not None:
+    pretrained = pretrained_lib.to_flax(
+      pretrained_lib.read(checked.pretrained),
+      shapes,
+      architecture=name,
+      new_head=not checked.pretrained_head,
+      path=checked.pretrained,
+    )
   plan = make_plan(checked, shapes, header)
   planned = _resolve(checked, plan, steps_per_epoch)
   try:  # What does not fit these kernels.
@@ -134,19 +141,79 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     wanted_bytes = steering.get_wanted_bytes(
       plan.dense_bytes, checked.target_ratio
     )
-  lock = workdir_lib.claim(workdir, config_lib.to_dict(checked))
+  lock = workdir_lib.claim(
+    workdir, config_lib.to_dict(checked) | _identify_inputs(checked, dataset)
+  )
   return Job(
     config=checked,
     workdir=workdir,
     lock=lock,
     dataset=dataset,
+    unreadable=unreadable_lib.Unreadable(checked.data.max_unreadable),
     model=model,
+    pretrained=pretrained,
     mesh=mesh,
     header=header,
     steps_per_epoch=steps_per_epoch,
     wanted_bytes=wanted_bytes,
     **planned,
   )
+
+
+def _identify_inputs(
+  config: config_lib.Config, dataset: datasets.Dataset
+) -> dict[str, Any]:
+  """What a run must find again when it goes on, besides its config."""
+  found = {}
+  if dataset.fingerprint is not None:
+    found['images'] = dataset.fingerprint
+  if config.pretrained is not None:
+    with open(config.pretrained, 'rb') as file:
+      found['pretrained'] = hashlib.file_digest(file, 'sha256').hexdigest()
+  return {'inputs': found} if found else {}
+
+
+def load_dataset(config: config_lib.Data) -> datasets.Dataset:
+  """Opens the data set of a config.
+
+  Args:
+    config: which.
+
+  Returns:
+    The data set.
+
+  Raises:
+    ValueError: where it is unknown, not prepared, or damaged.
+  """
+  return datasets.load(
+    config.name,
+    config.data_dir,
+    image_size=config.image_size,
+    crop_fraction=config.crop_fraction,
+    train_split=config.train_split,
+    test_split=config.test_split,
+  )
+
+
+def _check_data(config: config_lib.Config, dataset: datasets.Dataset) -> None:
+  """Refuses what does not fit the images."""
+  if config.batch_size > len(dataset.train):
+    raise ValueError(
+      f'config.batch_size is {config.batch_size}, wanted at most the'
+      f' {len(dataset.train)} training images'
+    )
+  least_side = min(dataset.image_shape[:2])
+  max_shift = config.data.max_shift
+  if dataset.resize is not None and max_shift:
+    raise ValueError(
+      f'config.data.max_shift is {max_shift}, wanted 0 where images are cropped'
+      ' at random'
+    )
+  if max_shift >= least_side:
+    raise ValueError(
+      f'config.data.max_shift is {max_shift}, wanted 0 to {least_side - 1} for'
+      f' images of {dataset.image_shape}'
+    )
 
 
 def replan(job: Job, variables: Any) -> Job:

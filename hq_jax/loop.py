@@ -35,7 +35,8 @@ class Stage(NamedTuple):
     schedule: its learning rate.
     first_epoch: epochs of the stages before.
     phases: name and epochs of each phase.
-    seed: of the order of the images.
+    seed: of the order of the images, and what else is drawn.
+    teacher: variables of a network whose answers are learnt from.
   """
 
   name: str
@@ -44,6 +45,7 @@ class Stage(NamedTuple):
   first_epoch: int
   phases: tuple[tuple[str, int], ...]
   seed: int
+  teacher: Any = None
 
   @property
   def num_epochs(self) -> int:
@@ -81,11 +83,16 @@ def fit(
   Raises:
     FloatingPointError: where the loss is no longer a number.
   """
+  config = job.config
   iterator = pipeline.make_train_iterator(
     job.dataset,
-    batch_size=job.config.batch_size,
+    batch_size=config.batch_size,
     seed=stage.seed,
-    max_shift=job.config.data.max_shift,
+    max_shift=config.data.max_shift,
+    flip=config.data.flip,
+    min_area=config.data.min_area,
+    unreadable=job.unreadable,
+    num_threads=config.data.num_threads,
   )
   checkpoints = checkpoint.Checkpoints(
     os.path.join(job.workdir, workdir_lib.CHECKPOINTS, stage.name)
@@ -98,10 +105,17 @@ def fit(
   if first_epoch < stage.num_epochs:
     history.truncate(stage.first_epoch * job.steps_per_epoch + first_step)
   step_fn = train_step.make_train_step(
-    job.model, stage.tx, label_smoothing=job.config.optimizer.label_smoothing
+    job.model,
+    stage.tx,
+    seed=stage.seed,
+    label_smoothing=config.optimizer.label_smoothing,
+    mixup_alpha=config.data.mixup_alpha,
+    cutmix_alpha=config.data.cutmix_alpha,
+    distill_weight=config.distill.weight,
+    temperature=config.distill.temperature,
   )
   watch = jax.jit(lambda state: _watch(state, job))
-  every = job.config.checkpoint_every_epochs
+  every = config.checkpoint_every_epochs
   with tqdm.tqdm(
     total=stage.num_epochs * job.steps_per_epoch,
     initial=first_step,
@@ -114,7 +128,7 @@ def fit(
       sums = None
       for _ in range(job.steps_per_epoch):
         batch = sharding.to_global(next(iterator), job.mesh)
-        state, batch_sums = step_fn(state, batch)
+        state, batch_sums = step_fn(state, batch, stage.teacher)
         sums = metrics.add(sums, batch_sums)
         bar.update()
       row = _make_row(job, stage, epoch, state, metrics.means(sums or {}))

@@ -16,11 +16,11 @@ def classification_sums(
   labels: jax.Array,
   valid: jax.Array | None = None,
   *,
-  label_smoothing: float = 0.0,
+  losses: jax.Array | None = None,
 ) -> Sums:
-  """Cross-entropy and accuracy of a batch, as sums over its examples.
+  """Loss and accuracy of a batch, as sums over its examples.
 
-  `loss = sum_i valid_i * CE(logits_i, smoothed one-hot_i)`, `accuracy = sum_i
+  `loss = sum_i valid_i * loss_i`, `accuracy = sum_i
   valid_i * [argmax logits_i == label_i]`; each with the count `sum_i valid_i`.
 
   >>> import jax.numpy as jnp
@@ -33,15 +33,14 @@ def classification_sums(
     logits: float, `[n, num_classes]`.
     labels: int, `[n]`.
     valid: bool, `[n]`, which examples count; None for all.
-    label_smoothing: the mass that is spread over all classes, in [0, 1).
+    losses: `loss_i`, float, `[n]`; None for `CE(logits_i, labels_i)`.
 
   Returns:
     A `[sum, count]` pair for `loss` and for `accuracy`.
   """
-  targets = optax.smooth_labels(
-    jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing
-  )
-  losses = optax.softmax_cross_entropy(logits, targets)
+  if losses is None:
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    losses = optax.softmax_cross_entropy(logits, targets)
   correct = jnp.argmax(logits, axis=-1) == labels
   if valid is None:
     valid = jnp.ones(labels.shape, bool)

@@ -1,5 +1,6 @@
 """The run: dense stage, compression stage, file, report."""
 
+from collections.abc import Collection, Mapping
 import os
 from typing import Any
 
@@ -43,6 +44,8 @@ def run(job: job_lib.Job) -> dict[str, Any]:
     job.dataset.test,
     preprocessing=job.header['preprocessing'],
     batch_size=job.config.batch_size,
+    unreadable=job.unreadable,
+    num_threads=job.config.data.num_threads,
   )
 
   def evaluate_on_test(variables):
@@ -58,12 +61,13 @@ def run(job: job_lib.Job) -> dict[str, Any]:
       jax.random.key(job.config.seed),
       job.dataset.image_shape,
       job.mesh,
+      job.pretrained,
     ),
     history,
     evaluate_on_test,
   )
   job = job_lib.replan(job, dense.variables)
-  compress_stage = make_compress_stage(job)
+  compress_stage = make_compress_stage(job, dense.variables)
   state = loop.fit(
     job,
     compress_stage,
@@ -74,10 +78,11 @@ def run(job: job_lib.Job) -> dict[str, Any]:
   shipped = job_lib.ship(job, state, is_last=True)
   path = write_model(job.workdir, shipped)
   latents = transforms.latents(state.opt_state, state.params)
+  dense_kernels = _host_kernels(dense.params, job.select)
   return report.write(
     job.workdir,
     report.Inputs(
-      dense_kernels=_host_kernels(dense.params, job.select),
+      dense_kernels=dense_kernels,
       latent_kernels=_host_kernels(latents, job.select),
       file_path=path,
       dense_bytes=job.plan.dense_bytes,
@@ -85,7 +90,7 @@ def run(job: job_lib.Job) -> dict[str, Any]:
       dense=evaluate_on_test(dense.variables),
       ternary=evaluate_on_test(artifact_lib.to_variables(shipped)),
       file=evaluate_on_test(artifact_lib.to_variables(artifact_lib.read(path))),
-      history=history.rows,
+      history=[_align(row, dense_kernels) for row in history.rows],
       config=config_lib.to_dict(job.config),
       seed=job.config.seed,
       commit=provenance.get_commit(),
@@ -116,11 +121,14 @@ def make_dense_stage(job: job_lib.Job) -> loop.Stage:
   )
 
 
-def make_compress_stage(job: job_lib.Job) -> loop.Stage:
+def make_compress_stage(
+  job: job_lib.Job, dense_variables: Any = None
+) -> loop.Stage:
   """The stage that prunes and makes ternary.
 
   Args:
     job: with the plan for the weights that the stage begins with.
+    dense_variables: of the dense network, the teacher where there is one.
 
   Returns:
     The second stage.
@@ -140,6 +148,7 @@ def make_compress_stage(job: job_lib.Job) -> loop.Stage:
     first_epoch=config.dense.epochs,
     phases=(('prune', config.prune.epochs), ('ternary', config.ternary.epochs)),
     seed=2 * config.seed + 1,
+    teacher=dense_variables if config.distill.weight else None,
   )
 
 
@@ -166,6 +175,20 @@ def write_model(workdir: str, shipped: artifact_lib.Artifact) -> str:
     return path
   artifact_lib.write(path, shipped)
   return path
+
+
+def _align(row: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+  """A row whose tables have these kernels.
+
+  What is ternary is planned anew when the dense network is there: until then
+  others may have been watched.
+  """
+  return {
+    name: {path: value.get(path) for path in paths}
+    if isinstance(value, Mapping)
+    else value
+    for name, value in row.items()
+  }
 
 
 def _host_kernels(params: Any, select: trees.Selector) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The state of training, and how it begins."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -48,6 +49,7 @@ def init(
   key: chex.PRNGKey,
   input_shape: tuple[int, ...],
   mesh: jax.sharding.Mesh,
+  pretrained: Mapping[str, Any] | None = None,
 ) -> TrainState:
   """Initializes a model and its optimizer, already in their places.
 
@@ -57,16 +59,31 @@ def init(
     key: of the initial weights.
     input_shape: of one image.
     mesh: the devices.
+    pretrained: `params` and `batch_stats` that take the place of initial ones:
+      nested dictionaries, which may lack some leaves and have no others.
 
   Returns:
     A state that is replicated over the mesh.
   """
 
-  def build(key):
+  def build(key, pretrained):
     variables = model.init(key, jnp.zeros((1, *input_shape)), train=False)
+    variables = _overlay(variables, pretrained)
     return _begin(variables['params'], variables.get('batch_stats', {}), tx)
 
-  return jax.jit(build, out_shardings=sharding.replicated(mesh))(key)
+  return jax.jit(build, out_shardings=sharding.replicated(mesh))(
+    key, pretrained or {}
+  )
+
+
+def _overlay(below: Any, above: Any) -> Any:
+  """The leaves of `above`, and those of `below` where it has none."""
+  if not isinstance(below, Mapping):
+    return above
+  return {
+    name: _overlay(value, above[name]) if name in above else value
+    for name, value in below.items()
+  }
 
 
 def restart(

@@ -1,25 +1,32 @@
 """One step of training."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
+from hq_jax import losses
 from hq_jax import metrics
+from hq_jax import mixing
 from hq_jax import train_state
 
 Batch = dict[str, jax.Array]
-TrainStep = Callable[
-  [train_state.TrainState, Batch], tuple[train_state.TrainState, metrics.Sums]
-]
+TrainStep = Callable[..., tuple[train_state.TrainState, metrics.Sums]]
 
 
 def make_train_step(
   model: nn.Module,
   tx: optax.GradientTransformation,
   *,
+  seed: int = 0,
   label_smoothing: float = 0.0,
+  mixup_alpha: float = 0.0,
+  cutmix_alpha: float = 0.0,
+  distill_weight: float = 0.0,
+  temperature: float = 1.0,
 ) -> TrainStep:
   """Makes the step: loss, gradient, update, batch statistics.
 
@@ -29,23 +36,64 @@ def make_train_step(
   Args:
     model: a Flax module with batch norms.
     tx: the optimizer that made the state.
+    seed: of what is drawn for mixup and cutmix, step by step.
     label_smoothing: the mass that is spread over all classes, in [0, 1).
+    mixup_alpha: see `mixing.mix`; 0 for no mixup.
+    cutmix_alpha: see `mixing.mix`; 0 for no cutmix.
+    distill_weight: of a teacher's answers in the loss, see
+      `losses.classification`.
+    temperature: of the teacher, see `losses.distillation`.
 
   Returns:
-    A compiled function from state and batch (`image`, `label`) to the next
+    A compiled function of a state, a batch (`image`, `label`) and, where
+    wanted, the variables of a teacher, the same model; it returns the next
     state and the sums of the batch. The state that it is given is consumed.
+    With mixed images, accuracy is that of the label with the larger share.
   """
+  is_mixed = mixup_alpha > 0 or cutmix_alpha > 0
 
-  def train_step(state, batch):
+  def mix(batch, step):
+    images, labels = batch['image'], batch['label']
+    targets = jax.nn.one_hot(labels, model.num_classes)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    images, targets = mixing.mix(
+      key,
+      images,
+      targets,
+      mixup_alpha=mixup_alpha,
+      cutmix_alpha=cutmix_alpha,
+    )
+    return images, targets, jnp.argmax(targets, -1)
+
+  def train_step(state, batch, teacher: Any = None):
+    if is_mixed:
+      images, targets, labels = mix(batch, state.step)
+    else:
+      images, targets, labels = batch['image'], None, batch['label']
+    teacher_logits: Any = None
+    if teacher is not None:
+      teacher_logits = model.apply(teacher, images, train=False)
+
     def loss_fn(params):
       logits, updated = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
-        batch['image'],
+        images,
         train=True,
         mutable=['batch_stats'],
       )
+      wanted = targets
+      if wanted is None:
+        wanted = jax.nn.one_hot(labels, logits.shape[-1])
       sums = metrics.classification_sums(
-        logits, batch['label'], label_smoothing=label_smoothing
+        logits,
+        labels,
+        losses=losses.classification(
+          logits,
+          optax.smooth_labels(wanted, label_smoothing),
+          teacher_logits,
+          distill_weight=distill_weight,
+          temperature=temperature,
+        ),
       )
       total, count = sums['loss']
       return total / count, (sums, updated['batch_stats'])

@@ -14,7 +14,13 @@ MODEL = 'model.hq'
 CHECKPOINTS = 'checkpoints'
 
 # Fields that do not decide the result: a run may go on with others.
-_FREE_FIELDS = ('checkpoint_every_epochs', 'data.data_dir')
+_FREE_FIELDS = (
+  'checkpoint_every_epochs',
+  'data.data_dir',
+  'data.max_unreadable',
+  'data.num_threads',
+  'pretrained',  # `inputs.pretrained` tells what is in it.
+)
 
 
 def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:

@@ -3,11 +3,12 @@
 #
 #   launch/test.sh [--dry_run] [ARGUMENTS OF pytest]
 #
-# PYTHON=python3.12  makes .venv with this interpreter (default: python3)
+# PYTHON=python3.12    makes .venv with this interpreter (default: python3)
+# EXTRAS=test,prepare  installs TensorFlow too, for tests that write with TFDS
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/_venv.sh"
 
-install '.[test]'
+install ".[${EXTRAS:-test}]"
 run .venv/bin/python -m ruff check .
 run .venv/bin/python -m ruff format --check .
 run .venv/bin/python -m mypy

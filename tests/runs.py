@@ -45,9 +45,10 @@ def run_and_stop(
   rows: int,
   delay_seconds: float = 0.0,
   how: signal.Signals = signal.SIGKILL,
+  config: str = f'--config={DEBUG}',
 ) -> subprocess.CompletedProcess[str]:
   """Stops a debug run so long after its metrics have so many rows."""
-  arguments = command(f'--config={DEBUG}', f'--workdir={workdir}')
+  arguments = command(config, f'--workdir={workdir}')
   process = subprocess.Popen(
     arguments,
     cwd=ROOT,

@@ -14,6 +14,7 @@ _SEED = 'an int in [0, 2**31)'
 _POSITIVE = 'a positive number'
 _FRACTION = 'a fraction in [0, 1)'
 _CLOSED = 'a fraction in [0, 1]'
+_SHARE = 'a fraction in (0, 1]'
 _FINITE = 'a finite number of at least 0'
 _WIDTHS = 'widths of at least 1'
 _BLOCKS = 'numbers of at least 1'
@@ -25,18 +26,32 @@ _GOOD = {
   'target_ratio': (1.0001, 1e6),
   'fill_target': (False,),
   'max_error': (1e-9, 0.5),
+  'pretrained': (None, 'a.pth'),
+  'pretrained_head': (False,),
   'batch_size': (1, 4096),
   'checkpoint_every_epochs': (1, 100),
   'data.name': ('other',),
   'data.data_dir': (None, '/data'),
+  'data.train_split': (None, 'train[:90%]'),
+  'data.test_split': (None, 'test'),
+  'data.image_size': (None, 1, 224),
+  'data.crop_fraction': (0.001, 1.0),
+  'data.min_area': (0.001, 1.0),
+  'data.flip': (True,),
   'data.max_shift': (0, 3),
+  'data.mixup_alpha': (0.0, 3.0),
+  'data.cutmix_alpha': (0.0, 3.0),
+  'data.max_unreadable': (0, 10**6),
+  'data.num_threads': (None, 1, 96),
   'model.name': ('other',),
-  'model.widths': ((1,), (16, 32, 64)),
-  'model.num_blocks': ((1,), (2, 2, 2)),
+  'model.widths': (None, (1,), (16, 32, 64)),
+  'model.num_blocks': (None, (1,), (2, 2, 2)),
   'model.dtype': ('float32', 'bfloat16'),
   'optimizer.name': ('sgd',),
   'optimizer.weight_decay': (0.0, 3.0),
   'optimizer.label_smoothing': (0.0, 0.999),
+  'distill.weight': (0.0, 1.0),
+  'distill.temperature': (1e-3, 20.0),
   'recipe.sparsity': (None, 0.0, 0.999),
   'recipe.distribution': ('erdos_renyi_kernel',),
   'recipe.scope': ('tree', '2:4'),
@@ -70,17 +85,29 @@ _BAD = {
   },
   'fill_target': {'bool': (1, 0, None, 'true')},
   'max_error': {_POSITIVE: (0.0, -1e-3, _NAN, _INF), 'float': _FLOATS},
+  'pretrained': {'str': (3, True, b'a.pth')},
+  'pretrained_head': {'bool': (1, 0, None, 'true')},
   'batch_size': {'at least 1': (0, -64), 'int': _INTS},
   'checkpoint_every_epochs': {'at least 1': (0, -1), 'int': _INTS},
   'data.name': {'str': (None, 3, b'digits')},
   'data.data_dir': {'str': (3, True, ['/data'])},
+  'data.train_split': {'str': (3, True)},
+  'data.test_split': {'str': (3, True)},
+  'data.image_size': {'at least 1': (0, -1), 'int': (True, 1.0, '1', _NAN)},
+  'data.crop_fraction': {_SHARE: (0.0, -0.1, 1.1, _NAN), 'float': _FLOATS},
+  'data.min_area': {_SHARE: (0.0, -0.1, 1.1, _NAN), 'float': _FLOATS},
+  'data.flip': {'bool': (1, 0, None, 'true')},
   'data.max_shift': {'at least 0': (-1,), 'int': _INTS},
+  'data.mixup_alpha': {_FINITE: (-1e-9, _NAN, _INF), 'float': _FLOATS},
+  'data.cutmix_alpha': {_FINITE: (-1e-9, _NAN, _INF), 'float': _FLOATS},
+  'data.max_unreadable': {'at least 0': (-1,), 'int': _INTS},
+  'data.num_threads': {'at least 1': (0, -1), 'int': (True, 1.0, '1')},
   'model.name': {'str': (None, 3)},
   'model.widths': {
     _WIDTHS: ((), (0,), (8, -1)),
-    'tuple': (8, '8', None, (8.0,), (True,), ('8',), {8: 8}),
+    'tuple': (8, '8', (8.0,), (True,), ('8',), {8: 8}),
   },
-  'model.num_blocks': {_BLOCKS: ((), (0, 1)), 'tuple': (1, None, (1.0,))},
+  'model.num_blocks': {_BLOCKS: ((), (0, 1)), 'tuple': (1, (1.0,))},
   'model.dtype': {_DTYPE: ('float16', ''), 'str': (None, 32)},
   'optimizer.name': {'str': (None, 3)},
   'optimizer.weight_decay': {
@@ -91,6 +118,8 @@ _BAD = {
     _FRACTION: (-0.1, 1.0, _NAN, _INF),
     'float': _FLOATS,
   },
+  'distill.weight': {_CLOSED: (-0.1, 1.1, _NAN, _INF), 'float': _FLOATS},
+  'distill.temperature': {_POSITIVE: (0.0, -1.0, _NAN), 'float': _FLOATS},
   'recipe.sparsity': {
     _FRACTION: (1.0, -0.1, _NAN, _INF, -_INF),
     'float': (True, '0.9', 10**400),
@@ -195,14 +224,16 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
     (
       {'sed': 1},
       'config.sed is 1, but there is no such field; wanted one of: seed,'
-      ' target_ratio, fill_target, max_error, batch_size,'
-      ' checkpoint_every_epochs, data, model,'
-      ' optimizer, dense, prune, ternary, recipe',
+      ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
+      ' batch_size, checkpoint_every_epochs, data, model, optimizer, distill,'
+      ' dense, prune, ternary, recipe',
     ),
     (
       {'data': {'nme': 'digits'}},
       "config.data.nme is 'digits', but there is no such field; wanted one of:"
-      ' name, data_dir, max_shift',
+      ' name, data_dir, train_split, test_split, image_size, crop_fraction,'
+      ' min_area, flip, max_shift, mixup_alpha, cutmix_alpha, max_unreadable,'
+      ' num_threads',
     ),
     (
       {'seed': {'a': 1}},

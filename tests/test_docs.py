@@ -14,6 +14,8 @@ from hq_jax import compress
 from hq_jax import diagnostics
 from hq_jax import distributions
 from hq_jax import inspect as inspect_lib
+from hq_jax import losses
+from hq_jax import mixing
 from hq_jax import planner
 from hq_jax import quantizers
 from hq_jax import schedules
@@ -29,6 +31,9 @@ from hq_jax.planner import lagrange
 from hq_jax.planner import plans
 from hq_jax.planner import prices
 from hq_jax.planner import probes
+from hq_jax.pretrained import architectures
+from hq_jax.pretrained import converting
+from hq_jax.pretrained import reading
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
@@ -59,6 +64,7 @@ def _find_examples(page):
   [
     pytest.param('transforms.md', 20, marks=pytest.mark.slow),
     ('sizes.md', 3),
+    pytest.param('images.md', 1, marks=pytest.mark.slow),
   ],
 )
 def test_the_examples_run_and_print_what_is_shown(name, num_examples):
@@ -111,18 +117,23 @@ def test_there_are_links_to_follow():
 
 MODULES = (
   allocations,
+  architectures,
   compress,
+  converting,
   diagnostics,
   distributions,
   contexts,
   encodings,
   inspect_lib,
   lagrange,
+  losses,
+  mixing,
   planner,
   plans,
   prices,
   probes,
   quantizers,
+  reading,
   schedules,
   sphere,
   ternary,

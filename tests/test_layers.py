@@ -39,7 +39,6 @@ _LAYERS = (
     'diagnostics',
     'optimizers',
     'planner',
-    'prepare',
     'pretrained',
     'transforms',
   },
@@ -48,6 +47,7 @@ _LAYERS = (
     'deploy',
     'export',
     'inspect',
+    'prepare',
     'report',
     'steering',
     'train_state',
@@ -99,6 +99,7 @@ _FORBIDDEN = {
   'artifact': {'jax', 'jaxlib', 'flax', 'optax', 'chex'},
   'files': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy'},
   'inspect': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'absl'},
+  'prepare': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'absl'},
   'tensors': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy'},
   'models': {'optax'},
 }

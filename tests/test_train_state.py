@@ -104,3 +104,36 @@ def test_another_stage_begins_with_copies_of_the_weights(state):
   # The new one may be given away: the old one stays usable.
   jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)(found)
   _assert_equal(jax.tree.map(np.array, state), before)
+
+
+def test_pretrained_weights_take_the_place_of_initial_ones(make_mesh):
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+      x = nn.Dense(3, name='body')(x)
+      x = nn.BatchNorm(use_running_average=not train, name='norm')(x)
+      return nn.Dense(2, name='head')(x)
+
+  init = lambda pretrained: train_state.init(
+    Net(), optax.adam(1.0), jax.random.key(3), (4,), make_mesh(8), pretrained
+  )
+  plain = init(None)
+  kernel = np.arange(12.0, dtype=np.float32).reshape(4, 3)
+  mean = np.full(3, 7.0, np.float32)
+  found = init(
+    {
+      'params': {'body': {'kernel': kernel}},
+      'batch_stats': {'norm': {'mean': mean}},
+    }
+  )
+  np.testing.assert_array_equal(found.params['body']['kernel'], kernel)
+  np.testing.assert_array_equal(found.batch_stats['norm']['mean'], mean)
+  # All else is as it was.
+  for get in (
+    lambda state: state.params['head']['kernel'],
+    lambda state: state.params['body']['bias'],
+    lambda state: state.batch_stats['norm']['var'],
+  ):
+    np.testing.assert_array_equal(get(found), get(plain))
+  for leaf in jax.tree.leaves(found):
+    assert leaf.sharding.is_fully_replicated

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from hq_jax import mixing
 from hq_jax import sharding
 from hq_jax import train_state
 from hq_jax import train_step
@@ -178,3 +179,67 @@ def test_gradients_are_taken_at_the_ternary_weights(batch):
   np.testing.assert_allclose(
     sums['loss'][0], 16 * _loss(_host(before), batch, 0.0), rtol=1e-5
   )
+
+
+def test_a_teacher_pulls_the_answers_toward_its_own(batch):
+  state, mesh = _begin()
+  teacher = jax.tree.map(lambda x: x + 0.5, state.variables)
+  images = sharding.to_global(batch, mesh)
+  step_fn = train_step.make_train_step(
+    _Net(), _SGD, distill_weight=1.0, temperature=2.0
+  )
+  # With the weight 1 the labels do not count.
+  other = images | {'label': (images['label'] + 1) % 3}
+  first, sums = step_fn(_begin()[0], images, teacher)
+  second, _ = step_fn(_begin()[0], other, teacher)
+  jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+  losses = []
+  for _ in range(30):
+    state, sums = step_fn(state, images, teacher)
+    losses.append(float(sums['loss'][0]))
+  assert losses[-1] < 0.1 * losses[0]
+
+
+class _Images(nn.Module):
+  """A linear classifier of images, with a norm that sees nothing."""
+
+  num_classes: int = 3
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    nn.BatchNorm(use_running_average=not train, name='norm')(x[:, :1, 0, 0])
+    return nn.Dense(3, use_bias=False, name='head')(x.reshape(len(x), -1))
+
+
+def test_mixed_images_have_mixed_targets(rng):
+  tx = optax.sgd(1.0)
+  mesh = jax.make_mesh(
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  images = rng.normal(size=(8, 4, 4, 1)).astype(np.float32)
+  labels = np.array([0, 0, 1, 1, 2, 2, 0, 1], np.int32)
+  batch = {'image': images, 'label': labels}
+  begin = lambda: train_state.init(
+    _Images(), tx, jax.random.key(0), (4, 4, 1), mesh
+  )
+  found = []
+  step_fn = train_step.make_train_step(_Images(), tx, seed=5, mixup_alpha=0.4)
+  for step in (0, 1):
+    state = begin()
+    state = state.replace(step=state.step + step)
+    kernel = np.array(state.params['head']['kernel'], np.float64)
+    state, _ = step_fn(state, sharding.to_global(batch, mesh))
+    found.append(kernel - np.array(state.params['head']['kernel']))
+    # One share for the whole batch, with the neighbour.
+    key = jax.random.fold_in(jax.random.key(5), step)
+    one_hot = np.eye(3, dtype=np.float32)[labels]
+    mixed, targets = mixing.mix(
+      key, images, one_hot, mixup_alpha=0.4, cutmix_alpha=0.0
+    )
+    mixed = np.asarray(mixed, np.float64).reshape(8, -1)
+    logits = mixed @ kernel
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    wanted = mixed.T @ (p - np.asarray(targets)) / 8
+    np.testing.assert_allclose(found[-1], wanted, rtol=1e-4, atol=1e-6)
+  # Every step draws its own.
+  assert not np.allclose(*found)

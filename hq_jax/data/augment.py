@@ -1,4 +1,4 @@
-"""Random shifts of images, a pure function of the seed and the position."""
+"""Random shifts and flips, pure functions of the seed and the position."""
 
 import numpy as np
 
@@ -52,7 +52,45 @@ def random_offsets(
   >>> bool((late == every[90:]).all()), every.min(), every.max()
   (True, np.int64(-2), np.int64(2))
   """
+  words = _random_words(seed, first, num)[:, :2]
+  return (words % np.uint64(2 * max_shift + 1)).astype(np.int64) - max_shift
+
+
+def random_flips(seed: int, first: int, num: int) -> np.ndarray:
+  """Draws which examples are mirrored, half of them on average.
+
+  Args:
+    seed: as of `random_offsets`, of which these draws are independent.
+    first: the first position, in examples since the start of training, >= 0.
+    num: how many positions, >= 0.
+
+  Returns:
+    bool, `[num]`.
+
+  >>> late = random_flips(0, first=90, num=10)
+  >>> bool((late == random_flips(0, first=0, num=100)[90:]).all())
+  True
+  """
+  return _random_words(seed, first, num)[:, 2] >> np.uint64(63) == 1
+
+
+def _random_words(seed: int, first: int, num: int) -> np.ndarray:
   # Each step of Philox's counter gives four words: one step per position.
   stream = np.random.Philox(key=seed).advance(first)
-  words = stream.random_raw(4 * num).reshape(num, 4)[:, :2]
-  return (words % np.uint64(2 * max_shift + 1)).astype(np.int64) - max_shift
+  return stream.random_raw(4 * num).reshape(num, 4)
+
+
+def flip(images: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+  """Mirrors some images, left to right.
+
+  Args:
+    images: `[n, h, w, c]`.
+    flipped: bool, `[n]`: which of them.
+
+  Returns:
+    The images, with the shape and the dtype of `images`.
+
+  >>> flip(np.array([[[[1], [2]]]]), np.array([True])).squeeze().tolist()
+  [2, 1]
+  """
+  return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)

@@ -1,42 +1,29 @@
-"""Data sets by name: prepared if that needs no download, opened, checked."""
+"""Data sets by name: generated, prepared by TFDS, or a folder of images."""
 
-import contextlib
-import io
 import math
 import os
 import pathlib
-import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import tensorflow_datasets as tfds
-
-from hq_jax.data import digits
+from hq_jax.data import folders
+from hq_jax.data import generated
+from hq_jax.data import prepared
 from hq_jax.data import sources
 
+FOLDER = 'folder'
 
-class Spec(NamedTuple):
-  """What the code knows of a data set before anything is read.
+_ARRAYS = 'has arrays, which are not resized'
+_SIZES = 'has images of any size'
 
-  Attributes:
-    builder: its TFDS builder.
-    class_names: in the order of the labels.
-    image_shape: `(h, w, c)` of every image.
-    pixel_range: the lowest and the highest value that a pixel can have.
-    pixel_mean: per channel, the mean of the training images' pixels.
-    pixel_std: per channel, their standard deviation.
-    num_train: images in the split `train`.
-    num_test: images in the split `test`.
-  """
-
-  builder: type[tfds.core.DatasetBuilder]
-  class_names: tuple[str, ...]
-  image_shape: tuple[int, int, int]
-  pixel_range: tuple[float, float]
-  pixel_mean: tuple[float, ...]
-  pixel_std: tuple[float, ...]
-  num_train: int
-  num_test: int
+# Means and standard deviations that are in common use, of pixels in 0..1.
+# Networks that others have trained expect those of ImageNet.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_STATISTICS = {
+  'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+  'cifar100': ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+  'fashion_mnist': ((0.2860,), (0.3530,)),
+  'mnist': ((0.1307,), (0.3081,)),
+}
 
 
 class Dataset(NamedTuple):
@@ -45,12 +32,18 @@ class Dataset(NamedTuple):
   Attributes:
     name: the name that `load` knows it by.
     class_names: in the order of the labels.
-    image_shape: `(h, w, c)` of every image.
+    image_shape: `(h, w, c)` of what the model sees.
     pixel_range: the lowest and the highest value that a pixel can have.
-    pixel_mean: per channel, the mean of the training images' pixels.
+    pixel_mean: per channel, the mean of the training images' pixels, or what
+      is in common use for it.
     pixel_std: per channel, their standard deviation.
     train: the training examples.
     test: the examples that accuracy is measured on.
+    resize: None where the examples are arrays of `image_shape`; otherwise they
+      are image files, and this is the length that their shorter side is resized
+      to before the centre crop of evaluation.
+    fingerprint: changes with the images' names, for a set that anyone may
+      change; None for the others.
   """
 
   name: str
@@ -61,49 +54,45 @@ class Dataset(NamedTuple):
   pixel_std: tuple[float, ...]
   train: sources.Source
   test: sources.Source
-
-
-SPECS = {
-  'digits': Spec(
-    builder=digits.Digits,
-    class_names=digits.CLASS_NAMES,
-    image_shape=digits.IMAGE_SHAPE,
-    pixel_range=(0.0, 16.0),
-    pixel_mean=(4.888974556669237,),
-    pixel_std=(6.012276206082599,),
-    num_train=digits.NUM_TRAIN,
-    num_test=digits.NUM_TEST,
-  ),
-}
+  resize: int | None = None
+  fingerprint: str | None = None
 
 
 def load(
   name: str,
   data_dir: str | os.PathLike[str] | None = None,
   *,
+  image_size: int | None = None,
+  crop_fraction: float = 0.875,
+  train_split: str | None = None,
+  test_split: str | None = None,
   memory_limit_bytes: int = 2**30,
 ) -> Dataset:
-  """Opens a data set, and prepares it first if it is not there.
-
-  Preparing is safe against other processes that do the same at the same time
-  and against being killed: the files are written to a temporary folder, named
-  `incomplete.*`, which is renamed when it is complete. A killed process
-  leaves its `incomplete.*` folder behind, which may be deleted.
+  """Opens a data set; nothing is downloaded.
 
   Args:
-    name: a name in `SPECS`.
+    name: `digits`, `glyphs/16` and the other names in `generated.SPECS`, which
+      are prepared on the way; `folder`, a folder of images (see `folders`); or
+      a TFDS name that `python -m hq_jax.prepare` has prepared.
     data_dir: the folder that holds the data sets; None means the environment's
-      TFDS_DATA_DIR, or `~/tensorflow_datasets` without one.
-    memory_limit_bytes: sets whose images together are no larger are read into
-      memory at once, which checks every byte of them; larger ones are read
-      example by example.
+      TFDS_DATA_DIR, or `~/tensorflow_datasets` without one. For `folder`, the
+      folder itself.
+    image_size: the side in pixels that images are cropped and resized to; None
+      for images that all have the same size and stay as they are.
+    crop_fraction: of the shorter side of an image in evaluation, in (0, 1].
+    train_split: of a prepared set, such as `train[:90%]`.
+    test_split: of a prepared set.
+    memory_limit_bytes: sets of images that stay as they are, and together are
+      no larger, are read into memory at once, which checks every byte of them;
+      larger ones are read example by example.
 
   Returns:
     The data set.
 
   Raises:
-    ValueError: for an unknown name, a `data_dir` that is no folder, or files
-      in it that are damaged or not those of this data set.
+    ValueError: for a name that is unknown or not prepared, a `data_dir` that is
+      no folder, files in it that are damaged or not those of this data set, or
+      an `image_size` that does not fit it.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as data_dir:
@@ -111,28 +100,44 @@ def load(
   >>> dataset.image_shape, len(dataset.train), len(dataset.test)
   ((8, 8, 1), 1297, 500)
   """
-  if name not in SPECS:
-    known = ', '.join(sorted(SPECS))
-    raise ValueError(f'name: no data set {name!r}, the known ones are {known}')
-  spec = SPECS[name]
+  resize = None
+  if image_size is not None:
+    resize = round(image_size / crop_fraction)
+  has_own_splits = name == FOLDER or name in generated.SPECS
+  if has_own_splits and (train_split or test_split):
+    raise ValueError(
+      f'config.data.train_split is {train_split!r} and test_split'
+      f' {test_split!r}, but {name} has splits of its own, wanted None'
+    )
+  if name == FOLDER:
+    return _load_folder(data_dir, image_size, resize)
   root = pathlib.Path(
     data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   ).expanduser()
-  folder = root / name / str(spec.builder.VERSION)
-  if not (folder / 'dataset_info.json').exists():
-    _prepare(spec, root, folder)
-  in_memory = _num_bytes(spec) <= memory_limit_bytes
-  try:
-    if not (folder / 'dataset_info.json').exists():
-      raise ValueError('dataset_info.json is missing')
-    builder = spec.builder(data_dir=root)
-    train = _open(builder, spec, 'train', in_memory)
-    test = _open(builder, spec, 'test', in_memory)
-  except Exception as error:  # TFDS and array_record raise most kinds of it.
+  if name in generated.SPECS:
+    if image_size is not None:
+      raise _wrong_size(image_size, name, _ARRAYS, 'None')
+    return _load_generated(name, root, memory_limit_bytes)
+  folder = prepared.find(name, root)
+  if folder is None:
     raise ValueError(
-      f'data_dir: {str(folder)!r} is damaged or incomplete'
-      f' ({_first_line(error)}): delete that folder to have it prepared again'
-    ) from error
+      f'config.data.name is {name!r}, which is not prepared in {str(root)!r}:'
+      f' run `{prepared.prepare_command(name, data_dir)}` (or name one of those'
+      f' that are made here: {", ".join(sorted(generated.SPECS))}, {FOLDER})'
+    )
+  found = prepared.open_prepared(
+    folder, train_split=train_split, test_split=test_split
+  )
+  return _load_prepared(name, found, image_size, resize, memory_limit_bytes)
+
+
+def _load_generated(
+  name: str, root: pathlib.Path, memory_limit_bytes: int
+) -> Dataset:
+  spec = generated.SPECS[name]
+  train, test = generated.open_splits(
+    name, root, memory_limit_bytes=memory_limit_bytes
+  )
   return Dataset(
     name=name,
     class_names=spec.class_names,
@@ -145,56 +150,93 @@ def load(
   )
 
 
-def _num_bytes(spec: Spec) -> int:
-  return (spec.num_train + spec.num_test) * math.prod(spec.image_shape)
-
-
-def _prepare(spec: Spec, root: pathlib.Path, folder: pathlib.Path) -> None:
-  """Writes the data set to `folder`, in one atomic step."""
-  if root.exists() and not root.is_dir():
-    raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix='incomplete.', dir=root) as scratch:
-    builder = spec.builder(data_dir=scratch, file_format='array_record')
-    # TFDS prints that it downloads, which it does not, and progress bars.
-    quiet = io.StringIO()
-    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-      builder.download_and_prepare()
-    try:
-      os.rename(builder.data_dir, folder)
-    except OSError:
-      # Another process has put its folder there meanwhile (ours is dropped,
-      # theirs is as good), or a damaged one lies there (opening it says so).
-      if not folder.exists():
-        raise
-
-
-def _open(
-  builder: tfds.core.DatasetBuilder, spec: Spec, split: str, in_memory: bool
-) -> sources.Source:
-  """Opens one split and checks it against what the code expects."""
-  source = builder.as_data_source(split=split)
-  num_examples = spec.num_train if split == 'train' else spec.num_test
-  if len(source) != num_examples:
+def _load_folder(
+  data_dir: str | os.PathLike[str] | None,
+  image_size: int | None,
+  resize: int | None,
+) -> Dataset:
+  if data_dir is None:
     raise ValueError(
-      f'{split}: {len(source)} examples, expected {num_examples}'
+      'config.data.data_dir is None, wanted the folder of images'
     )
-  images, labels = sources.gather(
-    source, range(num_examples if in_memory else 1)
+  if image_size is None:
+    raise _wrong_size(None, FOLDER, _SIZES, 'a number of pixels')
+  found = folders.open_folder(data_dir)
+  return _of_files(FOLDER, found, image_size, resize)._replace(
+    fingerprint=f'{found.train.fingerprint()} {found.test.fingerprint()}'
   )
-  if images.dtype != np.uint8 or images.shape[1:] != spec.image_shape:
-    raise ValueError(
-      f'{split}: images are {images.dtype} {images.shape[1:]}, expected uint8'
-      f' {spec.image_shape}'
-    )
-  if labels.min() < 0 or labels.max() >= len(spec.class_names):
-    raise ValueError(
-      f'{split}: labels {labels.min()}..{labels.max()}, expected'
-      f' 0..{len(spec.class_names) - 1}'
-    )
-  return sources.MemorySource(images, labels) if in_memory else source
 
 
-def _first_line(error: Exception) -> str:
-  lines = str(error).splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0]}'
+def _load_prepared(
+  name: str,
+  found: prepared.Prepared,
+  image_size: int | None,
+  resize: int | None,
+  memory_limit_bytes: int,
+) -> Dataset:
+  is_encoded = isinstance(found.train[0]['image'], bytes)
+  if image_size is not None:
+    if not is_encoded:
+      raise _wrong_size(image_size, name, _ARRAYS, 'None')
+    return _of_files(name, found, image_size, resize)
+  if None in found.image_shape:
+    raise _wrong_size(None, name, _SIZES, 'a number of pixels')
+  train, test = found.train, found.test
+  if is_encoded:
+    train = sources.DecodedSource(train, found.image_shape)
+    test = sources.DecodedSource(test, found.image_shape)
+  num_images = len(train) + len(test)
+  if num_images * math.prod(found.image_shape) <= memory_limit_bytes:
+    train, test = (
+      sources.MemorySource(*sources.gather(source, range(len(source))))
+      for source in (train, test)
+    )
+  return Dataset(
+    name=name,
+    class_names=found.class_names,
+    image_shape=found.image_shape,
+    train=train,
+    test=test,
+    **_statistics(name, found.image_shape[-1]),
+  )
+
+
+def _of_files(
+  name: str,
+  found: folders.Folder | prepared.Prepared,
+  image_size: int | None,
+  resize: int | None,
+) -> Dataset:
+  """A set of image files, decoded to three channels when they are read."""
+  assert image_size is not None
+  return Dataset(
+    name=name,
+    class_names=found.class_names,
+    image_shape=(image_size, image_size, 3),
+    train=found.train,
+    test=found.test,
+    resize=resize,
+    **_statistics(name, 3),
+  )
+
+
+def _statistics(name: str, num_channels: int) -> dict[str, Any]:
+  mean, std = _STATISTICS.get(name.partition(':')[0], _IMAGENET)
+  if len(mean) != num_channels:  # Grey, or a set that was made grey or RGB.
+    mean, std = (
+      num_channels * (round(sum(numbers) / len(numbers), 4),)
+      for numbers in (mean, std)
+    )
+  return {
+    'pixel_range': (0.0, 255.0),
+    'pixel_mean': tuple(255 * x for x in mean),
+    'pixel_std': tuple(255 * x for x in std),
+  }
+
+
+def _wrong_size(
+  image_size: int | None, name: str, why: str, wanted: str
+) -> ValueError:
+  return ValueError(
+    f'config.data.image_size is {image_size}, but {name} {why}, wanted {wanted}'
+  )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-EXTENSIONS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+EXTENSIONS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 _FILES = f'files that end in {" ".join(EXTENSIONS)}'
 _TRAIN = 'train'
 _TESTS = ('test', 'val', 'validation')

@@ -1,6 +1,6 @@
 """Batches: endless and shuffled to train on, each image once to evaluate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -9,16 +9,24 @@ import grain
 import numpy as np
 
 from hq_jax.data import augment
+from hq_jax.data import crops
 from hq_jax.data import datasets
 from hq_jax.data import normalization
+from hq_jax.data import readers
 from hq_jax.data import sources
+from hq_jax.data import unreadable as unreadable_lib
 
 Batch = dict[str, np.ndarray]
+# Images, labels, and which of the images could be read.
+_Read = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Reading ahead pays where examples come from a disk; where they come from
 # memory, threads only fight for the interpreter.
 _MEMORY_READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 _DISK_READ = grain.ReadOptions(num_threads=8, prefetch_buffer_size=16)
+# Image files are decoded by the threads of a `FileReader`, which two batches at
+# a time keep busy; a batch of them may fill hundreds of megabytes.
+_FILE_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 
 
 def make_train_iterator(
@@ -27,6 +35,10 @@ def make_train_iterator(
   batch_size: int,
   seed: int,
   max_shift: int = 0,
+  flip: bool = False,
+  min_area: float = 0.08,
+  unreadable: unreadable_lib.Unreadable | None = None,
+  num_threads: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
@@ -40,9 +52,16 @@ def make_train_iterator(
   Args:
     dataset: a data set.
     batch_size: images in a global batch, a multiple of `process_count`.
-    seed: of the order and the shifts, 0 <= seed < 2**64.
-    max_shift: images are moved by up to this many pixels along each axis, at
+    seed: of the order, the shifts, the flips and the crops,
+      0 <= seed < 2**64.
+    max_shift: arrays are moved by up to this many pixels along each axis, at
       random; 0 leaves them as they are.
+    flip: half of the images are mirrored, at random.
+    min_area: the least area of a random crop of an image file, over the area of
+      the image.
+    unreadable: what cannot be read is counted there, and another image stands
+      in for it; None for an error at the first.
+    num_threads: that decode image files; None for one per core.
     process_index: which share of every global batch to return:
       0 <= process_index < process_count. Shares are contiguous, and put
       together they are the batch that a single process gets.
@@ -66,14 +85,35 @@ def make_train_iterator(
   local_size = _local_size(batch_size, process_index, process_count)
   _check_range('seed', seed, 0, 2**64 - 1)
   _check_range('max_shift', max_shift, 0, min(dataset.image_shape[:2]) - 1)
+  options: grain.ReadOptions
+  if dataset.resize is not None:
+    options = _FILE_READ
+    make_image = functools.partial(
+      _crop_at_random,
+      seed=seed,
+      size=dataset.image_shape[0],
+      min_area=min_area,
+      flip=flip,
+    )
+    reader = readers.FileReader(
+      dataset.train,
+      make_image,
+      unreadable or unreadable_lib.Unreadable(0),
+      num_threads,
+    )
+    read = reader.read
+  else:
+    in_memory = isinstance(dataset.train, sources.MemorySource)
+    options = _MEMORY_READ if in_memory else _DISK_READ
+    read = functools.partial(
+      _read_arrays, dataset.train, seed=seed, max_shift=max_shift, flip=flip
+    )
   make_batch = functools.partial(
     _make_train_batch,
-    source=dataset.train,
+    read=read,
     preprocessing=normalization.preprocessing(dataset),
     batch_size=batch_size,
     local_first=process_index * local_size,
-    seed=seed,
-    max_shift=max_shift,
   )
   # Grain shuffles epoch e with seed + e: neighbouring seeds would meet each
   # other's orders one epoch later. Hashed seeds do not.
@@ -82,14 +122,12 @@ def make_train_iterator(
     grain.MapDataset.range(len(dataset.train))
     .shuffle(seed=shuffle_seed)
     .repeat()
-    .batch(local_size, batch_fn=np.array)
+    # Nothing is dropped: the epochs have no end.
+    .batch(local_size, drop_remainder=True, batch_fn=np.array)
     .slice(slice(process_index, None, process_count))
     .map_with_index(make_batch)
   )
-  in_memory = isinstance(dataset.train, sources.MemorySource)
-  return iter(
-    batches.to_iter_dataset(_MEMORY_READ if in_memory else _DISK_READ)
-  )
+  return iter(batches.to_iter_dataset(options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +140,8 @@ class EvalBatches:
   source: sources.Source
   preprocessing: Mapping[str, Any]
   batch_size: int
+  unreadable: unreadable_lib.Unreadable
+  num_threads: int | None
   process_index: int
   process_count: int
 
@@ -109,16 +149,48 @@ class EvalBatches:
     return -(-len(self.source) // self.batch_size)
 
   def __iter__(self) -> Iterator[Batch]:
+    crop = normalization.get_crop(self.preprocessing)
+    read = self._read_arrays() if crop is None else self._read_files(*crop)
+    # The examples of each batch by `read`, and which of them there are.
+    for (images, labels, readable), positions in zip(
+      read, self._get_positions(), strict=True
+    ):
+      images = normalization.normalize(images, self.preprocessing)
+      valid = readable & (positions < len(self.source))
+      yield {'image': images, 'label': labels, 'valid': valid}
+
+  def _get_positions(self) -> Iterator[np.ndarray]:
     local_size = self.batch_size // self.process_count
     for batch in range(len(self)):
       first = batch * self.batch_size + self.process_index * local_size
-      positions = np.arange(first, first + local_size)
-      valid = positions < len(self.source)
-      # Where there is nothing left, the first example fills up the batch.
-      indices = np.where(valid, positions, 0)
+      yield np.arange(first, first + local_size)
+
+  def _get_indices(self) -> Iterator[np.ndarray]:
+    # Where there is nothing left, the first example fills up the batch.
+    for positions in self._get_positions():
+      yield np.where(positions < len(self.source), positions, 0)
+
+  def _read_arrays(self) -> Iterator[_Read]:
+    for indices in self._get_indices():
       images, labels = sources.gather(self.source, indices)
-      images = normalization.normalize(images, self.preprocessing)
-      yield {'image': images, 'label': labels, 'valid': valid}
+      yield images, labels, np.ones(len(labels), bool)
+
+  def _read_files(self, resize: int, size: int) -> Iterator[_Read]:
+    make_image = lambda data, position: crops.center_crop(
+      data, size=size, resize=resize
+    )
+    reader = readers.FileReader(
+      self.source, make_image, self.unreadable, self.num_threads
+    )
+    nothing = np.zeros((size, size, 3), np.uint8), 0
+    for found in reader.read_all(self._get_indices()):
+      readable = np.array([example is not None for example in found])
+      filled = [nothing if example is None else example for example in found]
+      yield (
+        np.stack([image for image, _ in filled]),
+        np.array([label for _, label in filled], np.int32),
+        readable,
+      )
 
 
 def make_eval_batches(
@@ -126,6 +198,8 @@ def make_eval_batches(
   *,
   preprocessing: Mapping[str, Any],
   batch_size: int,
+  unreadable: unreadable_lib.Unreadable | None = None,
+  num_threads: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
 ) -> EvalBatches:
@@ -140,6 +214,9 @@ def make_eval_batches(
     preprocessing: how to normalize: what `normalization.preprocessing(dataset)`
       returned, or what a compressed model's file says.
     batch_size: images in a global batch, a multiple of `process_count`.
+    unreadable: what cannot be read is counted there and is not `valid`; None
+      for an error at the first.
+    num_threads: that decode image files; None for one per core.
     process_index: which share of every global batch to return.
     process_count: how many processes share a global batch.
 
@@ -163,27 +240,53 @@ def make_eval_batches(
   """
   _local_size(batch_size, process_index, process_count)
   return EvalBatches(
-    source, preprocessing, batch_size, process_index, process_count
+    source,
+    preprocessing,
+    batch_size,
+    unreadable or unreadable_lib.Unreadable(0),
+    num_threads,
+    process_index,
+    process_count,
   )
+
+
+def _crop_at_random(
+  data: bytes, position: int, *, seed: int, **arguments: Any
+) -> np.ndarray:
+  words = crops.random_words(seed, position)
+  return crops.random_resized_crop(data, words, **arguments)
+
+
+def _read_arrays(
+  source: sources.Source,
+  indices: np.ndarray,
+  first_position: int,
+  *,
+  seed: int,
+  max_shift: int,
+  flip: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads arrays, and shifts and flips them."""
+  images, labels = sources.gather(source, indices)
+  where = seed, first_position, len(indices)
+  if max_shift:
+    images = augment.shift(images, augment.random_offsets(*where, max_shift))
+  if flip:
+    images = augment.flip(images, augment.random_flips(*where))
+  return images, labels
 
 
 def _make_train_batch(
   batch: int,
   indices: np.ndarray,
   *,
-  source: sources.Source,
+  read: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
   preprocessing: Mapping[str, Any],
   batch_size: int,
   local_first: int,
-  seed: int,
-  max_shift: int,
 ) -> Batch:
-  """Reads, shifts and normalizes a share of global batch number `batch`."""
-  images, labels = sources.gather(source, indices)
-  if max_shift:
-    first = batch * batch_size + local_first
-    offsets = augment.random_offsets(seed, first, len(indices), max_shift)
-    images = augment.shift(images, offsets)
+  """Reads and normalizes a share of global batch number `batch`."""
+  images, labels = read(indices, batch * batch_size + local_first)
   images = normalization.normalize(images, preprocessing)
   return {'image': images, 'label': labels}
 

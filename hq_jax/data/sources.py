@@ -6,11 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hq_jax.data import images
+
 
 class Source(Protocol):
   """Random access to the examples of one split.
 
-  An example is a dict of `image` (uint8 `[h, w, c]`) and `label` (an int).
+  An example is a dict of `image` (uint8 `[h, w, c]`, or the bytes of an image
+  file), `label` (an int), and, where images may be unreadable, `name`.
   """
 
   def __len__(self) -> int: ...
@@ -44,13 +47,42 @@ class MemorySource:
     return [self[index] for index in indices]
 
 
+@dataclasses.dataclass(frozen=True)
+class DecodedSource:
+  """A split of image files of one size, as arrays; `source[i]` is example i.
+
+  Attributes:
+    files: whose `image` are bytes.
+    image_shape: `(h, w, c)` of every image.
+  """
+
+  files: Source
+  image_shape: tuple[int, int, int]
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    example = self.files[index]
+    image = images.decode(example['image'], channels=self.image_shape[-1])
+    if image.shape != self.image_shape:
+      raise ValueError(
+        f'{example["name"]}: image is {image.shape}, wanted {self.image_shape}'
+      )
+    return {'image': image, 'label': example['label']}
+
+  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Returns the examples at `indices`, in that order."""
+    return [self[index] for index in indices]
+
+
 def gather(
   source: Source, indices: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads examples, in the order asked for, as two arrays.
 
   Args:
-    source: a split.
+    source: a split of arrays of one shape.
     indices: positions in it, `[n]` with n >= 1, each 0 <= i < len(source).
 
   Returns:

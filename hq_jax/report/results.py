@@ -165,24 +165,27 @@ def to_float(value: Any) -> float:
 
 def get_distances(
   history: Sequence[Mapping[str, Any]], paths: Sequence[str]
-) -> np.ndarray:
+) -> np.ma.MaskedArray:
   """The cosine distances of all epochs.
 
   >>> get_distances([{'cosine_distance': {'a': 0.25, 'b': None}}], ['b', 'a'])
-  array([[ nan, 0.25]])
+  masked_array(data=[[--, 0.25]],
+               mask=[[ True, False]],
+         fill_value=nan)
 
   Args:
     history: validated rows.
     paths: of the kernels.
 
   Returns:
-    float64 `[epochs, kernels]`, NaN where a number is missing.
+    float64 `[epochs, kernels]`, masked where a number is missing or not finite.
   """
   rows = [
     [to_float(row['cosine_distance'][path]) for path in paths]
     for row in history
   ]
-  return np.array(rows, np.float64).reshape(len(history), len(paths))
+  shape = len(history), len(paths)
+  return np.ma.masked_invalid(np.array(rows, np.float64).reshape(shape))
 
 
 def to_plain(field: str, value: Any) -> Any:
@@ -246,6 +249,6 @@ def _summarize(row: Mapping[str, Any]) -> dict[str, Any]:
   """A row of the history, means over kernels in the place of tables."""
   summary = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
   for name in ('cosine_distance', 'sparsity'):
-    values = [to_float(value) for value in row[name].values()]
-    summary[f'mean_{name}'] = float(np.mean(values))
+    values = [to_float(x) for x in row[name].values() if x is not None]
+    summary[f'mean_{name}'] = float(np.mean(values)) if values else None
   return summary

@@ -60,3 +60,29 @@ def test_no_shift_and_no_examples(num):
   assert offsets.shape == (num, 2) and not offsets.any()
   images = np.ones((num, 2, 2, 1), np.uint8)
   np.testing.assert_array_equal(augment.shift(images, offsets), images)
+
+
+def test_flips_depend_on_the_position_alone_and_are_even():
+  every = augment.random_flips(7, 0, 4000)
+  np.testing.assert_array_equal(
+    every[1000:1300], augment.random_flips(7, 1000, 300)
+  )
+  assert 0.47 < every.mean() < 0.53
+  assert not np.array_equal(every, augment.random_flips(8, 0, 4000))
+  # Independent of the shifts at the same positions.
+  offsets = augment.random_offsets(7, 0, 4000, 1)
+  for axis in (0, 1):
+    for value in (-1, 0, 1):
+      share = every[offsets[:, axis] == value].mean()
+      assert 0.45 < share < 0.55
+
+
+def test_a_flip_mirrors_columns_of_those_images_alone(rng):
+  images = rng.integers(0, 256, (4, 3, 5, 2)).astype(np.uint8)
+  flipped = np.array([True, False, False, True])
+  found = augment.flip(images, flipped)
+  assert found.dtype == np.uint8
+  for i in range(4):
+    for x in range(5):
+      other = 4 - x if flipped[i] else x
+      np.testing.assert_array_equal(found[i, :, x], images[i, :, other])

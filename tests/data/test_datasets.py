@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hq_jax.data import datasets
+from hq_jax.data import generated
 from hq_jax.data import sources
 
 _LOAD = """
@@ -50,7 +51,9 @@ def test_pixel_mean_and_std_are_those_of_the_training_images(digits):
 
 
 def test_unknown_name_lists_the_known_ones(tmp_path):
-  with pytest.raises(ValueError, match=r"name: .*'digitz'.*known.*digits$"):
+  with pytest.raises(
+    ValueError, match=r"data\.name is 'digitz', .*: run `.*\(or name .*digits, "
+  ):
     datasets.load('digitz', tmp_path)
   assert not list(tmp_path.iterdir())
 
@@ -98,10 +101,10 @@ def test_a_folder_that_another_process_finished_first_is_kept(
   digits_dir, tmp_path
 ):
   # The slower one of two, at the moment when it finds the other's folder.
-  spec = datasets.SPECS['digits']
+  spec = generated.SPECS['digits']
   folder = _damaged_copy(digits_dir, tmp_path)
   before = (folder / 'dataset_info.json').stat().st_mtime_ns
-  datasets._prepare(spec, tmp_path, folder)
+  generated._prepare(spec, tmp_path, folder)
   assert (folder / 'dataset_info.json').stat().st_mtime_ns == before
   assert [path.name for path in tmp_path.iterdir()] == ['digits']
 

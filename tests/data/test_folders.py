@@ -171,8 +171,6 @@ def test_the_ends_of_image_files():
     '.jpeg',
     '.jpg',
     '.png',
-    '.tif',
-    '.tiff',
     '.webp',
   }
 

@@ -56,3 +56,35 @@ def test_bad_numbers_are_named(name, value):
 def test_missing_numbers_are_named():
   with pytest.raises(ValueError, match=r'^std: got None, wanted'):
     normalization.normalize(np.zeros((2, 2, 1)), {'mean': [0.0]})
+
+
+@pytest.mark.parametrize(
+  ('preprocessing', 'wanted'),
+  [
+    ({}, None),
+    ({'mean': [1.0]}, None),
+    ({'resize': 256, 'crop': 224}, (256, 224)),
+    ({'resize': 1, 'crop': 1}, (1, 1)),
+    ({'resize': 8192, 'crop': 8192}, (8192, 8192)),
+  ],
+)
+def test_crops_are_read(preprocessing, wanted):
+  assert normalization.get_crop(preprocessing) == wanted
+
+
+@pytest.mark.parametrize(
+  ('preprocessing', 'message'),
+  [
+    ({'resize': 256}, 'crop: got None, wanted an int of 1..8192'),
+    ({'crop': 8}, 'resize: got None, wanted an int of 1..8192'),
+    ({'resize': 8, 'crop': 9}, 'crop: got 9, wanted at most resize, 8'),
+    ({'resize': 8.0, 'crop': 8}, 'resize: got 8.0, wanted an int'),
+    ({'resize': True, 'crop': 1}, 'resize: got True, wanted an int'),
+    ({'resize': 8193, 'crop': 8}, 'resize: got 8193, wanted an int'),
+    ({'resize': 8, 'crop': 0}, 'crop: got 0, wanted an int of 1..8192'),
+  ],
+)
+def test_crops_that_make_no_sense_are_refused(preprocessing, message):
+  with pytest.raises(ValueError) as caught:
+    normalization.get_crop(preprocessing)
+  assert str(caught.value).startswith(message)

@@ -106,9 +106,12 @@ def test_history_holds_means_over_kernels(make):
   }
   (summary,) = _make(inputs._replace(history=[row]))['history']
   assert summary['mean_cosine_distance'] == 0.5
-  assert summary['mean_sparsity'] is None
+  assert summary['mean_sparsity'] == 0.5  # Of those that there are.
   assert 'cosine_distance' not in summary
   assert summary['test_loss'] == row['test_loss']
+  row['sparsity'] = {'a/kernel': None, 'b/kernel': None}
+  (summary,) = _make(inputs._replace(history=[row]))['history']
+  assert summary['mean_sparsity'] is None
 
 
 def test_nan_becomes_null(tiny):

@@ -1,0 +1,243 @@
+"""configs/*.py: every argument that they document loads and traces."""
+
+import dataclasses
+import functools
+import importlib
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import config as config_lib
+from hq_jax import models
+from hq_jax import optimizers
+from hq_jax import sharding
+from hq_jax import train_state
+from hq_jax import train_step
+from hq_jax import transforms
+
+_FOLDER = pathlib.Path(__file__).parents[2] / 'configs'
+
+# For each argument that is documented, one that differs from the default.
+_COMMON = {'ratio': 'ratio=40', 'seed': 'seed=7', 'debug': 'debug'}
+_IMAGENET = _COMMON | {
+  'pretrained': 'pretrained=a.pth',
+  'distill': 'distill=0.5',
+  'batch_size': 'batch_size=512',
+  'data_dir': 'data_dir=/data',
+}
+_ARGUMENTS = {
+  'digits': _COMMON | {'distill': 'distill=0.5'},
+  'cifar10': _COMMON
+  | {
+    'model': 'model=resnet56',
+    'distill': 'distill=0.5',
+    'data_dir': 'data_dir=/data',
+  },
+  'folder': _COMMON
+  | {
+    'data_dir': 'data_dir=/data',
+    'model': 'model=resnet20',
+    'pretrained': 'pretrained=a.pth',
+    'image_size': 'image_size=96',
+    'epochs': 'epochs=9',
+    'batch_size': 'batch_size=64',
+    'distill': 'distill=0.5',
+  },
+  'resnet50': _IMAGENET,
+  'resnet18': _IMAGENET,
+  'mobilenet_v2': _IMAGENET,
+}
+# Classes, and the images of sets that are not resized.
+_NUM_CLASSES = {'digits': 10, 'cifar10': 10, 'folder': 5}
+_STORED = {'digits': (8, 8, 1), 'cifar10': (32, 32, 3)}
+_CASES = [
+  (name, arguments)
+  for name in _ARGUMENTS
+  for arguments in (None, *_ARGUMENTS[name].values())
+]
+
+
+def _get(name, arguments=None):
+  module = importlib.import_module(f'configs.{name}')
+  return config_lib.validate(module.get_config(arguments))
+
+
+def _docstring(name):
+  return importlib.import_module(f'configs.{name}').__doc__
+
+
+@functools.lru_cache
+def _make_model(config: config_lib.Model, num_classes):
+  fields = dataclasses.asdict(config)
+  return models.build(
+    fields.pop('name'), num_classes=num_classes, arguments=fields
+  )
+
+
+def _describe(tree):
+  return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+def _init(model, tx, shape):
+  return jax.eval_shape(
+    lambda key: train_state.init(model, tx, key, shape, sharding.make_mesh()),
+    jax.random.key(0),
+  )
+
+
+@functools.lru_cache
+def _trace_step(model, shape, data, optimizer, distill):
+  """Traces a step of the model as these parts of a config want it."""
+  tx = optax.identity()
+  state = _init(model, tx, shape)
+  step_fn = train_step.make_train_step(
+    model,
+    tx,
+    label_smoothing=optimizer.label_smoothing,
+    mixup_alpha=data.mixup_alpha,
+    cutmix_alpha=data.cutmix_alpha,
+    distill_weight=distill.weight,
+    temperature=distill.temperature,
+  )
+  batch = {
+    'image': jax.ShapeDtypeStruct((8, *shape), np.float32),
+    'label': jax.ShapeDtypeStruct((8,), np.int32),
+  }
+  teacher = state.variables if distill.weight else None
+  after, sums = jax.eval_shape(step_fn, state, batch, teacher)
+  assert _describe(after) == _describe(state)
+  assert set(sums) == {'loss', 'accuracy'}
+  return state.params
+
+
+@functools.lru_cache
+def _trace_update(model, shape, optimizer, recipe):
+  """Traces both stages' updates; the latents of the second."""
+  params = _init(model, optax.identity(), shape).params
+  fields = dataclasses.asdict(recipe) | {
+    'sparsity': 0.8,
+    'distribution': 'uniform',  # The planner's shares are in the sparsity.
+    'prune_steps': 10,
+    'end_step': 20,
+  }
+  found = []
+  for wrap in (
+    lambda tx: tx,
+    lambda tx: transforms.hq(tx, transforms.Recipe(**fields)),
+  ):
+    tx = wrap(optimizers.make_optimizer(optimizer, lambda step: 0.1))
+    state = jax.eval_shape(tx.init, params)
+    updates, after = jax.eval_shape(tx.update, params, state, params)
+    assert _describe(updates) == _describe(params)
+    assert _describe(after) == _describe(state)
+    found.append(optax.tree.get(state, 'latents'))
+  assert found[0] is None
+  return found[1]
+
+
+def test_every_config_is_tested():
+  assert {path.stem for path in _FOLDER.glob('*.py')} == set(_ARGUMENTS)
+
+
+@pytest.mark.parametrize('name', _ARGUMENTS)
+def test_every_argument_is_documented(name):
+  (text,) = re.findall(r'Arguments: (.*?)\n\n', _docstring(name), re.DOTALL)
+  text = re.sub(r'\([^()]*\)', '', text)  # What is said of their values.
+  assert set(re.findall(r'`(\w+)`', text)) == set(_ARGUMENTS[name])
+  # And there are no others.
+  with pytest.raises(ValueError, match='no_such_argument is not kn') as caught:
+    _get(name, 'no_such_argument')
+  _, _, known = str(caught.value).partition('wanted one of: ')
+  assert set(known.split(', ')) == set(_ARGUMENTS[name])
+
+
+@pytest.mark.parametrize(('name', 'arguments'), _CASES)
+def test_it_loads_validates_and_traces(name, arguments):
+  config = _get(name, arguments)
+  size = config.data.image_size
+  shape = _STORED[name] if size is None else (size, size, 3)
+  model = _make_model(config.model, _NUM_CLASSES.get(name, 1000))
+  params = _trace_step(
+    model, shape, config.data, config.optimizer, config.distill
+  )
+  # The updates know nothing of images, of how exactly the model computes, ...
+  model = model.clone(dtype=jnp.float32)
+  recipe = dataclasses.replace(config.recipe, refresh_steps=1)
+  latents = _trace_update(model, (32, 32, shape[-1]), config.optimizer, recipe)
+  kernels = [x for x in jax.tree.leaves(params) if len(x.shape) > 1]
+  assert _describe(jax.tree.leaves(latents)) == _describe(kernels)
+
+
+@pytest.mark.parametrize('name', _ARGUMENTS)
+def test_what_the_arguments_change(name):
+  plain = _get(name)
+  assert plain.seed == 0 and plain.distill.weight == 0
+  config = _get(name, 'ratio=35.5,seed=7')
+  assert (config.target_ratio, config.seed) == (35.5, 7)
+  debug = _get(name, 'debug')
+  assert debug.checkpoint_every_epochs == 1
+  for phase in ('dense', 'prune', 'ternary'):
+    assert 1 <= getattr(debug, phase).epochs <= 2
+    assert getattr(plain, phase).epochs > 2
+  # Each changes something of what is run.
+  for arguments in _ARGUMENTS[name].values():
+    assert _get(name, arguments) != plain, arguments
+  if 'pretrained' in _ARGUMENTS[name]:
+    assert plain.pretrained is None
+    given = _get(name, 'pretrained=b.pth')
+    assert given.pretrained == 'b.pth'
+    assert given.pretrained_head == (name != 'folder')
+    assert (given.dense.epochs == 0) == (name != 'folder')
+  if 'data_dir' in _ARGUMENTS[name]:
+    assert _get(name, 'data_dir=/mine').data.data_dir == '/mine'
+  if 'distill' in _ARGUMENTS[name]:
+    assert _get(name, 'distill=0.25').distill.weight == 0.25
+
+
+@pytest.mark.parametrize('name', _ARGUMENTS)
+def test_examples_of_the_docstring_load(name):
+  examples = re.findall(
+    rf'--config=configs/{name}\.py:?(\S*)', _docstring(name)
+  )
+  assert examples
+  for arguments in examples:
+    _get(name, arguments)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ('ratio=1', 'config.target_ratio is 1.0, wanted a number above 1'),
+    ('ratio=inf', 'config.target_ratio is inf, wanted a number above 1'),
+    ('seed=-1', 'config.seed is -1, wanted an int in [0, 2**31)'),
+    ('distill=2', 'config.distill.weight is 2.0, wanted a fraction in [0, 1]'),
+  ],
+)
+@pytest.mark.parametrize('name', _ARGUMENTS)
+def test_nonsense_is_refused_by_field(name, arguments, message):
+  with pytest.raises(ValueError) as caught:
+    _get(name, arguments)
+  assert str(caught.value) == message
+
+
+def test_the_rates_of_imagenet_follow_the_batch():
+  for name in ('resnet50', 'resnet18', 'mobilenet_v2'):
+    plain, small = _get(name), _get(name, 'batch_size=256')
+    for phase in ('dense', 'prune', 'ternary'):
+      rate = getattr(plain, phase).learning_rate
+      assert getattr(small, phase).learning_rate == pytest.approx(rate / 4)
+
+
+def test_the_epochs_of_a_folder_are_shared_out():
+  for epochs in (9, 60, 61, 3):
+    config = _get('folder', f'epochs={epochs}')
+    phases = config.dense, config.prune, config.ternary
+    assert sum(phase.epochs for phase in phases) == epochs
+    assert min(phase.epochs for phase in phases) >= 1
+  assert _get('folder').data.image_size == 64
+  assert _get('folder', 'pretrained=a.pth').data.image_size == 224
