@@ -8,6 +8,7 @@ the channel axis is the last. Every function works on one array; lift it with
 `jax.tree.map`. Inputs of lower precision are computed in float32.
 """
 
+import functools
 import math
 
 import jax
@@ -98,6 +99,7 @@ def norms(w: jax.Array, axis: int = -1) -> jax.Array:
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
+@functools.partial(jax.jit, static_argnums=1, static_argnames='axis')
 def exact_norms(w: jax.Array, axis: int = -1) -> jax.Array:
   """The norm of each channel, the same bits however the kernel is sharded.
 

@@ -103,6 +103,7 @@ def num_kept(size: int, sparsity: jax.Array | float) -> jax.Array:
   return jnp.clip(kept.astype(jnp.int32), 1, size)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _flat_index(shape: tuple[int, ...]) -> jax.Array:
   """The flat index of each element, built without a reshape.
 
@@ -491,6 +492,7 @@ def _magnitudes(w: jax.Array, inverse_norms: jax.Array | None) -> jax.Array:
   return magnitudes * inverse_norms
 
 
+@jax.jit
 def keep_mask(w: jax.Array, threshold: Threshold) -> jax.Array:
   """Which weights a threshold keeps.
 
