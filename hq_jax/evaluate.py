@@ -14,8 +14,8 @@ from hq_jax import metrics
 from hq_jax import models
 from hq_jax import sharding
 from hq_jax import trees
+from hq_jax.data import eval_batches
 from hq_jax.data import normalization
-from hq_jax.data import pipeline
 from hq_jax.data import unreadable
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], metrics.Sums]
@@ -49,7 +49,7 @@ def evaluate(
   Args:
     eval_step: made by `make_eval_step`.
     variables: what the model is applied with.
-    batches: of `data.pipeline.make_eval_batches`.
+    batches: of `data.eval_batches.make_eval_batches`.
     mesh: the devices.
 
   Returns:
@@ -111,7 +111,7 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   )
   variables = artifact_lib.to_variables(found)
   _check_shapes(path, model, variables, dataset.image_shape)
-  batches = pipeline.make_eval_batches(
+  batches = eval_batches.make_eval_batches(
     dataset.test,
     preprocessing=found.preprocessing,
     batch_size=checked.batch_size,

@@ -19,7 +19,7 @@ from hq_jax import train_state
 from hq_jax import transforms
 from hq_jax import trees
 from hq_jax import workdir as workdir_lib
-from hq_jax.data import pipeline
+from hq_jax.data import eval_batches
 
 
 def run(job: job_lib.Job) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run(job: job_lib.Job) -> dict[str, Any]:
   """
   history = workdir_lib.History(job.workdir)
   eval_step = evaluate.make_eval_step(job.model)
-  batches = pipeline.make_eval_batches(
+  batches = eval_batches.make_eval_batches(
     job.dataset.test,
     preprocessing=job.header['preprocessing'],
     batch_size=job.config.batch_size,

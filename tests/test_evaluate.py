@@ -12,8 +12,8 @@ from hq_jax import evaluate
 from hq_jax import models
 from hq_jax import sharding
 from hq_jax.data import datasets
+from hq_jax.data import eval_batches
 from hq_jax.data import normalization
-from hq_jax.data import pipeline
 from hq_jax.data import sources
 
 _PREPROCESSING = {'mean': [8.0], 'std': [4.0]}
@@ -68,7 +68,7 @@ def _reference(variables, source):
 
 
 def _evaluate(variables, source, batch_size, mesh):
-  batches = pipeline.make_eval_batches(
+  batches = eval_batches.make_eval_batches(
     source, preprocessing=_PREPROCESSING, batch_size=batch_size
   )
   return evaluate.evaluate(_EVAL_STEP, variables, batches, mesh)

@@ -9,6 +9,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from hq_jax import artifact
+from hq_jax.data import lookup
 from hq_jax.data import prepared
 from tests import runs
 from tests.data import fake_imagenet
@@ -47,7 +48,7 @@ def test_imagenet_from_its_archives_to_a_file(tmp_path):
   found = artifact.read(str(path))
   assert found.model == 'resnet50' and found.input_shape == (32, 32, 3)
   assert found.preprocessing['resize'] == 37
-  folder = prepared.find('imagenet2012', data_dir)
+  folder = lookup.find('imagenet2012', data_dir)
   assert found.class_names == prepared.open_prepared(folder).class_names
   assert path.stat().st_size * 30 <= 4 * report['num_weights']
 

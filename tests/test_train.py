@@ -17,7 +17,7 @@ from hq_jax import train
 from hq_jax import train_state
 from hq_jax import transforms
 from hq_jax import trees
-from hq_jax.data import pipeline
+from hq_jax.data import eval_batches
 
 
 def get_config(data_dir, arguments='debug'):
@@ -64,7 +64,7 @@ def state(finished):
 
 
 def all_images(job):
-  batches = pipeline.make_eval_batches(
+  batches = eval_batches.make_eval_batches(
     job.dataset.test, preprocessing=job.header['preprocessing'], batch_size=500
   )
   (batch,) = batches

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from hq_jax.data import folders
 from hq_jax.data import generated
+from hq_jax.data import lookup
 from hq_jax.data import prepared
 from hq_jax.data import sources
 
@@ -118,11 +119,11 @@ def load(
     if image_size is not None:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
     return _load_generated(name, root, memory_limit_bytes)
-  folder = prepared.find(name, root)
+  folder = lookup.find(name, root)
   if folder is None:
     raise ValueError(
       f'config.data.name is {name!r}, which is not prepared in {str(root)!r}:'
-      f' run `{prepared.prepare_command(name, data_dir)}` (or name one of those'
+      f' run `{lookup.prepare_command(name, data_dir)}` (or name one of those'
       f' that are made here: {", ".join(sorted(generated.SPECS))}, {FOLDER})'
     )
   found = prepared.open_prepared(

@@ -4,17 +4,13 @@ from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
-import re
-import shlex
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 
+from hq_jax.data import builders
 from hq_jax.data import sources
-
-_NAME = re.compile(r'([a-z0-9_]+)(?:/(\w[\w.-]*))?(?::([0-9.]+))?')
-_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
+from hq_jax.data import tfds_errors
 
 
 class Prepared(NamedTuple):
@@ -99,186 +95,12 @@ class PreparedSource:
       )
       image, label = example[self.image_key], int(example[self.label_key])
     except Exception as error:  # TFDS and array_record raise most kinds of it.
-      raise _damaged(self.folder, f'{name}: {first_line(error)}') from error
+      raise tfds_errors.damaged(
+        self.folder, f'{name}: {tfds_errors.first_line(error)}'
+      ) from error
     if not is_file and image.ndim == 2:
       image = image[..., None]
     return {'image': image, 'label': label, 'name': name}
-
-
-def parse_name(name: str) -> tuple[str, str | None, str | None]:
-  """Takes the name of a data set apart.
-
-  Args:
-    name: 'name' or 'name/config', either of them with ':version'.
-
-  Returns:
-    The three of them.
-
-  Raises:
-    ValueError: it is not of that form.
-
-  >>> parse_name('imagenet_resized/16x16:0.1.0')
-  ('imagenet_resized', '16x16', '0.1.0')
-  """
-  match = _NAME.fullmatch(name)
-  version = match[3] if match else None
-  if not match or (version and not tfds.core.Version.is_valid(version)):
-    raise ValueError(
-      f'name: got {name!r}, wanted a TFDS name such as cifar10,'
-      ' imagenet_resized/16x16 or cifar10:3.0.2'
-    )
-  return match[1], match[2], version
-
-
-def prepare_command(
-  name: str, data_dir: str | os.PathLike[str] | None = None
-) -> str:
-  """Returns what to type to have a data set prepared.
-
-  Args:
-    name: of the data set.
-    data_dir: the folder that holds the data sets; None leaves it out.
-
-  Returns:
-    A command for a shell.
-
-  >>> prepare_command('cifar10', '/my data')
-  "python -m hq_jax.prepare cifar10 --data_dir='/my data'"
-  """
-  command = f'python -m hq_jax.prepare {shlex.quote(name)}'
-  if data_dir is None:
-    return command
-  return f'{command} --data_dir={shlex.quote(os.fspath(data_dir))}'
-
-
-def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
-  """Finds a prepared data set.
-
-  Args:
-    name: 'name' or 'name/config', either of them with ':version'. A name
-      without a config means the default one, for a set that has configs.
-    data_dir: the folder that holds the data sets.
-
-  Returns:
-    The folder of the version that was asked for, or of the newest. None where
-    there is none that is complete: TFDS writes to a folder `incomplete.*`,
-    which it renames at the end.
-
-  Raises:
-    ValueError: for a name that is none.
-
-  >>> import tempfile
-  >>> from hq_jax.data import datasets
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   _ = datasets.load('digits', data_dir)
-  ...   find('digits', pathlib.Path(data_dir)).relative_to(data_dir).as_posix()
-  'digits/1.0.0'
-  """
-  dataset, config, version = parse_name(name)
-  folder = data_dir / dataset
-  config = config or tfds.core.dataset_builder.load_default_config_name(folder)
-  folders = (folder / (config or '')).glob('*')
-  versions = [
-    path
-    for path in folders
-    if tfds.core.Version.is_valid(path.name) and is_complete(path)
-    if version in (None, path.name)
-  ]
-  key = lambda path: tfds.core.Version(path.name)
-  return max(versions, key=key, default=None)
-
-
-def is_complete(folder: pathlib.Path) -> bool:
-  """Returns whether a folder holds what describes a prepared data set.
-
-  Args:
-    folder: of a version of a data set.
-
-  Returns:
-    Whether it has TFDS's two files about the set.
-
-  >>> is_complete(pathlib.Path('/nowhere'))
-  False
-  """
-  names = ('dataset_info.json', 'features.json')
-  return all((folder / name).is_file() for name in names)
-
-
-def find_keys(info: tfds.core.DatasetInfo) -> tuple[str, str]:
-  """Finds the image and the label of a classification set.
-
-  Args:
-    info: of a data set.
-
-  Returns:
-    The names of two features: the image, an `Image` or a `Tensor` of two or
-    three dimensions, either of uint8, and the label, a `ClassLabel`. They are
-    those that TFDS calls supervised, if it does so, or else the only ones.
-
-  Raises:
-    ValueError: there is no such pair, or more than one.
-
-  >>> from hq_jax.data import digits
-  >>> find_keys(digits.Digits(data_dir='/nowhere').info)
-  ('image', 'label')
-  """
-  features = dict(info.features)
-  # Supervised keys may be trees of names, which are no keys of `features`.
-  chosen = [k for k in info.supervised_keys or features if isinstance(k, str)]
-  images = [k for k in chosen if _is_image(features.get(k))]
-  labels = [k for k in chosen if _is_label(features.get(k))]
-  if len(images) != 1 or len(labels) != 1:
-    types = {k: type(feature).__name__ for k, feature in features.items()}
-    listed = ', '.join(f'{k} ({name})' for k, name in types.items())
-    keys = info.supervised_keys
-    supervised = f', of which supervised {keys}' if keys else ''
-    raise ValueError(
-      f'{info.name}: got the features {listed}{supervised}, wanted one image'
-      ' (an Image or a Tensor of uint8) and one label (a ClassLabel)'
-    )
-  return images[0], labels[0]
-
-
-def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-  """Opens a prepared set and checks that it can be used here.
-
-  Args:
-    folder: of a version of a data set.
-
-  Returns:
-    Its builder, which can only read.
-
-  Raises:
-    ValueError: it is damaged, in another file format than array_record, or no
-      image classification set.
-
-  >>> import tempfile
-  >>> from hq_jax.data import datasets
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   _ = datasets.load('digits', data_dir)
-  ...   list(open_builder(find('digits', pathlib.Path(data_dir))).info.splits)
-  ['train', 'test']
-  """
-  try:
-    builder = tfds.builder_from_directory(folder)
-    formats = builder.info.available_file_formats()
-  except Exception as error:  # TFDS raises most kinds of it.
-    raise _damaged(folder, first_line(error)) from error
-  if _FORMAT not in formats:
-    found = ', '.join(sorted(file_format.value for file_format in formats))
-    config = builder.builder_config
-    name = f'{builder.name}/{config.name}' if config else builder.name
-    root = folder.parents[2 if config else 1]
-    raise ValueError(
-      f'data_dir: {str(folder)!r} has the file format {found}, wanted'
-      ' array_record: choose another data_dir, or delete that folder and run'
-      f' `{prepare_command(name, root)}`'
-    )
-  find_keys(builder.info)
-  builder.info.set_file_format(
-    _FORMAT, override=True, override_if_initialized=True
-  )
-  return builder
 
 
 def open_prepared(
@@ -290,7 +112,7 @@ def open_prepared(
   """Opens a prepared set, with neither TensorFlow nor a network.
 
   Args:
-    folder: of a version of a data set, of `find`.
+    folder: of a version of a data set, of `lookup.find`.
     train_split: a TFDS split or a part of one, such as 'train[:90%]'; None
       means 'train'.
     test_split: likewise; None means 'test' if its first example has a label,
@@ -301,20 +123,21 @@ def open_prepared(
     both splits can be read.
 
   Raises:
-    ValueError: as `open_builder`, or for a split that does not exist, is empty
-      or has no labels.
+    ValueError: as `builders.open_builder`, or for a split that does not exist,
+      is empty or has no labels.
 
   >>> import tempfile
   >>> from hq_jax.data import datasets
+  >>> from hq_jax.data import lookup
   >>> with tempfile.TemporaryDirectory() as data_dir:
   ...   _ = datasets.load('digits', data_dir)
-  ...   folder = find('digits', pathlib.Path(data_dir))
+  ...   folder = lookup.find('digits', pathlib.Path(data_dir))
   ...   found = open_prepared(folder, test_split='test[:20%]')
   ...   found.image_shape, len(found.train), found.test[0]['name']
   ((8, 8, 1), 1297, 'test[:20%][0]')
   """
-  builder = open_builder(folder)
-  image_key, label_key = find_keys(builder.info)
+  builder = builders.open_builder(folder)
+  image_key, label_key = builders.find_keys(builder.info)
   train = _open_split(builder, 'train_split', train_split or 'train')
   test = _open_test(builder, test_split)
   for field, source in (('train_split', train), ('test_split', test)):
@@ -331,24 +154,6 @@ def open_prepared(
     test=test,
     splits=(train.split, test.split),
   )
-
-
-def first_line(error: BaseException) -> str:
-  """Says in one line what went wrong in TFDS.
-
-  Args:
-    error: of any kind.
-
-  Returns:
-    Its kind and the first line of its message that is not empty.
-
-  >>> first_line(KeyError())
-  'KeyError: '
-  >>> first_line(OSError('a\\nb'))
-  'OSError: a'
-  """
-  lines = str(error).strip().splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0]}'
 
 
 def _open_test(
@@ -389,17 +194,17 @@ def _open_split(
     raise ValueError(f'{field}: {split!r} of {builder.data_dir!r} is empty')
   missing = sorted(file for file in files if not os.path.isfile(file))
   if missing:
-    raise _damaged(
+    raise tfds_errors.damaged(
       builder.data_dir, f'{os.path.basename(missing[0])} is missing'
     )
-  keys = find_keys(builder.info)
+  keys = builders.find_keys(builder.info)
   source = PreparedSource(
     folder=builder.data_dir,
     split=split,
     records=builder.as_data_source(
       split,
       deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-      file_format=_FORMAT,
+      file_format=builders.FORMAT,
     ),
     features=tfds.features.FeaturesDict(
       {key: builder.info.features[key] for key in keys}
@@ -409,23 +214,3 @@ def _open_split(
   )
   source._read(len(source) - 1)  # A file that was cut shows now.
   return source
-
-
-def _is_image(feature: Any) -> bool:
-  # The shape of other kinds of features may be a dict or what not.
-  if not isinstance(feature, tfds.features.Image | tfds.features.Tensor):
-    return False
-  ranks = (3,) if isinstance(feature, tfds.features.Image) else (2, 3)
-  return feature.np_dtype == np.uint8 and len(feature.shape) in ranks
-
-
-def _is_label(feature: Any) -> bool:
-  is_label = isinstance(feature, tfds.features.ClassLabel)
-  return is_label and feature.num_classes is not None
-
-
-def _damaged(folder: str | os.PathLike[str], why: str) -> ValueError:
-  return ValueError(
-    f'data_dir: {os.fspath(folder)!r} is damaged or incomplete ({why}): delete'
-    ' that folder to have it prepared again'
-  )

@@ -9,6 +9,7 @@ import pytest
 
 from hq_jax.data import crops
 from hq_jax.data import datasets
+from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data import pipeline
 from hq_jax.data import unreadable as unreadable_lib
@@ -66,7 +67,7 @@ def _take(num_batches, dataset, **kwargs):
 
 
 def _eval_batches(dataset, **kwargs):
-  return pipeline.make_eval_batches(
+  return eval_batches.make_eval_batches(
     dataset.test,
     preprocessing=normalization.preprocessing(dataset),
     **kwargs,

@@ -4,6 +4,8 @@ import collections
 
 import pytest
 
+from hq_jax.data import builders
+from hq_jax.data import lookup
 from hq_jax.data import prepared
 from tests.data import fake_imagenet
 
@@ -30,7 +32,7 @@ def _labels(source):
 
 
 def test_every_image_is_there_once_with_its_label(imagenet_dir):
-  found = prepared.open_prepared(prepared.find('imagenet2012', imagenet_dir))
+  found = prepared.open_prepared(lookup.find('imagenet2012', imagenet_dir))
   assert found.class_names == tuple(fake_imagenet.synsets())
   assert found.image_shape == (None, None, 3)
   assert found.splits == ('train', 'validation')
@@ -42,8 +44,8 @@ def test_every_image_is_there_once_with_its_label(imagenet_dir):
 
 def test_no_file_is_there_twice(imagenet_dir):
   # By the names that TFDS keeps: images of one class may be equal.
-  folder = prepared.find('imagenet2012:5.1.0', imagenet_dir)
-  builder = prepared.open_builder(folder)
+  folder = lookup.find('imagenet2012:5.1.0', imagenet_dir)
+  builder = builders.open_builder(folder)
   for split, wanted in (('train', 2000), ('validation', 1000), ('test', 20)):
     source = builder.as_data_source(split)
     names = {example['file_name'] for example in source}
@@ -51,7 +53,7 @@ def test_no_file_is_there_twice(imagenet_dir):
 
 
 def test_the_test_split_of_imagenet_has_no_labels(imagenet_dir):
-  folder = prepared.find('imagenet2012', imagenet_dir)
+  folder = lookup.find('imagenet2012', imagenet_dir)
   with pytest.raises(ValueError, match=r"test_split: .*'test' .* no labels"):
     prepared.open_prepared(folder, test_split='test')
 

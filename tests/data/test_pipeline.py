@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hq_jax.data import datasets
+from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data import pipeline
 from hq_jax.data import sources
@@ -200,7 +201,7 @@ def test_delivers_20_000_digits_per_second_of_one_core(digits):
 @pytest.mark.parametrize('batch_size', [1, 64, 100, 500, 512])
 def test_evaluation_sees_every_image_once_in_order(digits, batch_size):
   preprocessing = normalization.preprocessing(digits)
-  batches = pipeline.make_eval_batches(
+  batches = eval_batches.make_eval_batches(
     digits.test, preprocessing=preprocessing, batch_size=batch_size
   )
   assert len(batches) == -(-500 // batch_size)
@@ -222,7 +223,7 @@ def test_evaluation_sees_every_image_once_in_order(digits, batch_size):
 
 
 def test_evaluation_can_be_repeated(digits):
-  batches = pipeline.make_eval_batches(
+  batches = eval_batches.make_eval_batches(
     digits.test,
     preprocessing=normalization.preprocessing(digits),
     batch_size=128,
@@ -239,7 +240,7 @@ def test_evaluation_shared_among_processes(num, process_count):
   }
   shares = [
     list(
-      pipeline.make_eval_batches(
+      eval_batches.make_eval_batches(
         dataset.test,
         process_index=index,
         process_count=process_count,
@@ -249,7 +250,7 @@ def test_evaluation_shared_among_processes(num, process_count):
     for index in range(process_count)
   ]
   assert {len(share) for share in shares} == {2}
-  alone = list(pipeline.make_eval_batches(dataset.test, **kwargs))
+  alone = list(eval_batches.make_eval_batches(dataset.test, **kwargs))
   _assert_equal(_joined(shares), alone)
   valid = np.concatenate([batch['valid'] for batch in alone])
   labels = np.concatenate([batch['label'] for batch in alone])
@@ -273,7 +274,7 @@ def test_bad_sizes_are_named(name, kwargs):
   with pytest.raises(ValueError, match=f'^{name}: got .* wanted'):
     pipeline.make_train_iterator(dataset, seed=0, **kwargs)
   with pytest.raises(ValueError, match=f'^{name}: got .* wanted'):
-    pipeline.make_eval_batches(dataset.test, preprocessing={}, **kwargs)
+    eval_batches.make_eval_batches(dataset.test, preprocessing={}, **kwargs)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""The image files below a folder: which files are images, and in what order."""
+
+import itertools
+import os
+import pathlib
+
+EXTENSIONS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
+# Copies and thumbnails that macOS and network disks leave beside the images.
+_IGNORED = {'__MACOSX', '@eaDir'}
+
+
+def list_images(root: pathlib.Path, folder: str) -> list[str]:
+  """Lists all images below a folder, however deep.
+
+  Links are followed, each folder counting once.
+
+  Args:
+    root: a folder.
+    folder: below it, a path relative to it.
+
+  Returns:
+    The sorted paths, relative to `root`, with slashes.
+
+  Raises:
+    ValueError: a name is not UTF-8.
+    OSError: a folder cannot be listed.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as root:
+  ...   for name in ('cat/2.jpg', 'cat/more/1.PNG', 'cat/notes.txt'):
+  ...     file = pathlib.Path(root, name)
+  ...     file.parent.mkdir(exist_ok=True)
+  ...     _ = file.write_bytes(b'')
+  ...   list_images(pathlib.Path(root), 'cat')
+  ['cat/2.jpg', 'cat/more/1.PNG']
+  """
+  visited = {parent.resolve() for parent in (root / folder).parents}
+  paths, pending = [], [(folder, (root / folder).parent.resolve())]
+  while pending:
+    folder, holder = pending.pop()
+    real = (root / folder).resolve()
+    # A link to a folder around it would add all other classes to this one.
+    if real in visited or holder.is_relative_to(real):
+      continue
+    visited.add(real)
+    folders, images = scan(root / folder)
+    paths += [f'{folder}/{name}' for name in images]
+    pending += [(f'{folder}/{name}', real) for name in reversed(folders)]
+  return sorted(paths)
+
+
+def scan(folder: pathlib.Path) -> tuple[list[str], list[str]]:
+  """Lists what is right in a folder; names that begin with a dot are skipped.
+
+  Args:
+    folder: to look into.
+
+  Returns:
+    The sorted names of the folders, and those of the images: files, or links,
+    that end in one of `EXTENSIONS`, in capitals or not.
+
+  Raises:
+    ValueError: a name is not UTF-8.
+    OSError: the folder cannot be listed.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as root:
+  ...   for name in ('b.jpg', 'A.GIF', '.c.jpg', 'notes.txt'):
+  ...     _ = pathlib.Path(root, name).write_bytes(b'')
+  ...   pathlib.Path(root, 'cat').mkdir()
+  ...   scan(pathlib.Path(root))
+  (['cat'], ['A.GIF', 'b.jpg'])
+  """
+  folders, images = [], []
+  with os.scandir(folder) as entries:
+    for entry in entries:
+      if entry.name.startswith('.') or entry.name in _IGNORED:
+        continue
+      if _is_folder(entry):
+        folders.append(entry.name)
+      elif _is_image(entry):
+        images.append(entry.name)
+  for name in itertools.chain(folders, images):
+    try:
+      name.encode()
+    except UnicodeEncodeError:
+      raise folder_error(
+        folder / name, 'is not UTF-8, wanted a name that is'
+      ) from None
+  return sorted(folders), sorted(images)
+
+
+def folder_error(path: str | os.PathLike[str], what: str) -> ValueError:
+  """Says in one line what is wrong with a folder of images.
+
+  Args:
+    path: of what is wrong.
+    what: is wrong with it, and what was wanted.
+
+  Returns:
+    What to raise.
+
+  >>> folder_error('/cats', 'has no images, wanted some')
+  ValueError("config.data.data_dir: '/cats' has no images, wanted some")
+  """
+  return ValueError(f'config.data.data_dir: {os.fspath(path)!r} {what}')
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:  # A link that leads back to itself.
+    return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+  if not entry.name.lower().endswith(EXTENSIONS):
+    return False
+  if entry.is_symlink():
+    # One that leads nowhere counts: on reading it the loss is seen.
+    return os.path.isfile(entry) or not os.path.exists(entry)
+  return entry.is_file()
