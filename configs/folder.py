@@ -12,11 +12,11 @@ such folders; without `test/`, a fifth of the images is held out.
 Arguments: `data_dir` (the folder), `model` (`resnet18`, the default, or
 another name in `hq_jax.models`), `pretrained` (a file of ImageNet weights of
 that model; its classifier is trained anew), `image_size` (in pixels; default
-224 with pretrained weights, else 64), `epochs` (in all, default 60),
-`batch_size` (default 32), `ratio` (float32 bytes over file bytes, default 30),
-`distill` (the weight of the dense network's answers in the loss, default 0),
-`seed` (default 0), `debug` (an epoch of each phase at 32 pixels: shows that
-everything works, and no more).
+224 with pretrained weights, else 64), `epochs` (in all, at least 3, default
+60), `batch_size` (default 32), `ratio` (float32 bytes over file bytes, default
+30), `distill` (the weight of the dense network's answers in the loss, default
+0), `seed` (default 0), `debug` (an epoch of each phase, at 32 pixels if not
+said otherwise: shows that everything works, and no more).
 
 Expected: it depends on the images. A ResNet-18 on 1,000 images at 64 pixels
 takes about ten minutes on two cores.
@@ -40,6 +40,10 @@ def get_config(arguments=None):
     seed=0,
     debug=False,
   )
+  if args.epochs < 3:
+    raise ValueError(
+      f'config argument epochs is {args.epochs}, wanted at least 3'
+    )
   config = config_lib.get_defaults()
   config.seed = args.seed
   config.target_ratio = args.ratio
@@ -65,7 +69,8 @@ def get_config(arguments=None):
   config.ternary.learning_rate = 1e-3
   config.recipe.distribution = 'cosine_distance'
   if args.debug:
-    config.data.image_size = 32
+    config.data.image_size = args.image_size or 32
+    config.recipe.num_stages = 1
     config.checkpoint_every_epochs = 1
     config.dense.epochs = 1
     config.prune.epochs = 1

@@ -17,7 +17,7 @@ shows that everything works, and no more).
 Expected: *not reproduced by us*, ImageNet is not at hand. The recipe is the one
 of configs/digits.py with epochs as others use for compressing ResNets; a
 network that is small already loses more, hence 20x. From the number of
-operations, about 6 hours on one A100 or 1 hour on a TPU v3-32 with pretrained
+operations, about 6 hours on one A100 or 1 hour on eight with pretrained
 weights, and 9 and 2 hours more without.
 """
 

@@ -16,7 +16,7 @@ of each phase: shows that everything works, and no more).
 
 Expected: *not reproduced by us*, ImageNet is not at hand. The recipe is the one
 of configs/digits.py with epochs as others use for compressing ResNets. From the
-number of operations, about 12 hours on one A100 or 2 hours on a TPU v3-32 with
+number of operations, about 12 hours on one A100 or 2 hours on eight with
 pretrained weights, and 15 and 3 hours more without.
 """
 

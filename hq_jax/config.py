@@ -39,6 +39,12 @@ def _not_negative(default: float) -> Any:
   )
 
 
+def _alpha() -> Any:
+  return _field(
+    0.0, lambda x: x == 0 or 1e-3 <= x <= 1e3, '0, or a number of 1e-3 to 1e3'
+  )
+
+
 def _positive_fraction(default: float) -> Any:
   return _field(default, lambda x: 0.0 < x <= 1.0, 'a fraction in (0, 1]')
 
@@ -78,13 +84,17 @@ class Data:
   data_dir: str | None = None
   train_split: str | None = None
   test_split: str | None = None
-  image_size: int | None = _at_least(1, None)
-  crop_fraction: float = _positive_fraction(0.875)
+  image_size: int | None = _field(
+    None, lambda x: 1 <= x <= 4096, 'an int of 1 to 4096'
+  )
+  crop_fraction: float = _field(
+    0.875, lambda x: 0.5 <= x <= 1.0, 'a fraction in [0.5, 1]'
+  )
   min_area: float = _positive_fraction(0.08)
   flip: bool = False
   max_shift: int = _at_least(0, 0)
-  mixup_alpha: float = _not_negative(0.0)
-  cutmix_alpha: float = _not_negative(0.0)
+  mixup_alpha: float = _alpha()
+  cutmix_alpha: float = _alpha()
   max_unreadable: int = _at_least(0, 10)
   num_threads: int | None = _at_least(1, None)
 
@@ -361,6 +371,24 @@ def _check_leaf(field: dataclasses.Field, value: Any, full_name: str) -> Any:
       f'{full_name} is {value!r}, wanted {field.metadata["wanted"]}'
     )
   return value
+
+
+def is_optional(name: str) -> bool:
+  """Says whether a field may be None.
+
+  >>> is_optional('data.image_size'), is_optional('seed')
+  (True, False)
+
+  Args:
+    name: of a field that exists, with dots, without the leading `config.`.
+
+  Returns:
+    True for a field that may be None.
+  """
+  record: Any = Config
+  for part in name.split('.'):
+    record = {f.name: f.type for f in dataclasses.fields(record)}[part]
+  return typing.get_origin(record) is types.UnionType
 
 
 def check_field(name: str, value: str | None = None) -> None:

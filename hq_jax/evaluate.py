@@ -56,7 +56,7 @@ def evaluate(
     `accuracy` in [0, 1], `loss`, and `num_examples`, an int.
 
   Raises:
-    ValueError: where there is no batch.
+    ValueError: where there is no batch, or no image that can be read.
   """
   sums = None
   for batch in batches:
@@ -66,6 +66,8 @@ def evaluate(
   if sums is None:
     raise ValueError('batches is empty, wanted at least one batch')
   num_examples = int(np.asarray(sums['accuracy'])[1])
+  if not num_examples:
+    raise ValueError('not one of the test images can be read')
   return metrics.means(sums) | {'num_examples': num_examples}
 
 
@@ -101,8 +103,8 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   crop = normalization.get_crop(found.preprocessing)
   if (crop is None) != (dataset.resize is None):
     raise ValueError(
-      f'{path}: its images are {"arrays" if crop is None else "files"}, but'
-      f' those of {dataset.name} are not: set config.data.image_size'
+      f'{path}: its images are {"not " if crop is None else ""}cropped, but'
+      f' config.data.image_size is {checked.data.image_size}'
     )
   model = models.build(
     found.model,
@@ -126,7 +128,9 @@ def _check_shapes(
 ) -> None:
   """Refuses variables that the model cannot be applied to."""
   expected = jax.eval_shape(
-    model.init, jax.random.key(0), np.zeros((1, *image_shape))
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *image_shape), np.float32),
   )
   shapes = {name: x.shape for name, x in trees.flatten(expected).items()}
   found = {name: x.shape for name, x in trees.flatten(variables).items()}

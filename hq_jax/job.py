@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 from typing import Any, IO, NamedTuple
 
 from flax import linen as nn
@@ -97,9 +98,12 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   fields = config_lib.to_dict(checked)['model']
   arguments = {key: x for key, x in fields.items() if x is not None}
   name = arguments.pop('name')
-  model = models.build(
-    name, num_classes=len(dataset.class_names), arguments=arguments
-  )
+  try:
+    model = models.build(
+      name, num_classes=len(dataset.class_names), arguments=arguments
+    )
+  except ValueError as error:
+    raise _with_field(error, 'config.', config_lib.Config) from error
   header = {
     'model': name,
     'model_arguments': arguments,
@@ -109,17 +113,11 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     'max_error': checked.max_error,
   }
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), np.zeros((1, *dataset.image_shape))
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32),
   )
-  pretrained = None
-  if checked.pretrained is not None:
-    pretrained = pretrained_lib.to_flax(
-      pretrained_lib.read(checked.pretrained),
-      shapes,
-      architecture=name,
-      new_head=not checked.pretrained_head,
-      path=checked.pretrained,
-    )
+  pretrained = _read_pretrained(checked, name, shapes)
   plan = make_plan(checked, shapes, header)
   planned = _resolve(checked, plan, steps_per_epoch)
   try:  # What does not fit these kernels.
@@ -160,6 +158,49 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   )
 
 
+def _read_pretrained(
+  config: config_lib.Config, model: str, shapes: Any
+) -> dict[str, Any] | None:
+  """The weights that training begins with, if they are not random ones."""
+  path = config.pretrained
+  if not config.dense.epochs and (path is None or not config.pretrained_head):
+    what = 'network' if path is None else 'classifier'
+    raise ValueError(
+      f'config.dense.epochs is 0, wanted at least 1: the {what} begins with'
+      ' random weights'
+    )
+  if path is None:
+    return None
+  if model not in pretrained_lib.ARCHITECTURES:
+    raise ValueError(
+      f'config.pretrained is {path!r}, but config.model.name is {model!r},'
+      f' wanted one of: {", ".join(pretrained_lib.ARCHITECTURES)}'
+    )
+  try:
+    return pretrained_lib.to_flax(
+      pretrained_lib.read(path),
+      shapes,
+      architecture=model,
+      new_head=not config.pretrained_head,
+      path=path,
+    )
+  except OSError as error:
+    raise ValueError(
+      f'config.pretrained is {path!r}: {error.strerror}'
+    ) from error
+  except ValueError as error:
+    raise ValueError(f'config.pretrained: {error}') from error
+
+
+def _with_field(error: ValueError, prefix: str, record: type) -> ValueError:
+  """The same error, by the full name of the field that it begins with."""
+  names = {field.name for field in dataclasses.fields(record)}
+  first = re.match(r'\w*', str(error))
+  if first and first[0] in names:
+    return ValueError(f'{prefix}{error}')
+  return error
+
+
 def _identify_inputs(
   config: config_lib.Config, dataset: datasets.Dataset
 ) -> dict[str, Any]:
@@ -185,14 +226,17 @@ def load_dataset(config: config_lib.Data) -> datasets.Dataset:
   Raises:
     ValueError: where it is unknown, not prepared, or damaged.
   """
-  return datasets.load(
-    config.name,
-    config.data_dir,
-    image_size=config.image_size,
-    crop_fraction=config.crop_fraction,
-    train_split=config.train_split,
-    test_split=config.test_split,
-  )
+  try:
+    return datasets.load(
+      config.name,
+      config.data_dir,
+      image_size=config.image_size,
+      crop_fraction=config.crop_fraction,
+      train_split=config.train_split,
+      test_split=config.test_split,
+    )
+  except ValueError as error:
+    raise _with_field(error, 'config.data.', config_lib.Data) from error
 
 
 def _check_data(config: config_lib.Config, dataset: datasets.Dataset) -> None:
@@ -274,7 +318,7 @@ def make_plan(
       make_artifact=make_artifact,
     )
   except ValueError as error:
-    raise ValueError(f'config.{error}') from None
+    raise _with_field(error, 'config.', config_lib.Config) from error
 
 
 def ship(
@@ -374,4 +418,9 @@ def make_recipe(
   try:
     return transforms.Recipe(**fields)
   except ValueError as error:
-    raise ValueError(f'config.recipe.{error}') from None
+    of_steps = ''
+    if 'prune_steps' in str(error):
+      of_steps = (
+        f', which is config.prune.epochs times {steps_per_epoch} batches'
+      )
+    raise ValueError(f'config.recipe.{error}{of_steps}') from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import itertools
+import operator
 import os
 import re
 import sys
@@ -39,22 +40,32 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the flags; what is wrong with them is said in one line."""
   from hq_jax import config as config_lib
 
+  arguments, cleared = [], []
   try:
     for argument, following in itertools.zip_longest(argv[1:], argv[2:]):
       override = re.match(r'--?config\.([\w.]+)(?:=(.*))?$', argument)
       if override:
-        config_lib.check_field(*override.groups())
+        name, value = override.groups()
+        config_lib.check_field(name, value)
+        if value == 'None' and config_lib.is_optional(name):
+          cleared.append(name)  # ml_collections would make a text of it.
+          continue
+      arguments.append(argument)
       file = re.fullmatch(r'--?config(?:=(.*))?', argument)
       if file:
         value = following if file.group(1) is None else file.group(1)
         path = (value or '').partition(':')[0]
         if not os.path.isfile(path):
           raise ValueError(f'config is {path!r}, but there is no such file')
-    remaining = flags.FLAGS(list(argv))
+    remaining = flags.FLAGS([*argv[:1], *arguments])
     if len(remaining) > 1:
       raise ValueError(f'argument {remaining[1]!r} is not known')
     if _CONFIG.value is None:
       raise ValueError('config is missing, wanted --config=FILE')
+    for name in cleared:
+      group, _, field = name.rpartition('.')
+      parent = operator.attrgetter(group) if group else lambda config: config
+      setattr(parent(_CONFIG.value), field, None)
   except Exception as error:  # A config file may raise anything.
     root: BaseException = error
     # ml_collections puts the traceback of a config file into its message.

@@ -96,6 +96,7 @@ def run(job: job_lib.Job) -> dict[str, Any]:
       commit=provenance.get_commit(),
       hardware=provenance.get_hardware(),
       predicted_bytes=job.plan.predicted_bytes,
+      unreadable=job.unreadable.names,
     ),
   )
 

@@ -22,6 +22,17 @@ _FREE_FIELDS = (
   'pretrained',  # `inputs.pretrained` tells what is in it.
 )
 
+# What has no field of its own.
+_INPUTS = {
+  'inputs.images': (
+    'images were added to config.data.data_dir, taken away or renamed since'
+    ' that run began'
+  ),
+  'inputs.pretrained': (
+    'config.pretrained holds other weights than that run began with'
+  ),
+}
+
 
 def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
   """Makes the folder this config's own, or refuses to touch it.
@@ -85,6 +96,9 @@ def _check_same(workdir: str, text: str, config: Mapping[str, Any]) -> None:
       f'workdir is {workdir}, whose {CONFIG} is damaged'
     ) from None
   ours = dict(_flatten(config))
+  for name, what in _INPUTS.items():
+    if theirs.get(name) != ours.get(name):
+      raise ValueError(f'workdir is {workdir}, but {what}')
   for name in sorted(theirs.keys() | ours.keys()):
     if name not in _FREE_FIELDS and theirs.get(name) != ours.get(name):
       raise ValueError(

@@ -15,6 +15,9 @@ _POSITIVE = 'a positive number'
 _FRACTION = 'a fraction in [0, 1)'
 _CLOSED = 'a fraction in [0, 1]'
 _SHARE = 'a fraction in (0, 1]'
+_HALF = 'a fraction in [0.5, 1]'
+_PIXELS = 'an int of 1 to 4096'
+_ALPHA = '0, or a number of 1e-3 to 1e3'
 _FINITE = 'a finite number of at least 0'
 _WIDTHS = 'widths of at least 1'
 _BLOCKS = 'numbers of at least 1'
@@ -34,13 +37,13 @@ _GOOD = {
   'data.data_dir': (None, '/data'),
   'data.train_split': (None, 'train[:90%]'),
   'data.test_split': (None, 'test'),
-  'data.image_size': (None, 1, 224),
-  'data.crop_fraction': (0.001, 1.0),
+  'data.image_size': (None, 1, 4096),
+  'data.crop_fraction': (0.5, 1.0),
   'data.min_area': (0.001, 1.0),
   'data.flip': (True,),
   'data.max_shift': (0, 3),
-  'data.mixup_alpha': (0.0, 3.0),
-  'data.cutmix_alpha': (0.0, 3.0),
+  'data.mixup_alpha': (0.0, 1e-3, 1e3),
+  'data.cutmix_alpha': (0.0, 1e-3, 1e3),
   'data.max_unreadable': (0, 10**6),
   'data.num_threads': (None, 1, 96),
   'model.name': ('other',),
@@ -93,13 +96,19 @@ _BAD = {
   'data.data_dir': {'str': (3, True, ['/data'])},
   'data.train_split': {'str': (3, True)},
   'data.test_split': {'str': (3, True)},
-  'data.image_size': {'at least 1': (0, -1), 'int': (True, 1.0, '1', _NAN)},
-  'data.crop_fraction': {_SHARE: (0.0, -0.1, 1.1, _NAN), 'float': _FLOATS},
+  'data.image_size': {_PIXELS: (0, -1, 4097), 'int': (True, 1.0, '1', _NAN)},
+  'data.crop_fraction': {_HALF: (0.0, 0.49, 1.1, _NAN), 'float': _FLOATS},
   'data.min_area': {_SHARE: (0.0, -0.1, 1.1, _NAN), 'float': _FLOATS},
   'data.flip': {'bool': (1, 0, None, 'true')},
   'data.max_shift': {'at least 0': (-1,), 'int': _INTS},
-  'data.mixup_alpha': {_FINITE: (-1e-9, _NAN, _INF), 'float': _FLOATS},
-  'data.cutmix_alpha': {_FINITE: (-1e-9, _NAN, _INF), 'float': _FLOATS},
+  'data.mixup_alpha': {
+    _ALPHA: (-1e-9, 1e-40, 1e39, _NAN, _INF),
+    'float': _FLOATS,
+  },
+  'data.cutmix_alpha': {
+    _ALPHA: (-1e-9, 1e-40, 1e39, _NAN, _INF),
+    'float': _FLOATS,
+  },
   'data.max_unreadable': {'at least 0': (-1,), 'int': _INTS},
   'data.num_threads': {'at least 1': (0, -1), 'int': (True, 1.0, '1')},
   'model.name': {'str': (None, 3)},
@@ -308,6 +317,12 @@ def test_to_dict_survives_json():
   assert found['model']['widths'] == [8, 16]
   assert found == config_lib.to_dict(config)
   assert config_lib.validate(found) == config
+
+
+def test_which_fields_may_be_none():
+  for name in _leaves(config_lib.Config()):
+    wanted = None in _GOOD[name] or name == 'target_ratio'
+    assert config_lib.is_optional(name) == wanted, name
 
 
 def test_check_field():

@@ -251,3 +251,14 @@ def test_a_batch_that_devices_cannot_share_is_refused(
   config = {'batch_size': 12, 'data': {'data_dir': data_dir}}
   with pytest.raises(ValueError, match=r'config\.batch_size is 12'):
     evaluate.evaluate_file(_write(tmp_path, shipped), config)
+
+
+def test_an_evaluation_of_nothing_is_refused():
+  step = lambda variables, batch: {
+    'accuracy': np.zeros(2, np.float32),
+    'loss': np.zeros(2, np.float32),
+  }
+  batches = [{'image': np.zeros((8, 1), np.float32)}]
+  mesh = sharding.make_mesh()
+  with pytest.raises(ValueError, match='not one of the test images can be'):
+    evaluate.evaluate(step, {}, batches, mesh)

@@ -132,9 +132,21 @@ def test_evaluate_reads_the_file_alone(uninterrupted, data_dir):
       ['--config=configs/digits.py', '--config.seed=many'],
       ['config.seed', "'many'"],
     ),
-    (['--config=configs/digits.py:rato=40'], ['rato', 'ratio, seed, debug']),
+    (['--config=configs/digits.py:rato=40'], ['rato', 'ratio, distill, seed']),
     (['--config=configs/digits.py:ratio=big'], ['ratio', "'big'", 'float']),
     (['--config=configs/none.py'], ['configs/none.py']),
+    # Of those that may be None, and of those that may not.
+    (
+      [
+        '--config=configs/folder.py:data_dir=x',
+        '--config.data.data_dir=None',
+      ],
+      ['config.data.data_dir is None'],
+    ),
+    (
+      ['--config=configs/digits.py', '--config.batch_size=None'],
+      ['config.batch_size', "'None'"],
+    ),
     (['--workdir=x'], ['config is missing']),
     (['--config=configs/digits.py', 'again'], ["'again'"]),
     (['--config=configs/digits.py', '--nope'], ['nope']),

@@ -96,7 +96,7 @@ def test_a_folder_with_pretrained_weights(folder, tmp_path):
   safetensors.save_file(state, str(weights))
   done = runs.run(folder, arguments, f'--workdir={workdir}')
   assert done.returncode == 2
-  assert 'config.inputs.pretrained is' in done.stderr
+  assert 'config.pretrained holds other weights' in done.stderr
 
 
 @pytest.mark.slow
@@ -115,4 +115,4 @@ def test_a_folder_goes_on_where_it_was_killed(folder, tmp_path):
   other = arguments.replace(str(folder), str(copy))
   done = runs.run(folder, other, f'--workdir={tmp_path / "whole"}')
   assert done.returncode == 2
-  assert 'config.inputs.images is' in done.stderr
+  assert 'images were added to config.data.data_dir' in done.stderr

@@ -181,6 +181,7 @@ def test_history_tells_of_every_epoch(finished):
   assert distances[3] < distances[0] / 2  # pruned and reinitialized
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(finished, data_dir):
   job, report = finished
   path = os.path.join(job.workdir, 'model.hq')

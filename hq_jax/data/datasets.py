@@ -119,6 +119,9 @@ def load(
     if image_size is not None:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
     return _load_generated(name, root, memory_limit_bytes)
+  _check_not_generated(name)
+  if root.exists() and not root.is_dir():
+    raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
   folder = lookup.find(name, root)
   if folder is None:
     raise ValueError(
@@ -130,6 +133,16 @@ def load(
     folder, train_split=train_split, test_split=test_split
   )
   return _load_prepared(name, found, image_size, resize, memory_limit_bytes)
+
+
+def _check_not_generated(name: str) -> None:
+  """Refuses other spellings of sets whose statistics are known by name."""
+  base = lookup.parse_name(name)[0]
+  known = [x for x in generated.SPECS if x.partition('/')[0] == base]
+  if known:
+    raise ValueError(
+      f'config.data.name is {name!r}, wanted one of: {", ".join(known)}'
+    )
 
 
 def _load_generated(

@@ -53,13 +53,10 @@ class EvalBatches:
       first = batch * self.batch_size + self.process_index * local_size
       yield np.arange(first, first + local_size)
 
-  def _get_indices(self) -> Iterator[np.ndarray]:
-    # Where there is nothing left, the first example fills up the batch.
-    for positions in self._get_positions():
-      yield np.where(positions < len(self.source), positions, 0)
-
   def _read_arrays(self) -> Iterator[_Read]:
-    for indices in self._get_indices():
+    for positions in self._get_positions():
+      # Where there is nothing left, the first example fills up the batch.
+      indices = np.where(positions < len(self.source), positions, 0)
       images, labels = sources.gather(self.source, indices)
       yield images, labels, np.ones(len(labels), bool)
 
@@ -71,7 +68,13 @@ class EvalBatches:
       self.source, make_image, self.unreadable, self.num_threads
     )
     nothing = np.zeros((size, size, 3), np.uint8), 0
-    for found in reader.read_all(self._get_indices()):
+    indices = (
+      positions[positions < len(self.source)]
+      for positions in self._get_positions()
+    )
+    local_size = self.batch_size // self.process_count
+    for found in reader.read_all(indices):
+      found += [None] * (local_size - len(found))
       readable = np.array([example is not None for example in found])
       filled = [nothing if example is None else example for example in found]
       yield (

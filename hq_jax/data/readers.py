@@ -99,7 +99,7 @@ class FileReader:
       found = self._load((int(index) + offset) % len(self._source), position)
       if found is not None:
         return found
-    raise ValueError('not one image can be read')
+    raise ValueError('not one of the training images can be read')
 
 
 def count_cores() -> int:

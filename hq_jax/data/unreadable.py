@@ -14,7 +14,7 @@ class Unreadable:
   ('a.jpg',)
   >>> unreadable.add('b.jpg', ValueError('it is cut'))
   Traceback (most recent call last):
-  ValueError: 2 images cannot be read, wanted at most 1 \
+  ValueError: 2 image(s) cannot be read, wanted at most 1 \
 (config.data.max_unreadable): a.jpg, b.jpg (it is cut)
   """
 
@@ -52,7 +52,7 @@ class Unreadable:
     if len(names) > self._limit:
       shown = ', '.join([*names[:2], *names[2:][-1:]])
       raise ValueError(
-        f'{len(names)} images cannot be read, wanted at most {self._limit}'
+        f'{len(names)} image(s) cannot be read, wanted at most {self._limit}'
         f' (config.data.max_unreadable): {shown} ({reason})'
       )
     if is_new:

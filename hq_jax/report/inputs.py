@@ -52,6 +52,7 @@ class Inputs(NamedTuple):
     commit: of the source.
     hardware: what it ran on, and versions: names to strings.
     predicted_bytes: of the file, by the plan; None where there was none.
+    unreadable: names of the images that were skipped.
   """
 
   dense_kernels: dict[str, np.ndarray]
@@ -68,6 +69,7 @@ class Inputs(NamedTuple):
   commit: str
   hardware: dict[str, str]
   predicted_bytes: int | None = None
+  unreadable: tuple[str, ...] = ()
 
 
 def validate(inputs: Inputs) -> None:

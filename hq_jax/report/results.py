@@ -78,6 +78,7 @@ def make(
     'bits_per_weight': 8 * len(data) / inputs.num_weights,
     'resident_bytes': count_resident_bytes(artifact),
     'num_examples': inputs.file['num_examples'],
+    'unreadable_images': list(inputs.unreadable),
   }
   for field in inputs_lib.EVALUATIONS:
     report[f'{field}_accuracy'] = getattr(inputs, field)['accuracy']

@@ -77,7 +77,7 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     _to_markdown(main),
     f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
     f'{report["num_examples"]:,} images; that of the file is measured on the '
-    f'model read back from it.{_planned(report)}',
+    f'model read back from it.{_planned(report)}{_skipped(report)}',
     '![accuracy against bytes, cosine distance over training](summary.png)',
     '## Bytes by part of the file',
     _to_markdown(_part_rows(report)),
@@ -104,6 +104,13 @@ def _planned(report: Mapping[str, Any]) -> str:
     return ''
   off = report['file_bytes'] / predicted - 1
   return f' The plan was {predicted:,} bytes; the file is {off:+.2%} off.'
+
+
+def _skipped(report: Mapping[str, Any]) -> str:
+  names = report.get('unreadable_images')
+  if not names:
+    return ''
+  return f' Skipped, as they cannot be read: {", ".join(map(repr, names))}.'
 
 
 def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:

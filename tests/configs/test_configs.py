@@ -7,7 +7,6 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -112,13 +111,10 @@ def _trace_step(model, shape, data, optimizer, distill):
   after, sums = jax.eval_shape(step_fn, state, batch, teacher)
   assert _describe(after) == _describe(state)
   assert set(sums) == {'loss', 'accuracy'}
-  return state.params
 
 
-@functools.lru_cache
-def _trace_update(model, shape, optimizer, recipe):
+def _trace_update(params, optimizer, recipe):
   """Traces both stages' updates; the latents of the second."""
-  params = _init(model, optax.identity(), shape).params
   fields = dataclasses.asdict(recipe) | {
     'sparsity': 0.8,
     'distribution': 'uniform',  # The planner's shares are in the sparsity.
@@ -156,19 +152,58 @@ def test_every_argument_is_documented(name):
   assert set(known.split(', ')) == set(_ARGUMENTS[name])
 
 
+def _shape_of(name, config):
+  size = config.data.image_size
+  return _STORED[name] if size is None else (size, size, 3)
+
+
 @pytest.mark.parametrize(('name', 'arguments'), _CASES)
 def test_it_loads_validates_and_traces(name, arguments):
   config = _get(name, arguments)
-  size = config.data.image_size
-  shape = _STORED[name] if size is None else (size, size, 3)
   model = _make_model(config.model, _NUM_CLASSES.get(name, 1000))
-  params = _trace_step(
-    model, shape, config.data, config.optimizer, config.distill
+  _trace_step(
+    model,
+    _shape_of(name, config),
+    config.data,
+    config.optimizer,
+    config.distill,
   )
-  # The updates know nothing of images, of how exactly the model computes, ...
-  model = model.clone(dtype=jnp.float32)
-  recipe = dataclasses.replace(config.recipe, refresh_steps=1)
-  latents = _trace_update(model, (32, 32, shape[-1]), config.optimizer, recipe)
+
+
+def _list_updates():
+  """One case for each network and recipe that a config and argument lead to.
+
+  The updates know nothing of images, of classes, of how exactly the model
+  computes, or of how large a number is.
+  """
+  found = {}
+  for name, arguments in _CASES:
+    config = _get(name, arguments)
+    key = (
+      dataclasses.replace(config.model, dtype='float32'),
+      _shape_of(name, config)[-1],
+      config.optimizer.name,
+      dataclasses.replace(config.recipe, refresh_steps=1),
+    )
+    found.setdefault(key, f'{name}:{arguments}')
+  # The deepest take longest, and the others of their kind are here.
+  slow = ('resnet56', 'resnet101')
+  return [
+    pytest.param(
+      *key, id=case, marks=[pytest.mark.slow] * (key[0].name in slow)
+    )
+    for key, case in found.items()
+  ]
+
+
+@pytest.mark.parametrize(
+  ('model', 'num_channels', 'optimizer', 'recipe'), _list_updates()
+)
+def test_its_updates_trace(model, num_channels, optimizer, recipe):
+  params = _init(
+    _make_model(model, 10), optax.identity(), (32, 32, num_channels)
+  ).params
+  latents = _trace_update(params, config_lib.Optimizer(name=optimizer), recipe)
   kernels = [x for x in jax.tree.leaves(params) if len(x.shape) > 1]
   assert _describe(jax.tree.leaves(latents)) == _describe(kernels)
 

@@ -245,7 +245,7 @@ def test_a_vanished_image_is_unreadable(folder, damaged):
   for path in damaged.rglob('*.jpg'):
     path.unlink()
   unreadable = unreadable_lib.Unreadable(100)
-  with pytest.raises(ValueError, match='not one image can be read'):
+  with pytest.raises(ValueError, match='not one of the training images can be'):
     _take(1, dataset, batch_size=1, unreadable=unreadable)
   assert len(unreadable.names) == _NUM_TRAIN
   (batch,) = _eval_batches(dataset, batch_size=13, unreadable=unreadable)

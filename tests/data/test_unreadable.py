@@ -26,14 +26,14 @@ def test_one_above_the_limit_is_an_error_that_names_some():
   with pytest.raises(ValueError) as caught:
     found.add('new.jpg', OSError())
   assert str(caught.value) == (
-    '4 images cannot be read, wanted at most 3 (config.data.max_unreadable):'
+    '4 image(s) cannot be read, wanted at most 3 (config.data.max_unreadable):'
     ' 0.jpg, 1.jpg, new.jpg (OSError)'
   )
 
 
 def test_a_limit_of_zero_refuses_the_first():
   with pytest.raises(
-    ValueError, match=r'^1 images cannot be read, .*: a \(x\)'
+    ValueError, match=r'^1 image\(s\) cannot be read, .*: a \(x\)'
   ):
     unreadable_lib.Unreadable(0).add('a', ValueError('x'))
 

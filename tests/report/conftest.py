@@ -164,19 +164,25 @@ def make_odd(folder, name):
   }[name]()
 
 
+# Pictures take seconds each: by default the usual ones and the oddest.
 ODD = (
   'usual',
-  'no_prune',
-  'no_dense',
-  'short_phases',
   'one_epoch',
-  'no_epoch',
-  'one_kernel',
   'many_kernels',
   'nan_loss',
-  'zero_kernels',
-  'chance',
-  'better',
+  *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in (
+      'no_prune',
+      'no_dense',
+      'short_phases',
+      'no_epoch',
+      'one_kernel',
+      'zero_kernels',
+      'chance',
+      'better',
+    )
+  ),
 )
 
 

@@ -133,3 +133,11 @@ def test_the_plan_is_named_where_there_was_one(tiny, markdown):
   report, text = markdown(tiny._replace(predicted_bytes=4 * size))
   assert report['predicted_bytes'] == 4 * size
   assert f'The plan was {4 * size:,} bytes; the file is -75.00% off.' in text
+
+
+def test_skipped_images_are_named_where_there_were_some(tiny, markdown):
+  report, text = markdown(tiny)
+  assert report['unreadable_images'] == [] and 'Skipped' not in text
+  report, text = markdown(tiny._replace(unreadable=('a.jpg', 'b\n.jpg')))
+  assert report['unreadable_images'] == ['a.jpg', 'b\n.jpg']
+  assert "Skipped, as they cannot be read: 'a.jpg', 'b\\n.jpg'." in text

@@ -68,6 +68,7 @@ def test_top_level_of_the_json(folder, usual):
     'bits_per_weight',
     'resident_bytes',
     'num_examples',
+    'unreadable_images',
     'dense_accuracy',
     'dense_loss',
     'ternary_accuracy',

@@ -110,7 +110,16 @@ def test_collectives_are_found_in_a_program(params, shard):
 
 
 @every_sharding
-@pytest.mark.parametrize('name', TRANSFORMS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    # The scopes share most of what they compile.
+    name
+    if name not in ('hq_tree', 'hq_channel')
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in TRANSFORMS
+  ],
+)
 def test_no_kernel_is_gathered_and_the_state_stays_where_it_is(
   name, how, params, shard
 ):
@@ -137,7 +146,15 @@ def test_no_kernel_is_gathered_and_the_state_stays_where_it_is(
 
 
 @every_sharding
-@pytest.mark.parametrize('scope', SCOPES)
+@pytest.mark.parametrize(
+  'scope',
+  [
+    scope
+    if scope in ('layer', '2:4')
+    else pytest.param(scope, marks=pytest.mark.slow)
+    for scope in SCOPES
+  ],
+)
 def test_thresholds_and_codes_are_the_same_bits(scope, how, params, shard):
   # The latents of the sharded run, on one device, give the same bits.
   recipe = transforms.Recipe(sparsity=SCOPES[scope], scope=scope)
