@@ -98,12 +98,15 @@ def fit(
     os.path.join(job.workdir, workdir_lib.CHECKPOINTS, stage.name)
   )
   state = begin()
-  first_step = checkpoints.latest_step() or 0
-  if first_step:
+  if checkpoints.latest_step() is not None:
     state = checkpoints.restore(state, iterator)
+  first_step = int(state.step)  # Not of the newest checkpoint if it is damaged.
   first_epoch = first_step // job.steps_per_epoch
   if first_epoch < stage.num_epochs:
-    history.truncate(stage.first_epoch * job.steps_per_epoch + first_step)
+    # A later stage may have begun before this one's last checkpoint was lost.
+    before = stage.first_epoch * job.steps_per_epoch
+    until = before + stage.num_epochs * job.steps_per_epoch
+    history.truncate(before + first_step, until)
   step_fn = train_step.make_train_step(
     job.model,
     stage.tx,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 import fcntl
 import json
+import math
 import os
 from typing import Any, IO
 
@@ -127,25 +128,33 @@ class History:
       with open(self._path, encoding='utf-8', errors='replace') as file:
         self.rows = list(_parse(file))
 
-  def truncate(self, step: int) -> None:
+  def truncate(self, step: int, until: float = math.inf) -> None:
     """Forgets what came after a step, because it is done again.
 
     Args:
       step: of the whole run; its own row is kept.
+      until: the last step that is done again; rows beyond it are kept.
     """
-    self.rows = [row for row in self.rows if row['step'] <= step]
-    lines = [json.dumps(row) + '\n' for row in self.rows]
-    files.write_bytes(self._path, ''.join(lines).encode())
+    self.rows = [row for row in self.rows if not step < row['step'] <= until]
+    self._write()
 
   def append(self, row: dict[str, Any]) -> None:
     """Adds a row.
 
     Args:
-      row: with `step`, above that of the last.
+      row: with `step`, which no other row has.
     """
-    self.rows.append(row)
-    with open(self._path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(row) + '\n')
+    is_last = not self.rows or self.rows[-1]['step'] < row['step']
+    self.rows = sorted([*self.rows, row], key=lambda row: row['step'])
+    if is_last:
+      with open(self._path, 'a', encoding='utf-8') as file:
+        file.write(json.dumps(row) + '\n')
+    else:
+      self._write()
+
+  def _write(self) -> None:
+    lines = [json.dumps(row) + '\n' for row in self.rows]
+    files.write_bytes(self._path, ''.join(lines).encode())
 
 
 def _parse(lines: IO[str]) -> Iterator[dict[str, Any]]:

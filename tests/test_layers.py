@@ -28,6 +28,7 @@ _LAYERS = (
   {
     'artifact',
     'data',
+    'fingerprints',
     'models',
     'quantizers',
     'sharding',
@@ -64,6 +65,7 @@ _LEVELS = {name: i for i, names in enumerate(_LAYERS) for name in names}
 _ALLOWED = {
   'artifact': {'files', 'tensors'},
   'files': set(),
+  'fingerprints': {'trees'},
   'data': set(),
   'inspect': {'artifact'},
   'models': {'trees'},

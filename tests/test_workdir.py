@@ -223,6 +223,21 @@ def test_truncate_keeps_the_row_of_its_step(tmp_path, step, kept):
   assert workdir.History(str(tmp_path)).rows == _ROWS[:kept]
 
 
+def test_rows_of_a_later_stage_stay_while_an_earlier_one_is_done_again(
+  tmp_path,
+):
+  history = workdir.History(str(tmp_path))
+  for step in (10, 20, 30, 40):
+    history.append({'step': step, 'value': 0})
+  history.truncate(10, until=20)
+  assert [row['step'] for row in history.rows] == [10, 30, 40]
+  history.append({'step': 20, 'value': 1})
+  history.append({'step': 50, 'value': 1})
+  wanted = [(10, 0), (20, 1), (30, 0), (40, 0), (50, 1)]
+  for found in (history, workdir.History(str(tmp_path))):
+    assert [(row['step'], row['value']) for row in found.rows] == wanted
+
+
 def test_truncate_of_no_history(tmp_path):
   workdir.History(str(tmp_path)).truncate(0)
   assert workdir.History(str(tmp_path)).rows == []
