@@ -19,7 +19,7 @@ that model; its classifier is trained anew), `image_size` (in pixels; default
 said otherwise: shows that everything works, and no more).
 
 Expected: it depends on the images. A ResNet-18 on 1,000 images at 64 pixels
-takes about ten minutes on two cores.
+takes about 25 minutes on two cores, at 32 pixels a third of it.
 """
 
 from hq_jax import config as config_lib
@@ -33,7 +33,7 @@ def get_config(arguments=None):
     model='resnet18',
     pretrained='',
     image_size=0,
-    epochs=60,
+    epochs=30,
     batch_size=32,
     ratio=30.0,
     distill=0.0,
