@@ -66,7 +66,7 @@ def prepare(
   ...   prepare('digits', data_dir).relative_to(data_dir).as_posix()
   'digits/1.0.0'
   """
-  root = _get_root(data_dir)
+  root = lookup.get_root(data_dir)
   if root.exists() and not root.is_dir():
     raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
   if name in generated.SPECS:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.help:
       print(parser.format_help().rstrip())
       return 0
-    found = lookup.find(arguments.name, _get_root(arguments.data_dir))
+    found = lookup.find(arguments.name, lookup.get_root(arguments.data_dir))
     folder = prepare(
       arguments.name,
       arguments.data_dir,
@@ -155,12 +155,6 @@ def _parse(
   if arguments.name is None and not arguments.help:
     raise ValueError('NAME is missing, --help tells more')
   return arguments
-
-
-def _get_root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  return pathlib.Path(
-    data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  ).expanduser()
 
 
 def _prepare(

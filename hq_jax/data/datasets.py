@@ -112,9 +112,7 @@ def load(
     )
   if name == FOLDER:
     return _load_folder(data_dir, image_size, resize)
-  root = pathlib.Path(
-    data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  ).expanduser()
+  root = lookup.get_root(data_dir)
   if name in generated.SPECS:
     if image_size is not None:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from hq_jax.data import digits
 from hq_jax.data import glyphs
 from hq_jax.data import sources
+from hq_jax.data import tfds_errors
 
 
 class Spec(NamedTuple):
@@ -112,7 +113,8 @@ def open_splits(
   except Exception as error:  # TFDS and array_record raise most kinds of it.
     raise ValueError(
       f'data_dir: {str(folder)!r} is damaged or incomplete'
-      f' ({_first_line(error)}): delete that folder to have it prepared again'
+      f' ({tfds_errors.first_line(error)}): delete that folder to have it'
+      ' prepared again'
     ) from error
   return train, test
 
@@ -173,8 +175,3 @@ def _open(
       f' 0..{len(spec.class_names) - 1}'
     )
   return sources.MemorySource(images, labels) if in_memory else source
-
-
-def _first_line(error: Exception) -> str:
-  lines = str(error).splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0]}'

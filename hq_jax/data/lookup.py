@@ -56,6 +56,24 @@ def prepare_command(
   return f'{command} --data_dir={shlex.quote(os.fspath(data_dir))}'
 
 
+def get_root(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+  """Returns the folder that holds the data sets.
+
+  >>> get_root('/data').as_posix()
+  '/data'
+
+  Args:
+    data_dir: the folder; None means the environment's TFDS_DATA_DIR, or
+      `~/tensorflow_datasets` without one.
+
+  Returns:
+    Its path, which need not exist.
+  """
+  return pathlib.Path(
+    data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  ).expanduser()
+
+
 def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
   """Finds a prepared data set.
 

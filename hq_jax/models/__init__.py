@@ -8,6 +8,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from hq_jax import trees
+from hq_jax.models import layers
 from hq_jax.models import mobilenet
 from hq_jax.models import resnet
 from hq_jax.models import small
@@ -43,9 +44,6 @@ _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # In all stages together: a file that asks for more is not traced, which takes
 # milliseconds for each block.
 _MOST = {'widths': 100_000, 'num_blocks': 1_000}
-
-# Of every batch norm in these models.
-NORM_EPSILON = 1e-5
 
 
 def build(
@@ -151,7 +149,7 @@ def find_norms(params: chex.ArrayTree) -> dict[str, float]:
     Epsilons by path.
   """
   return {
-    path.removesuffix('/scale'): NORM_EPSILON
+    path.removesuffix('/scale'): layers.NORM_EPSILON
     for path in trees.flatten(params)
     if path.endswith('/scale')
   }

@@ -6,6 +6,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from hq_jax.models import layers
+
 # Of each stage: expansion, channels, blocks, stride of the first block.
 _STAGES = (
   (1, 16, 1, 1),
@@ -16,30 +18,6 @@ _STAGES = (
   (6, 160, 3, 2),
   (6, 320, 1, 1),
 )
-
-
-def _conv(width, size, stride, dtype, name, groups=1):
-  # torch pads both sides alike, whatever the stride; 'SAME' does not.
-  return nn.Conv(
-    width,
-    (size, size),
-    (stride, stride),
-    padding=[(size // 2, size // 2)] * 2,
-    feature_group_count=groups,
-    use_bias=False,
-    dtype=dtype,
-    name=name,
-  )
-
-
-def _norm(train, dtype, name):
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
-    dtype=dtype,
-    name=name,
-  )
 
 
 class Block(nn.Module):
@@ -67,14 +45,14 @@ class Block(nn.Module):
     hidden = x.shape[-1] * self.expansion
     y = x
     if self.expansion > 1:
-      y = _conv(hidden, 1, 1, self.dtype, 'conv_expand')(y)
-      y = nn.relu6(_norm(train, self.dtype, 'norm_expand')(y))
-    y = _conv(
+      y = layers.conv(hidden, 1, 1, self.dtype, 'conv_expand')(y)
+      y = nn.relu6(layers.norm(train, self.dtype, 'norm_expand')(y))
+    y = layers.conv(
       hidden, 3, self.stride, self.dtype, 'conv_depthwise', groups=hidden
     )(y)
-    y = nn.relu6(_norm(train, self.dtype, 'norm_depthwise')(y))
-    y = _conv(self.width, 1, 1, self.dtype, 'conv_project')(y)
-    y = _norm(train, self.dtype, 'norm_project')(y)
+    y = nn.relu6(layers.norm(train, self.dtype, 'norm_depthwise')(y))
+    y = layers.conv(self.width, 1, 1, self.dtype, 'conv_project')(y)
+    y = layers.norm(train, self.dtype, 'norm_project')(y)
     has_shortcut = self.stride == 1 and x.shape[-1] == self.width
     return x + y if has_shortcut else y
 
@@ -108,8 +86,8 @@ class MobileNetV2(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps images `[n, h, w, 3]` to float32 logits `[n, num_classes]`."""
-    x = _conv(32, 3, 2, self.dtype, 'conv_stem')(x)
-    x = nn.relu6(_norm(train, self.dtype, 'norm_stem')(x))
+    x = layers.conv(32, 3, 2, self.dtype, 'conv_stem')(x)
+    x = nn.relu6(layers.norm(train, self.dtype, 'norm_stem')(x))
     number = 0
     for expansion, width, num_blocks, stride in _STAGES:
       for block in range(num_blocks):
@@ -121,8 +99,8 @@ class MobileNetV2(nn.Module):
           dtype=self.dtype,
           name=f'block{number}',
         )(x, train)
-    x = _conv(1280, 1, 1, self.dtype, 'conv_last')(x)
-    x = nn.relu6(_norm(train, self.dtype, 'norm_last')(x))
+    x = layers.conv(1280, 1, 1, self.dtype, 'conv_last')(x)
+    x = nn.relu6(layers.norm(train, self.dtype, 'norm_last')(x))
     x = jnp.mean(x, axis=(1, 2))
     x = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
     return x.astype(jnp.float32)

@@ -6,6 +6,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from hq_jax.models import layers
+
 # Blocks of each stage, and whether they are bottlenecks, by depth.
 _DEPTHS = {
   18: ((2, 2, 2, 2), False),
@@ -14,29 +16,6 @@ _DEPTHS = {
   101: ((3, 4, 23, 3), True),
 }
 _EXPANSION = 4
-
-
-def _conv(width, size, stride, dtype, name):
-  # torch pads both sides alike, whatever the stride; 'SAME' does not.
-  return nn.Conv(
-    width,
-    (size, size),
-    (stride, stride),
-    padding=[(size // 2, size // 2)] * 2,
-    use_bias=False,
-    dtype=dtype,
-    name=name,
-  )
-
-
-def _norm(train, dtype, name):
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
-    dtype=dtype,
-    name=name,
-  )
 
 
 class Block(nn.Module):
@@ -58,22 +37,22 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps `[n, h, w, c]` to `[n, h / stride, w / stride, channels]`."""
     if self.bottleneck:
-      layers = [
+      shapes = [
         (self.width, 1, 1),
         (self.width, 3, self.stride),
         (self.width * _EXPANSION, 1, 1),
       ]
     else:
-      layers = [(self.width, 3, self.stride), (self.width, 3, 1)]
+      shapes = [(self.width, 3, self.stride), (self.width, 3, 1)]
     y = x
-    for i, (width, size, stride) in enumerate(layers, start=1):
+    for i, (width, size, stride) in enumerate(shapes, start=1):
       if i > 1:
         y = nn.relu(y)
-      y = _conv(width, size, stride, self.dtype, f'conv{i}')(y)
-      y = _norm(train, self.dtype, f'norm{i}')(y)
+      y = layers.conv(width, size, stride, self.dtype, f'conv{i}')(y)
+      y = layers.norm(train, self.dtype, f'norm{i}')(y)
     if x.shape != y.shape:
-      x = _conv(y.shape[-1], 1, self.stride, self.dtype, 'conv_proj')(x)
-      x = _norm(train, self.dtype, 'norm_proj')(x)
+      x = layers.conv(y.shape[-1], 1, self.stride, self.dtype, 'conv_proj')(x)
+      x = layers.norm(train, self.dtype, 'norm_proj')(x)
     return nn.relu(x + y)
 
 
@@ -107,8 +86,8 @@ class ResNet(nn.Module):
         f' {", ".join(map(str, _DEPTHS))}'
       )
     num_blocks, bottleneck = _DEPTHS[self.depth]
-    x = _conv(64, 7, 2, self.dtype, 'conv_stem')(x)
-    x = nn.relu(_norm(train, self.dtype, 'norm_stem')(x))
+    x = layers.conv(64, 7, 2, self.dtype, 'conv_stem')(x)
+    x = nn.relu(layers.norm(train, self.dtype, 'norm_stem')(x))
     x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
     for stage, num in enumerate(num_blocks, start=1):
       for block in range(1, num + 1):

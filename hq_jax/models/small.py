@@ -6,6 +6,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from hq_jax.models import layers
+
 
 class Block(nn.Module):
   """A residual block of two 3x3 convolutions.
@@ -23,30 +25,16 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps `[n, h, w, c]` to `[n, h / stride, w / stride, width]`."""
-    conv = lambda width, kernel, stride, name: nn.Conv(
-      width,
-      (kernel, kernel),
-      (stride, stride),
-      padding=kernel // 2,
-      use_bias=False,
-      dtype=self.dtype,
-      name=name,
-    )
-    norm = lambda name: nn.BatchNorm(
-      use_running_average=not train,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=self.dtype,
-      name=name,
-    )
     residual = x
-    y = conv(self.width, 3, self.stride, 'conv1')(x)
-    y = nn.relu(norm('norm1')(y))
-    y = conv(self.width, 3, 1, 'conv2')(y)
-    y = norm('norm2')(y)
+    y = layers.conv(self.width, 3, self.stride, self.dtype, 'conv1')(x)
+    y = nn.relu(layers.norm(train, self.dtype, 'norm1')(y))
+    y = layers.conv(self.width, 3, 1, self.dtype, 'conv2')(y)
+    y = layers.norm(train, self.dtype, 'norm2')(y)
     if residual.shape != y.shape:
-      residual = conv(self.width, 1, self.stride, 'conv_proj')(residual)
-      residual = norm('norm_proj')(residual)
+      residual = layers.conv(
+        self.width, 1, self.stride, self.dtype, 'conv_proj'
+      )(residual)
+      residual = layers.norm(train, self.dtype, 'norm_proj')(residual)
     return nn.relu(residual + y)
 
 
@@ -78,21 +66,8 @@ class SmallResNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps images `[n, h, w, c]` to float32 logits `[n, num_classes]`."""
-    x = nn.Conv(
-      self.widths[0],
-      (3, 3),
-      padding=1,
-      use_bias=False,
-      dtype=self.dtype,
-      name='conv_stem',
-    )(x)
-    x = nn.BatchNorm(
-      use_running_average=not train,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=self.dtype,
-      name='norm_stem',
-    )(x)
+    x = layers.conv(self.widths[0], 3, 1, self.dtype, 'conv_stem')(x)
+    x = layers.norm(train, self.dtype, 'norm_stem')(x)
     x = nn.relu(x)
     for stage, (width, num_blocks) in enumerate(
       zip(self.widths, self.num_blocks, strict=True)
