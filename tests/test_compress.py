@@ -109,6 +109,7 @@ def _nearest(kernel):
   return codes.reshape(kernel.shape)
 
 
+@pytest.mark.slow
 def test_the_nearest_codes_without_a_target():
   found = _compress()
   for path, kernel in _KERNELS.items():

@@ -97,6 +97,7 @@ def test_each_kernel_may_have_its_own_sparsity(rng):
   assert _num_zeros(quantized) == {'a/kernel': 36, 'b/kernel': 5}
 
 
+@pytest.mark.slow
 def test_scopes(rng):
   latents = {'a': _kernel(rng, (8, 4)), 'b': 9 * _kernel(rng, (4, 8))}
   zeros = {}

@@ -120,6 +120,7 @@ def make_eval_batches(
     ValueError: for a size or an index outside its range.
 
   >>> import tempfile
+  >>> from hq_jax.data import datasets
   >>> with tempfile.TemporaryDirectory() as data_dir:
   ...   digits = datasets.load('digits', data_dir)
   >>> batches = make_eval_batches(

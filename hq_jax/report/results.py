@@ -169,10 +169,9 @@ def get_distances(
 ) -> np.ma.MaskedArray:
   """The cosine distances of all epochs.
 
-  >>> get_distances([{'cosine_distance': {'a': 0.25, 'b': None}}], ['b', 'a'])
-  masked_array(data=[[--, 0.25]],
-               mask=[[ True, False]],
-         fill_value=nan)
+  >>> rows = [{'cosine_distance': {'a': 0.25, 'b': None}}]
+  >>> get_distances(rows, ['b', 'a']).tolist()
+  [[None, 0.25]]
 
   Args:
     history: validated rows.

@@ -89,6 +89,7 @@ def test_only_small_sets_are_read_into_memory(
     assert isinstance(source, sources.MemorySource) == in_memory
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(tmp_path):
   processes = [_start_load(tmp_path) for _ in range(2)]
   for process in processes:

@@ -91,6 +91,7 @@ def test_order_is_the_one_of_the_first_release():
   assert labels[10:] == [6, 9, 4, 8, 0, 7, 3, 2, 1, 5]
 
 
+@pytest.mark.slow
 def test_neighbouring_seeds_do_not_share_their_epochs():
   epochs = set()
   for seed in range(10):

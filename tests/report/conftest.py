@@ -167,12 +167,12 @@ def make_odd(folder, name):
 # Pictures take seconds each: by default the usual ones and the oddest.
 ODD = (
   'usual',
-  'one_epoch',
   'many_kernels',
-  'nan_loss',
   *(
     pytest.param(name, marks=pytest.mark.slow)
     for name in (
+      'one_epoch',
+      'nan_loss',
       'no_prune',
       'no_dense',
       'short_phases',

@@ -505,14 +505,22 @@ def _num_kept(params):
   ('changes', 'wanted'),
   [
     ({'sparsity': 0.75}, [16, 128]),
-    ({'sparsity': {'a/kernel': 0.25, 'b/.*': 0.875}}, [48, 64]),
+    pytest.param(
+      {'sparsity': {'a/kernel': 0.25, 'b/.*': 0.875}},
+      [48, 64],
+      marks=pytest.mark.slow,
+    ),
     # eps (20 / 64) and eps (72 / 512) of each, eps = 144 / (20 + 72).
     (
       {'sparsity': 0.75, 'distribution': 'erdos_renyi_kernel'},
       [31, 113],
     ),
     ({'sparsity': 0.5, 'scope': '2:4'}, [32, 256]),
-    ({'sparsity': 0.75, 'scope': 'channel'}, [16, 128]),
+    pytest.param(
+      {'sparsity': 0.75, 'scope': 'channel'},
+      [16, 128],
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=['uniform', 'map', 'erdos_renyi_kernel', '2:4', 'channel'],
 )
@@ -567,6 +575,7 @@ def test_no_kernel_loses_its_last_weight(scope, rng):
   np.testing.assert_allclose(scale, [1e-6], rtol=2**-11)
 
 
+@pytest.mark.slow
 def test_ramps(rng):
   zeros = {}
   for ramp in ('one_shot', 'linear', 'cubic', 'staged'):
@@ -654,6 +663,7 @@ def test_groups_that_do_not_divide_a_kernel(rng):
     tx.update(params, tx.init(params), params)
 
 
+@pytest.mark.slow
 def test_a_schedule_free_optimizer_inside(rng):
   # Its own averaged weights are found in the state, and can be made ternary.
   inner = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1)

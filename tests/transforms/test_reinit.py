@@ -81,6 +81,7 @@ def test_strength_one_ends_the_distance_and_the_ranking_survives_it(rng):
   np.testing.assert_allclose(sphere.norms(got), sphere.norms(w), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_strength_moves_the_distance_monotonically(rng):
   w = _normal(rng, (50, 4))
   distances = []

@@ -187,6 +187,7 @@ def test_thresholds_and_codes_are_the_same_bits(scope, how, params, shard):
   assert zeros == pytest.approx(SCOPES[scope] * size, abs=len(SHAPES) * 64)
 
 
+@pytest.mark.slow
 def test_the_first_thresholds_of_equal_weights_are_equal(params, shard):
   # Not on the sphere, nothing but the thresholds depends on a sum: the whole
   # run agrees to the last bit.
