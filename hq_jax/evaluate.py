@@ -9,7 +9,7 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
-from hq_jax import job as job_lib
+from hq_jax import inputs
 from hq_jax import metrics
 from hq_jax import models
 from hq_jax import sharding
@@ -90,7 +90,7 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   found = artifact_lib.read(path)
   mesh = sharding.make_mesh()
   sharding.check_batch_size(checked.batch_size, mesh)
-  dataset = job_lib.load_dataset(checked.data)
+  dataset = inputs.load_dataset(checked.data)
   for name, theirs, ours in (
     ('input_shape', found.input_shape, dataset.image_shape),
     ('class_names', found.class_names, dataset.class_names),

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import functools
-import hashlib
 import os
-import re
 from typing import Any, IO, NamedTuple
 
 from flax import linen as nn
@@ -17,10 +15,10 @@ from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import deploy
 from hq_jax import distributions
+from hq_jax import inputs
 from hq_jax import models
 from hq_jax import optimizers
 from hq_jax import planner
-from hq_jax import pretrained as pretrained_lib
 from hq_jax import sharding
 from hq_jax import steering
 from hq_jax import train_state
@@ -92,8 +90,8 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   mesh = sharding.make_mesh()
   sharding.check_batch_size(checked.batch_size, mesh)
   optimizers.make_optimizer(checked.optimizer, lambda step: 0.0)
-  dataset = load_dataset(checked.data)
-  _check_data(checked, dataset)
+  dataset = inputs.load_dataset(checked.data)
+  inputs.check_dataset(checked, dataset)
   steps_per_epoch = round(len(dataset.train) / checked.batch_size)
   fields = config_lib.to_dict(checked)['model']
   arguments = {key: x for key, x in fields.items() if x is not None}
@@ -103,7 +101,7 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
       name, num_classes=len(dataset.class_names), arguments=arguments
     )
   except ValueError as error:
-    raise _with_field(error, 'config.', config_lib.Config) from error
+    raise inputs.with_field(error, 'config.', config_lib.Config) from error
   header = {
     'model': name,
     'model_arguments': arguments,
@@ -117,7 +115,7 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     jax.random.key(0),
     jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32),
   )
-  pretrained = _read_pretrained(checked, name, shapes)
+  pretrained = inputs.read_pretrained(checked, shapes)
   plan = make_plan(checked, shapes, header)
   planned = _resolve(checked, plan, steps_per_epoch)
   try:  # What does not fit these kernels.
@@ -140,7 +138,7 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
       plan.dense_bytes, checked.target_ratio
     )
   lock = workdir_lib.claim(
-    workdir, config_lib.to_dict(checked) | _identify_inputs(checked, dataset)
+    workdir, config_lib.to_dict(checked) | inputs.identify(checked, dataset)
   )
   return Job(
     config=checked,
@@ -156,108 +154,6 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     wanted_bytes=wanted_bytes,
     **planned,
   )
-
-
-def _read_pretrained(
-  config: config_lib.Config, model: str, shapes: Any
-) -> dict[str, Any] | None:
-  """The weights that training begins with, if they are not random ones."""
-  path = config.pretrained
-  if not config.dense.epochs and (path is None or not config.pretrained_head):
-    what = 'network' if path is None else 'classifier'
-    raise ValueError(
-      f'config.dense.epochs is 0, wanted at least 1: the {what} begins with'
-      ' random weights'
-    )
-  if path is None:
-    return None
-  if model not in pretrained_lib.ARCHITECTURES:
-    raise ValueError(
-      f'config.pretrained is {path!r}, but config.model.name is {model!r},'
-      f' wanted one of: {", ".join(pretrained_lib.ARCHITECTURES)}'
-    )
-  try:
-    return pretrained_lib.to_flax(
-      pretrained_lib.read(path),
-      shapes,
-      architecture=model,
-      new_head=not config.pretrained_head,
-      path=path,
-    )
-  except OSError as error:
-    raise ValueError(
-      f'config.pretrained is {path!r}: {error.strerror}'
-    ) from error
-  except ValueError as error:
-    raise ValueError(f'config.pretrained: {error}') from error
-
-
-def _with_field(error: ValueError, prefix: str, record: type) -> ValueError:
-  """The same error, by the full name of the field that it begins with."""
-  names = {field.name for field in dataclasses.fields(record)}
-  first = re.match(r'\w*', str(error))
-  if first and first[0] in names:
-    return ValueError(f'{prefix}{error}')
-  return error
-
-
-def _identify_inputs(
-  config: config_lib.Config, dataset: datasets.Dataset
-) -> dict[str, Any]:
-  """What a run must find again when it goes on, besides its config."""
-  found = {}
-  if dataset.fingerprint is not None:
-    found['images'] = dataset.fingerprint
-  if config.pretrained is not None:
-    with open(config.pretrained, 'rb') as file:
-      found['pretrained'] = hashlib.file_digest(file, 'sha256').hexdigest()
-  return {'inputs': found} if found else {}
-
-
-def load_dataset(config: config_lib.Data) -> datasets.Dataset:
-  """Opens the data set of a config.
-
-  Args:
-    config: which.
-
-  Returns:
-    The data set.
-
-  Raises:
-    ValueError: where it is unknown, not prepared, or damaged.
-  """
-  try:
-    return datasets.load(
-      config.name,
-      config.data_dir,
-      image_size=config.image_size,
-      crop_fraction=config.crop_fraction,
-      train_split=config.train_split,
-      test_split=config.test_split,
-    )
-  except ValueError as error:
-    raise _with_field(error, 'config.data.', config_lib.Data) from error
-
-
-def _check_data(config: config_lib.Config, dataset: datasets.Dataset) -> None:
-  """Refuses what does not fit the images."""
-  if config.batch_size > len(dataset.train):
-    raise ValueError(
-      f'config.batch_size is {config.batch_size}, wanted at most the'
-      f' {len(dataset.train)} training images'
-    )
-  least_side = min(dataset.image_shape[:2])
-  max_shift = config.data.max_shift
-  if dataset.resize is not None and max_shift:
-    raise ValueError(
-      f'config.data.max_shift is {max_shift}, wanted 0 where images are cropped'
-      ' at random'
-    )
-  if max_shift >= least_side:
-    raise ValueError(
-      f'config.data.max_shift is {max_shift}, wanted 0 to {least_side - 1} for'
-      f' images of {dataset.image_shape}'
-    )
 
 
 def replan(job: Job, variables: Any) -> Job:
@@ -318,7 +214,7 @@ def make_plan(
       make_artifact=make_artifact,
     )
   except ValueError as error:
-    raise _with_field(error, 'config.', config_lib.Config) from error
+    raise inputs.with_field(error, 'config.', config_lib.Config) from error
 
 
 def ship(
