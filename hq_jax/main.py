@@ -5,6 +5,7 @@ import itertools
 import operator
 import os
 import re
+import signal
 import sys
 
 from absl import app
@@ -75,17 +76,25 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   return remaining
 
 
+def _leave(signal_number: int, frame: object) -> None:
+  """Ends the process at an interrupt from the keyboard.
+
+  An exception in its place can get lost in a library's event loop or callback.
+  Steps are still under way in XLA's threads, and an interpreter that takes
+  itself apart beneath them crashes. What is on the disk is whole.
+  """
+  del signal_number, frame
+  os.write(2, b'hq_jax: interrupted; the same command goes on\n')
+  os._exit(130)
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs what the flags say and returns the exit status."""
   del argv
-  try:
-    return _run()
-  except KeyboardInterrupt:
-    print('hq_jax: interrupted; the same command goes on', file=sys.stderr)
-    sys.stderr.flush()
-    # Steps are still under way in XLA's threads, and an interpreter that takes
-    # itself apart beneath them crashes. What is on the disk is whole.
-    os._exit(130)
+  # Who started this in the background may have had it ignored.
+  if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, _leave)
+  return _run()
 
 
 def _run() -> int:

@@ -49,6 +49,10 @@ def run_and_stop(
 ) -> subprocess.CompletedProcess[str]:
   """Stops a debug run so long after its metrics have so many rows."""
   arguments = command(config, f'--workdir={workdir}')
+  # A shell that runs the tests in the background has it ignored, and what is
+  # ignored here is ignored by the process that is started.
+  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   process = subprocess.Popen(
     arguments,
     cwd=ROOT,
