@@ -45,8 +45,8 @@ def _alpha() -> Any:
   )
 
 
-def _positive_fraction(default: float) -> Any:
-  return _field(default, lambda x: 0.0 < x <= 1.0, 'a fraction in (0, 1]')
+def _closed_fraction(default: float) -> Any:
+  return _field(default, lambda x: 0.0 <= x <= 1.0, 'a fraction in [0, 1]')
 
 
 def _fraction(default: float | None) -> Any:
@@ -90,7 +90,9 @@ class Data:
   crop_fraction: float = _field(
     0.875, lambda x: 0.5 <= x <= 1.0, 'a fraction in [0.5, 1]'
   )
-  min_area: float = _positive_fraction(0.08)
+  min_area: float = _field(
+    0.08, lambda x: 0.0 < x <= 1.0, 'a fraction in (0, 1]'
+  )
   flip: bool = False
   max_shift: int = _at_least(0, 0)
   mixup_alpha: float = _alpha()
@@ -147,7 +149,7 @@ class Distill:
     temperature: see `losses.distillation`.
   """
 
-  weight: float = _field(0.0, lambda x: 0.0 <= x <= 1.0, 'a fraction in [0, 1]')
+  weight: float = _closed_fraction(0.0)
   temperature: float = _positive(2.0)
 
 
@@ -165,9 +167,7 @@ class Phase:
   epochs: int = _at_least(0, 20)
   learning_rate: float = _positive(3e-3)
   warmup_fraction: float = _fraction(0.05)
-  final_fraction: float = _field(
-    0.0, lambda x: 0.0 <= x <= 1.0, 'a fraction in [0, 1]'
-  )
+  final_fraction: float = _closed_fraction(0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

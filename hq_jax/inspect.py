@@ -9,6 +9,7 @@ import sys
 from typing import Any
 import zlib
 
+from hq_jax import command_line
 from hq_jax.artifact import accounting
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
@@ -243,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
   """
   parser = _make_parser()
   try:
-    arguments = _parse(parser, argv)
+    arguments = command_line.parse(parser, argv, 'file')
     if arguments.help:
       return _print(parser.format_help().rstrip())
     found = describe(reader.read_bytes(arguments.file), arguments.file)
@@ -255,36 +256,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-  # Whatever argparse would print itself is left to `main`: it says what is
-  # wrong in one line, and survives a closed pipe.
-  parser = argparse.ArgumentParser(
-    usage='python -m hq_jax.inspect [-h] [--json] FILE',
-    description=_DESCRIPTION,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    add_help=False,
-    allow_abbrev=False,
-    exit_on_error=False,
+  return command_line.make_parser(
+    'python -m hq_jax.inspect [-h] [--json] FILE',
+    _DESCRIPTION,
+    _EPILOG,
+    'file',
+    'an .hq file',
+    {
+      '--json': {
+        'action': 'store_true',
+        'help': 'one JSON object with everything',
+      }
+    },
   )
-  parser.add_argument('file', metavar='FILE', nargs='?', help='an .hq file')
-  parser.add_argument(
-    '--json', action='store_true', help='one JSON object with everything'
-  )
-  parser.add_argument(
-    '-h', '--help', action='store_true', help='this text, and nothing else'
-  )
-  return parser
-
-
-def _parse(
-  parser: argparse.ArgumentParser, argv: Sequence[str]
-) -> argparse.Namespace:
-  arguments, unknown = parser.parse_known_args(argv)
-  if unknown and not arguments.help:
-    raise ValueError(f'argument {unknown[0]!r} is not known')
-  if arguments.file is None and not arguments.help:
-    raise ValueError('FILE is missing, --help tells more')
-  return arguments
 
 
 def _refuse(message: str, status: int) -> int:

@@ -10,6 +10,7 @@ import sys
 
 import tensorflow_datasets as tfds
 
+from hq_jax import command_line
 from hq_jax.data import builders
 from hq_jax.data import downloads
 from hq_jax.data import generated
@@ -67,8 +68,6 @@ def prepare(
   'digits/1.0.0'
   """
   root = lookup.get_root(data_dir)
-  if root.exists() and not root.is_dir():
-    raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
   if name in generated.SPECS:
     generated.open_splits(name, root, memory_limit_bytes=0)
   folder = lookup.find(name, root)
@@ -94,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
   """
   parser = _make_parser()
   try:
-    arguments = _parse(parser, argv)
+    arguments = command_line.parse(parser, argv, 'name')
     if arguments.help:
       print(parser.format_help().rstrip())
       return 0
@@ -117,44 +116,27 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-  # Whatever argparse would print itself is left to `main`: one line.
-  parser = argparse.ArgumentParser(
-    usage=(
-      'python -m hq_jax.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR] NAME'
-    ),
-    description=_DESCRIPTION,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    add_help=False,
-    allow_abbrev=False,
-    exit_on_error=False,
+  return command_line.make_parser(
+    'python -m hq_jax.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR] NAME',
+    _DESCRIPTION,
+    _EPILOG,
+    'name',
+    'see above',
+    {
+      '--data_dir': {
+        'metavar': 'DIR',
+        'help': (
+          'holds the data sets; default: TFDS_DATA_DIR, ~/tensorflow_datasets'
+        ),
+      },
+      '--manual_dir': {
+        'metavar': 'DIR',
+        'help': (
+          'holds what was downloaded by hand; default: downloads/manual there'
+        ),
+      },
+    },
   )
-  parser.add_argument('name', metavar='NAME', nargs='?', help='see above')
-  parser.add_argument(
-    '--data_dir',
-    metavar='DIR',
-    help='holds the data sets; default: TFDS_DATA_DIR, ~/tensorflow_datasets',
-  )
-  parser.add_argument(
-    '--manual_dir',
-    metavar='DIR',
-    help='holds what was downloaded by hand; default: downloads/manual there',
-  )
-  parser.add_argument(
-    '-h', '--help', action='store_true', help='this text, and nothing else'
-  )
-  return parser
-
-
-def _parse(
-  parser: argparse.ArgumentParser, argv: Sequence[str]
-) -> argparse.Namespace:
-  arguments, unknown = parser.parse_known_args(argv)
-  if unknown and not arguments.help:
-    raise ValueError(f'argument {unknown[0]!r} is not known')
-  if arguments.name is None and not arguments.help:
-    raise ValueError('NAME is missing, --help tells more')
-  return arguments
 
 
 def _prepare(

@@ -12,6 +12,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / 'hq_jax'
 # all it holds; a name may be here before its file is.
 _LAYERS = (
   {
+    'command_line',
     'config',
     'distributions',
     'files',
@@ -69,11 +70,11 @@ _ALLOWED = {
   'fingerprints': {'trees'},
   'data': set(),
   'inputs': {'config', 'data', 'pretrained'},
-  'inspect': {'artifact'},
+  'inspect': {'artifact', 'command_line'},
   'models': {'trees'},
   'losses': set(),
   'mixing': set(),
-  'prepare': {'data'},
+  'prepare': {'command_line', 'data'},
   'pretrained': {'models', 'trees'},
   'planner': {'artifact', 'distributions', 'tensors', 'ternary', 'trees'},
   'steering': {'artifact', 'planner', 'tensors'},

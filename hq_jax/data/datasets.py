@@ -118,8 +118,6 @@ def load(
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
     return _load_generated(name, root, memory_limit_bytes)
   _check_not_generated(name)
-  if root.exists() and not root.is_dir():
-    raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
   folder = lookup.find(name, root)
   if folder is None:
     raise ValueError(

@@ -82,15 +82,15 @@ def open_splits(
 
   Args:
     name: a name in `SPECS`.
-    root: the folder that holds the data sets.
+    root: the folder that holds the data sets, see `lookup.get_root`.
     memory_limit_bytes: see `datasets.load`.
 
   Returns:
     The training and the test examples.
 
   Raises:
-    ValueError: for a `root` that is no folder, or files in it that are damaged
-      or not those of this data set.
+    ValueError: for files in `root` that are damaged or not those of this data
+      set.
 
   >>> import pathlib, tempfile
   >>> with tempfile.TemporaryDirectory() as root:
@@ -133,8 +133,6 @@ def _make_builder(
 
 def _prepare(spec: Spec, root: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes the data set to `folder`, in one atomic step."""
-  if root.exists() and not root.is_dir():
-    raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
   folder.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='incomplete.', dir=root) as scratch:
     builder = _make_builder(spec, scratch, file_format='array_record')

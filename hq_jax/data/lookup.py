@@ -68,10 +68,16 @@ def get_root(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
 
   Returns:
     Its path, which need not exist.
+
+  Raises:
+    ValueError: where it is a file.
   """
-  return pathlib.Path(
+  root = pathlib.Path(
     data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   ).expanduser()
+  if root.exists() and not root.is_dir():
+    raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
+  return root
 
 
 def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
