@@ -53,7 +53,7 @@ def get_config(arguments=None):
   if args.debug:
     config.data.train_split = 'train[:2000]'
     config.data.test_split = 'test[:1000]'
-    config.checkpoint_every_epochs = 1
+    config.checkpoint.every_epochs = 1
     config.dense.epochs = 1
     config.prune.epochs = 1
     config.ternary.epochs = 1

@@ -41,7 +41,7 @@ def get_config(arguments=None):
   config.recipe.distribution = 'cosine_distance'
   if args.debug:
     config.model.widths = (16, 32, 64)
-    config.checkpoint_every_epochs = 1
+    config.checkpoint.every_epochs = 1
     config.dense.epochs = 2
     config.prune.epochs = 2
     config.ternary.epochs = 2

@@ -71,7 +71,7 @@ def get_config(arguments=None):
   if args.debug:
     config.data.image_size = args.image_size or 32
     config.recipe.num_stages = 1
-    config.checkpoint_every_epochs = 1
+    config.checkpoint.every_epochs = 1
     config.dense.epochs = 1
     config.prune.epochs = 1
     config.ternary.epochs = 1

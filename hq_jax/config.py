@@ -207,6 +207,41 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+  """When the state is saved, and what stays on the disk.
+
+  Attributes:
+    every_epochs: epochs between two checkpoints.
+    every_steps: steps between two checkpoints within an epoch; None for none.
+    keep: how many of the newest stay in each stage; an older one is there to
+      fall back on.
+    keep_every_epochs: those of every so many epochs stay for good; None for
+      none.
+    keep_best: that of the best test accuracy stays too; in the second stage,
+      of the ternary network.
+  """
+
+  every_epochs: int = _at_least(1, 5)
+  every_steps: int | None = _at_least(1, None)
+  keep: int = _at_least(2, 2)
+  keep_every_epochs: int | None = _at_least(1, None)
+  keep_best: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+  """How the state is spread over the devices.
+
+  Attributes:
+    fsdp: so many devices share one copy of parameters, latent weights and
+      optimizer state; the devices are divided into such groups, among which
+      batches are shared out like among the devices of a group.
+  """
+
+  fsdp: int = _at_least(1, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """Everything that decides a run.
 
@@ -223,7 +258,11 @@ class Config:
     pretrained_head: False for weights of other classes: the classifier is then
       trained anew.
     batch_size: images in a step, over all devices.
-    checkpoint_every_epochs: epochs between two checkpoints.
+    max_skipped_steps: so many steps in a row whose loss or gradient is NaN or
+      infinite are skipped before the run ends with an error; 0 ends it at the
+      first.
+    checkpoint: see `Checkpoint`.
+    mesh: see `Mesh`.
     data: see `Data`.
     model: see `Model`.
     optimizer: see `Optimizer`.
@@ -243,7 +282,9 @@ class Config:
   pretrained: str | None = None
   pretrained_head: bool = True
   batch_size: int = _at_least(1, 64)
-  checkpoint_every_epochs: int = _at_least(1, 5)
+  max_skipped_steps: int = _at_least(0, 0)
+  checkpoint: Checkpoint = Checkpoint()
+  mesh: Mesh = Mesh()
   data: Data = Data()
   model: Model = Model()
   optimizer: Optimizer = Optimizer()

@@ -12,6 +12,7 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import models
+from hq_jax import sharding
 from hq_jax import tensors
 from hq_jax import train_state
 from hq_jax import transforms
@@ -101,16 +102,18 @@ def artifact_of_state(
   Returns:
     An artifact, on the host.
   """
-  finalized = _finalize(state.opt_state, state.params, recipe, rerank=rerank)
+  finalized = sharding.to_host(
+    _finalize(state.opt_state, state.params, recipe, rerank=rerank)
+  )
+  variables = sharding.to_host(state.variables)
   is_tensor = lambda node: isinstance(node, tensors.TernaryTensor)
   codes = {
     path: node
     for path, node in trees.flatten(finalized, is_leaf=is_tensor).items()
     if is_tensor(node)
   }
-  leaves = trees.flatten(state.params)
+  leaves = trees.flatten(variables['params'])
   int8 = {
-    path: artifact_lib.quantize_int8(np.asarray(leaves[path]))
-    for path in int8_kernels
+    path: artifact_lib.quantize_int8(leaves[path]) for path in int8_kernels
   }
-  return make_artifact(state.variables, codes, int8, **arguments)
+  return make_artifact(variables, codes, int8, **arguments)

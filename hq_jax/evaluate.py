@@ -9,6 +9,7 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
+from hq_jax import distributed
 from hq_jax import inputs
 from hq_jax import metrics
 from hq_jax import models
@@ -43,6 +44,7 @@ def evaluate(
   variables: Any,
   batches: Iterable[dict[str, np.ndarray]],
   mesh: jax.sharding.Mesh,
+  before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """Evaluates a model on a whole split.
 
@@ -51,6 +53,7 @@ def evaluate(
     variables: what the model is applied with.
     batches: of `data.eval_batches.make_eval_batches`.
     mesh: the devices.
+    before_batch: called before each batch; what it raises ends the evaluation.
 
   Returns:
     `accuracy` in [0, 1], `loss`, and `num_examples`, an int.
@@ -58,11 +61,12 @@ def evaluate(
   Raises:
     ValueError: where there is no batch, or no image that can be read.
   """
+  variables = sharding.to_devices(variables, mesh)
   sums = None
   for batch in batches:
-    sums = metrics.add(
-      sums, eval_step(variables, sharding.to_global(batch, mesh))
-    )
+    before_batch()
+    found = eval_step(variables, sharding.to_global(batch, mesh))
+    sums = found if sums is None else metrics.add(sums, found)
   if sums is None:
     raise ValueError('batches is empty, wanted at least one batch')
   num_examples = int(np.asarray(sums['accuracy'])[1])
@@ -88,9 +92,10 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   """
   checked = config_lib.validate(config)
   found = artifact_lib.read(path)
-  mesh = sharding.make_mesh()
-  sharding.check_batch_size(checked.batch_size, mesh)
-  dataset = inputs.load_dataset(checked.data)
+  mesh = inputs.make_mesh(checked)
+  dataset = distributed.first_then_others(
+    lambda: inputs.load_dataset(checked.data)
+  )
   for name, theirs, ours in (
     ('input_shape', found.input_shape, dataset.image_shape),
     ('class_names', found.class_names, dataset.class_names),
@@ -119,6 +124,8 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     batch_size=checked.batch_size,
     unreadable=unreadable.Unreadable(checked.data.max_unreadable),
     num_threads=checked.data.num_threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
   )
   return evaluate(make_eval_step(model), variables, batches, mesh)
 

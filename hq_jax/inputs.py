@@ -1,13 +1,36 @@
-"""The images and the weights that a config names."""
+"""The devices, the images and the weights that a config names."""
 
 import dataclasses
 import hashlib
 import re
 from typing import Any
 
+import jax
+
 from hq_jax import config as config_lib
 from hq_jax import pretrained as pretrained_lib
+from hq_jax import sharding
 from hq_jax.data import datasets
+
+
+def make_mesh(config: config_lib.Config) -> jax.sharding.Mesh:
+  """All devices as a config wants them.
+
+  Args:
+    config: validated.
+
+  Returns:
+    The mesh.
+
+  Raises:
+    ValueError: where they cannot be divided so, or cannot share a batch.
+  """
+  try:
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+  except ValueError as error:
+    raise with_field(error, 'config.mesh.', config_lib.Mesh) from error
+  sharding.check_batch_size(config.batch_size, mesh)
+  return mesh
 
 
 def load_dataset(config: config_lib.Data) -> datasets.Dataset:

@@ -14,12 +14,12 @@ import optax
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import deploy
+from hq_jax import distributed
 from hq_jax import distributions
 from hq_jax import inputs
 from hq_jax import models
 from hq_jax import optimizers
 from hq_jax import planner
-from hq_jax import sharding
 from hq_jax import steering
 from hq_jax import train_state
 from hq_jax import transforms
@@ -38,6 +38,7 @@ class Job(NamedTuple):
   Attributes:
     config: validated.
     workdir: this run's own folder.
+    identity: what a run must find again when it goes on.
     lock: held while the run lasts.
     dataset: opened.
     unreadable: counts the images that cannot be read.
@@ -56,7 +57,8 @@ class Job(NamedTuple):
 
   config: config_lib.Config
   workdir: str
-  lock: IO[str]
+  identity: dict[str, Any]
+  lock: IO[str] | None
   dataset: datasets.Dataset
   unreadable: unreadable_lib.Unreadable
   model: nn.Module
@@ -74,6 +76,8 @@ class Job(NamedTuple):
 def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   """Does all that can be refused, before anything compiles.
 
+  Several processes call it together; what one of them refuses, all do.
+
   Args:
     config: a `ConfigDict` or nested dictionaries.
     workdir: the run's folder.
@@ -84,13 +88,28 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   Raises:
     ValueError: with the field and its value.
   """
-  if not workdir:
-    raise ValueError("workdir is '', wanted a folder: --workdir=DIR")
+  workdir_lib.check_name(workdir)
   checked = config_lib.validate(config)
-  mesh = sharding.make_mesh()
-  sharding.check_batch_size(checked.batch_size, mesh)
+  mesh = inputs.make_mesh(checked)
   optimizers.make_optimizer(checked.optimizer, lambda step: 0.0)
-  dataset = inputs.load_dataset(checked.data)
+  dataset = distributed.first_then_others(
+    lambda: inputs.load_dataset(checked.data)
+  )
+  job = distributed.together(lambda: _check(checked, workdir, mesh, dataset))
+  identity = job.identity
+  first = lambda: workdir_lib.claim(workdir, identity)
+  others = lambda: workdir_lib.join(workdir, identity)
+  claim = first if distributed.is_first() else others
+  return job._replace(lock=distributed.first_then_others(claim))
+
+
+def _check(
+  checked: config_lib.Config,
+  workdir: str,
+  mesh: jax.sharding.Mesh,
+  dataset: datasets.Dataset,
+) -> Job:
+  """The job, without the lock of its folder."""
   inputs.check_dataset(checked, dataset)
   steps_per_epoch = round(len(dataset.train) / checked.batch_size)
   fields = config_lib.to_dict(checked)['model']
@@ -137,13 +156,11 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     wanted_bytes = steering.get_wanted_bytes(
       plan.dense_bytes, checked.target_ratio
     )
-  lock = workdir_lib.claim(
-    workdir, config_lib.to_dict(checked) | inputs.identify(checked, dataset)
-  )
   return Job(
     config=checked,
     workdir=workdir,
-    lock=lock,
+    identity=config_lib.to_dict(checked) | inputs.identify(checked, dataset),
+    lock=None,
     dataset=dataset,
     unreadable=unreadable_lib.Unreadable(checked.data.max_unreadable),
     model=model,

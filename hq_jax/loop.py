@@ -7,66 +7,42 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 import tqdm
 
-from hq_jax import artifact as artifact_lib
 from hq_jax import checkpoint
-from hq_jax import diagnostics
+from hq_jax import distributed
+from hq_jax import epoch_ends
+from hq_jax import health
 from hq_jax import job as job_lib
 from hq_jax import metrics
-from hq_jax import planner
+from hq_jax import preemption
 from hq_jax import sharding
-from hq_jax import steering
+from hq_jax import stages
 from hq_jax import train_state
 from hq_jax import train_step
-from hq_jax import transforms
-from hq_jax import trees
 from hq_jax import workdir as workdir_lib
 from hq_jax.data import pipeline
 
 
-class Stage(NamedTuple):
-  """A part of the run with its own optimizer and checkpoints.
+class Snapshot(NamedTuple):
+  """What a checkpoint holds, besides the place in the data.
 
   Attributes:
-    name: of its folder of checkpoints.
-    tx: the optimizer.
-    schedule: its learning rate.
-    first_epoch: epochs of the stages before.
-    phases: name and epochs of each phase.
-    seed: of the order of the images, and what else is drawn.
-    teacher: variables of a network whose answers are learnt from.
+    state: of training.
+    sums: of the epoch so far; zeros where none has begun.
   """
 
-  name: str
-  tx: optax.GradientTransformation
-  schedule: optax.Schedule
-  first_epoch: int
-  phases: tuple[tuple[str, int], ...]
-  seed: int
-  teacher: Any = None
-
-  @property
-  def num_epochs(self) -> int:
-    """The epochs of all phases."""
-    return sum(epochs for _, epochs in self.phases)
-
-  def get_phase(self, epoch: int) -> str:
-    """The phase that an epoch of this stage (from 1) belongs to."""
-    for name, epochs in self.phases:
-      if epoch <= epochs:
-        return name
-      epoch -= epochs
-    return self.phases[-1][0]
+  state: train_state.TrainState
+  sums: metrics.Sums
 
 
 def fit(
   job: job_lib.Job,
-  stage: Stage,
+  stage: stages.Stage,
   begin: Callable[[], train_state.TrainState],
   history: workdir_lib.History,
-  evaluate_on_test: Callable[[Any], dict[str, Any]],
+  evaluate_on_test: Callable[..., dict[str, Any]],
+  watch: preemption.Watch,
 ) -> train_state.TrainState:
   """Goes on from the newest checkpoint of a stage to its end.
 
@@ -75,39 +51,219 @@ def fit(
     stage: which optimizer, how long.
     begin: makes the stage's first state.
     history: gets a row for each epoch.
-    evaluate_on_test: from variables to metrics.
+    evaluate_on_test: from variables, and what to call before each batch, to
+      metrics.
+    watch: knows whether to stop.
 
   Returns:
     The state at the end.
 
   Raises:
-    FloatingPointError: where the loss is no longer a number.
+    FloatingPointError: where a loss, a gradient or a weight is no longer a
+      number.
+    OSError: where a checkpoint cannot be written.
+    preemption.Stopped: where a signal came; all is saved.
   """
-  config = job.config
-  iterator = pipeline.make_train_iterator(
+  run = _Run(job, stage, history, evaluate_on_test, watch)
+  run.begin_or_resume(begin)
+  try:
+    run.check_signals_now()
+    for epoch in range(run.first_epoch, stage.num_epochs + 1):
+      run.train(epoch)
+      run.finish(epoch)
+  except preemption.Interrupted as asked:
+    raise preemption.Stopped(asked.signal_number, run.save_last()) from None
+  except FloatingPointError as error:
+    raise FloatingPointError(run.explain(error)) from None
+  run.close()
+  return run.state
+
+
+class _Run:
+  """What goes on while a stage is trained; see `fit`."""
+
+  def __init__(self, job, stage, history, evaluate_on_test, watch):
+    self._job: job_lib.Job = job
+    self._stage: stages.Stage = stage
+    self._history: workdir_lib.History = history
+    self._evaluate_on_test = evaluate_on_test
+    self._watch: preemption.Watch = watch
+    self._steps_per_epoch = job.steps_per_epoch
+    self._before = stage.first_epoch * job.steps_per_epoch
+    self._iterator = _make_iterator(job, stage)
+    self._checkpoints = _open_checkpoints(job, stage, history)
+    self._train_step = _make_step(job, stage)
+    self._diagnose = epoch_ends.make_watch(job)
+    self._seconds = 0.0
+
+  def begin_or_resume(self, begin: Callable[[], train_state.TrainState]):
+    """Makes the first state, or reads the newest checkpoint."""
+    if self._checkpoints.latest_step() is None:
+      self.state, self._sums = begin(), self._no_sums()
+    else:
+      like = Snapshot(jax.eval_shape(begin), self._no_sums())
+      like = sharding.with_shardings(like, self._job.mesh)
+      self.state, self._sums = self._checkpoints.restore(like, self._iterator)
+    self._step = int(self.state.step)
+    names = health.get_names(self.state.params)
+    self._guard = health.Guard(names, self._job.config.max_skipped_steps)
+    # An epoch may have been trained, but not evaluated.
+    is_begun = self._step % self._steps_per_epoch == 0 and self._count() > 0
+    self.first_epoch = (self._step - is_begun) // self._steps_per_epoch + 1
+    if self.first_epoch <= self._stage.num_epochs:
+      # A later stage may have begun before this one's last checkpoint was lost.
+      until = self._before + self._stage.num_epochs * self._steps_per_epoch
+      self._history.truncate(self._before + self._step - is_begun, until)
+    self._bar = tqdm.tqdm(
+      total=self._stage.num_epochs * self._steps_per_epoch,
+      initial=self._step,
+      desc=self._stage.name,
+      unit='step',
+      disable=None if distributed.is_first() else True,
+    )
+
+  def check_signals_now(self) -> None:
+    """Stops before anything compiles where a signal has come."""
+    preemption.interrupt(self._watch.poll_now())
+
+  def train(self, epoch: int) -> None:
+    """Takes the steps of an epoch that are left."""
+    started = time.monotonic()
+    every = self._job.config.checkpoint.every_steps
+    while self._step < epoch * self._steps_per_epoch:
+      batch = sharding.to_global(next(self._iterator), self._job.mesh)
+      self.state, sums, finite = self._train_step(
+        self.state, batch, self._stage.teacher
+      )
+      self._sums = metrics.add(self._sums, sums)
+      self._step += 1
+      self._guard.add(self._step, finite)
+      self._bar.update()
+      preemption.interrupt(self._watch.poll())
+      self._checkpoints.check()
+      if (
+        every
+        and self._step % every == 0
+        and self._step % (self._steps_per_epoch)
+      ):
+        self._save()
+    self._seconds = time.monotonic() - started
+
+  def finish(self, epoch: int) -> None:
+    """Evaluates, adds the row, and saves where it is time."""
+    started = time.monotonic()
+    self._guard.finish()
+    before_batch = lambda: preemption.interrupt(self._watch.poll())
+    state, row = epoch_ends.finish(
+      self._job,
+      self._stage,
+      epoch,
+      self.state,
+      metrics.means(self._sums),
+      lambda variables: self._evaluate_on_test(variables, before_batch),
+    )
+    row |= jax.tree.map(float, self._diagnose(state))
+    if self._guard.num_skipped:
+      row['skipped_steps'] = self._guard.num_skipped
+      self._guard.num_skipped = 0
+    row['seconds'] = self._seconds + time.monotonic() - started
+    self.state, self._sums = state, self._no_sums()
+    self._history.append(row)
+    _show(self._bar, row)
+    every = self._job.config.checkpoint.every_epochs
+    if epoch % every == 0 or epoch == self._stage.num_epochs:
+      self._save()
+
+  def save_last(self) -> str:
+    """Saves before the process ends; what to say of it."""
+    self._guard.finish()
+    if self._step:
+      self._save()
+    self.close()
+    if not self._step:
+      return f'stage {self._stage.name} has not begun; nothing is lost'
+    return f'step {self._step} of stage {self._stage.name} is saved'
+
+  def explain(self, error: FloatingPointError) -> str:
+    """What went wrong, and what is left."""
+    self.close()
+    epoch = max(0, self._step - 1) // self._steps_per_epoch + 1
+    phase = self._stage.get_phase(epoch)
+    last = self._checkpoints.latest_step()
+    return (
+      f'{error} (epoch {self._stage.first_epoch + epoch}, {phase}); the last'
+      f' checkpoint of stage {self._stage.name} is'
+      f' {"none" if last is None else f"of step {last}"}: lower'
+      f' config.{phase}.learning_rate, or skip some such steps with'
+      ' config.max_skipped_steps'
+    )
+
+  def close(self) -> None:
+    """Waits for the last checkpoint."""
+    self._bar.close()
+    self._checkpoints.close()
+
+  def _save(self) -> None:
+    if self._step == self._checkpoints.latest_step():
+      return  # What comes after it is done again, to the same bits.
+    self._guard.finish()
+    broken = health.find_broken(self.state)
+    if broken:
+      raise FloatingPointError(
+        f'step {self._step}: not finite: {", ".join(broken[:3])}'
+      )
+    snapshot = Snapshot(self.state, self._sums)
+    self._checkpoints.save(self._step, snapshot, self._iterator)
+
+  def _count(self) -> float:
+    return float(np.asarray(self._sums['loss'])[1])
+
+  def _no_sums(self) -> metrics.Sums:
+    return sharding.to_devices(metrics.zeros(), self._job.mesh)
+
+
+def _make_iterator(job: job_lib.Job, stage: stages.Stage):
+  data = job.config.data
+  return pipeline.make_train_iterator(
     job.dataset,
-    batch_size=config.batch_size,
+    batch_size=job.config.batch_size,
     seed=stage.seed,
-    max_shift=config.data.max_shift,
-    flip=config.data.flip,
-    min_area=config.data.min_area,
+    max_shift=data.max_shift,
+    flip=data.flip,
+    min_area=data.min_area,
     unreadable=job.unreadable,
-    num_threads=config.data.num_threads,
+    num_threads=data.num_threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
   )
-  checkpoints = checkpoint.Checkpoints(
-    os.path.join(job.workdir, workdir_lib.CHECKPOINTS, stage.name)
+
+
+def _open_checkpoints(
+  job: job_lib.Job, stage: stages.Stage, history: workdir_lib.History
+) -> checkpoint.Checkpoints:
+  config = job.config.checkpoint
+  before = stage.first_epoch * job.steps_per_epoch
+  last_phase = stage.phases[-1][0]
+
+  def get_score(step: int) -> float | None:
+    for row in history.rows:
+      if row['step'] == before + step and row['phase'] == last_phase:
+        return row['test_accuracy']
+    return None
+
+  every = config.keep_every_epochs
+  return checkpoint.Checkpoints(
+    os.path.join(job.workdir, workdir_lib.CHECKPOINTS, stage.name),
+    job.identity,
+    keep=config.keep,
+    keep_every=None if every is None else every * job.steps_per_epoch,
+    get_score=get_score if config.keep_best else None,
   )
-  state = begin()
-  if checkpoints.latest_step() is not None:
-    state = checkpoints.restore(state, iterator)
-  first_step = int(state.step)  # Not of the newest checkpoint if it is damaged.
-  first_epoch = first_step // job.steps_per_epoch
-  if first_epoch < stage.num_epochs:
-    # A later stage may have begun before this one's last checkpoint was lost.
-    before = stage.first_epoch * job.steps_per_epoch
-    until = before + stage.num_epochs * job.steps_per_epoch
-    history.truncate(before + first_step, until)
-  step_fn = train_step.make_train_step(
+
+
+def _make_step(job: job_lib.Job, stage: stages.Stage) -> train_step.TrainStep:
+  config = job.config
+  return train_step.make_train_step(
     job.model,
     stage.tx,
     seed=stage.seed,
@@ -116,103 +272,14 @@ def fit(
     cutmix_alpha=config.data.cutmix_alpha,
     distill_weight=config.distill.weight,
     temperature=config.distill.temperature,
-  )
-  watch = jax.jit(lambda state: _watch(state, job))
-  every = config.checkpoint_every_epochs
-  with tqdm.tqdm(
-    total=stage.num_epochs * job.steps_per_epoch,
-    initial=first_step,
-    desc=stage.name,
-    unit='step',
-    disable=None,
-  ) as bar:
-    for epoch in range(first_epoch + 1, stage.num_epochs + 1):
-      started = time.monotonic()
-      sums = None
-      for _ in range(job.steps_per_epoch):
-        batch = sharding.to_global(next(iterator), job.mesh)
-        state, batch_sums = step_fn(state, batch, stage.teacher)
-        sums = metrics.add(sums, batch_sums)
-        bar.update()
-      row = _make_row(job, stage, epoch, state, metrics.means(sums or {}))
-      variables = state.variables
-      if row['phase'] == 'ternary':  # What the file holds is evaluated.
-        is_last = epoch == stage.num_epochs
-        state, variables, found = _make_file(job, state, is_last)
-        row |= found
-      test = evaluate_on_test(variables)
-      row['test_loss'], row['test_accuracy'] = test['loss'], test['accuracy']
-      row |= jax.tree.map(float, watch(state))
-      row['seconds'] = time.monotonic() - started
-      history.append(row)
-      _show(bar, row)
-      if epoch % every == 0 or epoch == stage.num_epochs:
-        checkpoints.save(int(state.step), state, iterator)
-  checkpoints.close()
-  return state
-
-
-def _make_row(
-  job: job_lib.Job,
-  stage: Stage,
-  epoch: int,
-  state: train_state.TrainState,
-  train: Mapping[str, float],
-) -> dict[str, Any]:
-  """What training says of an epoch; refuses a loss that is not a number."""
-  phase = stage.get_phase(epoch)
-  if not np.isfinite(train['loss']):
-    raise FloatingPointError(
-      f'the training loss is {train["loss"]} in epoch'
-      f' {stage.first_epoch + epoch} ({phase}), wanted a finite one: lower'
-      f' config.{phase}.learning_rate'
-    )
-  step = int(state.step)
-  return {
-    'phase': phase,
-    'step': stage.first_epoch * job.steps_per_epoch + step,
-    'epoch': stage.first_epoch + epoch,
-    'train_loss': train['loss'],
-    'train_accuracy': train['accuracy'],
-    'learning_rate': float(stage.schedule(step - 1)),
-  }
-
-
-def _make_file(
-  job: job_lib.Job, state: train_state.TrainState, is_last: bool
-) -> tuple[train_state.TrainState, dict[str, Any], dict[str, Any]]:
-  """The state, steered to its target; the file's variables; what to log."""
-  shipped = job_lib.ship(job, state, is_last=is_last)
-  data = artifact_lib.dumps(shipped)
-  row: dict[str, Any] = {'file_bytes': len(data)}
-  if job.wanted_bytes is not None and not is_last:
-    factor = steering.find_kept_factor(
-      shipped, data, planner.sparsities(job.plan), job.wanted_bytes
-    )
-    row['kept_factor'] = factor
-    opt_state = transforms.with_kept_factor(state.opt_state, factor)
-    state = state.replace(opt_state=opt_state)
-  return state, artifact_lib.to_variables(shipped), row
-
-
-def _watch(
-  state: train_state.TrainState, job: job_lib.Job
-) -> dict[str, dict[str, jax.Array]]:
-  latents = state.params
-  if optax.tree.get(state.opt_state, 'latents') is not None:
-    latents = transforms.latents(state.opt_state, state.params)
-  kernels = trees.flatten_selected(state.params, job.select)
-  return diagnostics.kernel_diagnostics(
-    state.params,
-    latents,
-    sparsity=job.recipe.get_sparsity(kernels),
-    scope=job.recipe.scope,
-    unit_norm=job.recipe.project,
-    select=job.select,
+    skip_non_finite=config.max_skipped_steps > 0,
+    mesh=job.mesh,
   )
 
 
 def _show(bar: tqdm.tqdm, row: Mapping[str, Any]) -> None:
+  if not distributed.is_first():
+    return
   if bar.disable:
     distance = np.mean(list(row['cosine_distance'].values()))
     print(

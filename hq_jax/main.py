@@ -7,11 +7,15 @@ import os
 import re
 import signal
 import sys
+import typing
 
 from absl import app
 from absl import flags
 from absl import logging
 from ml_collections import config_flags
+
+if typing.TYPE_CHECKING:
+  from hq_jax import preemption
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, such as configs/digits.py:ratio=40.'
@@ -27,6 +31,20 @@ _EVALUATE = flags.DEFINE_string(
   "An .hq file: prints its accuracy on the config's test set, and trains"
   ' nothing.',
 )
+
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'Of a run of several processes: HOST:PORT of the first of them, or auto where'
+  ' JAX finds it (Cloud TPU, Slurm, Open MPI).',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes, with HOST:PORT.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0, with HOST:PORT.'
+)
+_NOT_FINITE = 3  # The exit status where the numbers went wrong.
 
 
 def _refuse(error: BaseException) -> int:
@@ -76,56 +94,85 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   return remaining
 
 
-def _leave(signal_number: int, frame: object) -> None:
-  """Ends the process at an interrupt from the keyboard.
-
-  An exception in its place can get lost in a library's event loop or callback.
-  Steps are still under way in XLA's threads, and an interpreter that takes
-  itself apart beneath them crashes. What is on the disk is whole.
-  """
-  del signal_number, frame
-  os.write(2, b'hq_jax: interrupted; the same command goes on\n')
-  os._exit(130)
-
-
 def main(argv: Sequence[str]) -> int:
   """Runs what the flags say and returns the exit status."""
   del argv
-  # Who started this in the background may have had it ignored.
-  if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    signal.signal(signal.SIGINT, _leave)
-  return _run()
-
-
-def _run() -> int:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
-  from hq_jax import evaluate
-  from hq_jax import job as job_lib
-  from hq_jax import planner
-  from hq_jax import report
-  from hq_jax import train
+  # After the flags: what they import takes seconds.
+  from hq_jax import distributed
+  from hq_jax import preemption
+
+  listener = preemption.listen()
+  try:
+    distributed.initialize(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+  except ValueError as error:
+    return _refuse(error)
+  if distributed.is_alone():
+    return _run(listener)
+  # JAX has a handler of its own by now, for SIGTERM alone.
+  preemption.take_signals()
+  status = _run(listener)
+  if status:
+    # At the end an interpreter waits for the other processes, which may wait
+    # for this one.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  return status
+
+
+def _run(listener: 'preemption.Listener') -> int:
+  from hq_jax import preemption
 
   try:
     if _EVALUATE.value is not None:
-      found = evaluate.evaluate_file(_EVALUATE.value, _CONFIG.value)
-      print(
-        f'{_EVALUATE.value}: test accuracy {found["accuracy"]:.2%} on'
-        f' {found["num_examples"]} images, loss {found["loss"]:.4f}'
-      )
-      return 0
-    job = job_lib.prepare(_CONFIG.value, _WORKDIR.value)
-  except (ValueError, OSError) as error:
-    return _refuse(error)
-  print(f'plan: {planner.describe(job.plan)}', flush=True)
-  try:
-    result = train.run(job)
+      return _evaluate(_EVALUATE.value)
+    return _train(listener)
+  except preemption.Stopped as stopped:
+    name = signal.Signals(stopped.signal_number).name
+    print(
+      f'hq_jax: {name}: {stopped}; the same command goes on', file=sys.stderr
+    )
+    return 128 + stopped.signal_number
   except FloatingPointError as error:
     _refuse(error)
-    return 1
+    return _NOT_FINITE
   except (ValueError, OSError) as error:
     return _refuse(error)
-  print(report.format_table(result))
+
+
+def _evaluate(path: str) -> int:
+  from hq_jax import distributed
+  from hq_jax import evaluate
+
+  found = evaluate.evaluate_file(path, _CONFIG.value)
+  if distributed.is_first():
+    print(
+      f'{path}: test accuracy {found["accuracy"]:.2%} on'
+      f' {found["num_examples"]} images, loss {found["loss"]:.4f}'
+    )
+  return 0
+
+
+def _train(listener: 'preemption.Listener') -> int:
+  from hq_jax import distributed
+  from hq_jax import job as job_lib
+  from hq_jax import planner
+  from hq_jax import preemption
+  from hq_jax import report
+  from hq_jax import train
+
+  job = job_lib.prepare(_CONFIG.value, _WORKDIR.value)
+  if distributed.is_first():
+    print(f'plan: {planner.describe(job.plan)}', flush=True)
+  watch = preemption.Watch(job.mesh)
+  listener.watch = watch
+  result = train.run(job, watch)
+  if result is not None:
+    print(report.format_table(result))
   return 0
 
 

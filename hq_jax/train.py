@@ -1,6 +1,7 @@
 """The run: dense stage, compression stage, file, report."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+import itertools
 import os
 from typing import Any
 
@@ -9,12 +10,16 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
+from hq_jax import distributed
 from hq_jax import evaluate
 from hq_jax import job as job_lib
 from hq_jax import loop
 from hq_jax import optimizers
+from hq_jax import preemption
 from hq_jax import provenance
 from hq_jax import report
+from hq_jax import sharding
+from hq_jax import stages
 from hq_jax import train_state
 from hq_jax import transforms
 from hq_jax import trees
@@ -22,7 +27,9 @@ from hq_jax import workdir as workdir_lib
 from hq_jax.data import eval_batches
 
 
-def run(job: job_lib.Job) -> dict[str, Any]:
+def run(
+  job: job_lib.Job, watch: preemption.Watch | None = None
+) -> dict[str, Any] | None:
   """Trains, compresses, writes the file, reads it back, and reports.
 
   A run that was interrupted goes on from its newest checkpoint and ends with
@@ -30,15 +37,20 @@ def run(job: job_lib.Job) -> dict[str, Any]:
 
   Args:
     job: of `job.prepare`.
+    watch: knows whether to stop; None for a run that no signal stops.
 
   Returns:
-    The report, as in `report.json`.
+    The report, as in `report.json`; None in all processes but the first.
 
   Raises:
-    FloatingPointError: where the loss is no longer a number.
+    FloatingPointError: where a loss, a gradient or a weight is no longer a
+      number.
+    OSError: where the disk is full.
+    preemption.Stopped: where a signal came; all is saved.
     ValueError: where `model.hq` is there already and is another model.
   """
-  history = workdir_lib.History(job.workdir)
+  watch = watch or preemption.Watch(job.mesh)
+  history = workdir_lib.History(job.workdir, is_kept=distributed.is_first())
   eval_step = evaluate.make_eval_step(job.model)
   batches = eval_batches.make_eval_batches(
     job.dataset.test,
@@ -46,11 +58,64 @@ def run(job: job_lib.Job) -> dict[str, Any]:
     batch_size=job.config.batch_size,
     unreadable=job.unreadable,
     num_threads=job.config.data.num_threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
   )
 
-  def evaluate_on_test(variables):
-    return evaluate.evaluate(eval_step, variables, batches, job.mesh)
+  def evaluate_on_test(variables, before_batch=lambda: None):
+    return evaluate.evaluate(
+      eval_step, variables, batches, job.mesh, before_batch
+    )
 
+  with watch.finishing_steps():
+    job, dense, state = _fit(job, history, evaluate_on_test, watch)
+  shipped = job_lib.ship(job, state, is_last=True)
+  path = os.path.join(job.workdir, workdir_lib.MODEL)
+  write = lambda: write_model(job.workdir, shipped)
+  distributed.together(lambda: write() if distributed.is_first() else None)
+  # What the first process reads back is what all evaluate.
+  data = _read(path) if distributed.is_first() else None
+  data = distributed.share(data)
+  evaluations = {
+    'dense': evaluate_on_test(dense.variables),
+    'ternary': evaluate_on_test(artifact_lib.to_variables(shipped)),
+    'file': evaluate_on_test(
+      artifact_lib.to_variables(artifact_lib.loads(data, path))
+    ),
+  }
+  latents = transforms.latents(state.opt_state, state.params)
+  dense_kernels = _host_kernels(dense.params, job.select)
+  latent_kernels = _host_kernels(latents, job.select)
+  unreadable = distributed.gather(list(job.unreadable.names))
+  if not distributed.is_first():
+    return None
+  return report.write(
+    job.workdir,
+    report.Inputs(
+      dense_kernels=dense_kernels,
+      latent_kernels=latent_kernels,
+      file_path=path,
+      dense_bytes=job.plan.dense_bytes,
+      num_weights=job.plan.dense_bytes // 4,
+      **evaluations,
+      history=[_align(row, dense_kernels) for row in history.rows],
+      config=config_lib.to_dict(job.config),
+      seed=job.config.seed,
+      commit=provenance.get_commit(),
+      hardware=provenance.get_hardware(),
+      predicted_bytes=job.plan.predicted_bytes,
+      unreadable=tuple(itertools.chain(*unreadable)),
+    ),
+  )
+
+
+def _fit(
+  job: job_lib.Job,
+  history: workdir_lib.History,
+  evaluate_on_test: Callable[..., dict[str, Any]],
+  watch: preemption.Watch,
+) -> tuple[job_lib.Job, train_state.TrainState, train_state.TrainState]:
+  """Both stages: the job as planned anew, and the states at their ends."""
   dense_stage = make_dense_stage(job)
   dense = loop.fit(
     job,
@@ -65,8 +130,9 @@ def run(job: job_lib.Job) -> dict[str, Any]:
     ),
     history,
     evaluate_on_test,
+    watch,
   )
-  job = job_lib.replan(job, dense.variables)
+  job = job_lib.replan(job, sharding.to_host(dense.variables))
   compress_stage = make_compress_stage(job, dense.variables)
   state = loop.fit(
     job,
@@ -74,34 +140,12 @@ def run(job: job_lib.Job) -> dict[str, Any]:
     lambda: train_state.restart(dense, compress_stage.tx, job.mesh),
     history,
     evaluate_on_test,
+    watch,
   )
-  shipped = job_lib.ship(job, state, is_last=True)
-  path = write_model(job.workdir, shipped)
-  latents = transforms.latents(state.opt_state, state.params)
-  dense_kernels = _host_kernels(dense.params, job.select)
-  return report.write(
-    job.workdir,
-    report.Inputs(
-      dense_kernels=dense_kernels,
-      latent_kernels=_host_kernels(latents, job.select),
-      file_path=path,
-      dense_bytes=job.plan.dense_bytes,
-      num_weights=job.plan.dense_bytes // 4,
-      dense=evaluate_on_test(dense.variables),
-      ternary=evaluate_on_test(artifact_lib.to_variables(shipped)),
-      file=evaluate_on_test(artifact_lib.to_variables(artifact_lib.read(path))),
-      history=[_align(row, dense_kernels) for row in history.rows],
-      config=config_lib.to_dict(job.config),
-      seed=job.config.seed,
-      commit=provenance.get_commit(),
-      hardware=provenance.get_hardware(),
-      predicted_bytes=job.plan.predicted_bytes,
-      unreadable=job.unreadable.names,
-    ),
-  )
+  return job, dense, state
 
 
-def make_dense_stage(job: job_lib.Job) -> loop.Stage:
+def make_dense_stage(job: job_lib.Job) -> stages.Stage:
   """The stage that trains the dense network.
 
   Args:
@@ -112,7 +156,7 @@ def make_dense_stage(job: job_lib.Job) -> loop.Stage:
   """
   config = job.config
   schedule = optimizers.make_schedule([config.dense], job.steps_per_epoch)
-  return loop.Stage(
+  return stages.Stage(
     name='dense',
     tx=optimizers.make_optimizer(config.optimizer, schedule),
     schedule=schedule,
@@ -124,7 +168,7 @@ def make_dense_stage(job: job_lib.Job) -> loop.Stage:
 
 def make_compress_stage(
   job: job_lib.Job, dense_variables: Any = None
-) -> loop.Stage:
+) -> stages.Stage:
   """The stage that prunes and makes ternary.
 
   Args:
@@ -138,7 +182,7 @@ def make_compress_stage(
   schedule = optimizers.make_schedule(
     [config.prune, config.ternary], job.steps_per_epoch
   )
-  return loop.Stage(
+  return stages.Stage(
     name='compress',
     tx=transforms.hq(
       optimizers.make_optimizer(config.optimizer, schedule),
@@ -168,14 +212,18 @@ def write_model(workdir: str, shipped: artifact_lib.Artifact) -> str:
   """
   path = os.path.join(workdir, workdir_lib.MODEL)
   if os.path.exists(path):
-    with open(path, 'rb') as file:
-      if file.read() != artifact_lib.dumps(shipped):
-        raise ValueError(
-          f'{path} is not the model that this run ends with: move it away'
-        )
+    if _read(path) != artifact_lib.dumps(shipped):
+      raise ValueError(
+        f'{path} is not the model that this run ends with: move it away'
+      )
     return path
   artifact_lib.write(path, shipped)
   return path
+
+
+def _read(path: str) -> bytes:
+  with open(path, 'rb') as file:
+    return file.read()
 
 
 def _align(row: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
@@ -194,6 +242,6 @@ def _align(row: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
 
 def _host_kernels(params: Any, select: trees.Selector) -> dict[str, np.ndarray]:
   return {
-    path: np.asarray(leaf)
+    path: sharding.to_host(leaf)
     for path, leaf in trees.flatten_selected(params, select).items()
   }

@@ -1,6 +1,6 @@
 """The state of training, and how it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -63,17 +63,25 @@ def init(
       nested dictionaries, which may lack some leaves and have no others.
 
   Returns:
-    A state that is replicated over the mesh.
+    A state, sharded as `sharding.state_sharded` says; no device ever holds
+    more of it.
   """
+  given = sharding.to_devices(pretrained or {}, mesh)
 
   def build(key, pretrained):
     variables = model.init(key, jnp.zeros((1, *input_shape)), train=False)
     variables = _overlay(variables, pretrained)
     return _begin(variables['params'], variables.get('batch_stats', {}), tx)
 
-  return jax.jit(build, out_shardings=sharding.replicated(mesh))(
-    key, pretrained or {}
-  )
+  return _build_sharded(build, mesh, key, given)
+
+
+def _build_sharded(
+  build: Callable[..., TrainState], mesh: jax.sharding.Mesh, *args: Any
+) -> TrainState:
+  """Compiles and calls a function that makes a state, already in its place."""
+  shardings = sharding.state_sharded(jax.eval_shape(build, *args), mesh)
+  return jax.jit(build, out_shardings=shardings)(*args)
 
 
 def _overlay(below: Any, above: Any) -> Any:
@@ -101,8 +109,5 @@ def restart(
   Returns:
     A state at step 0, with its own copy of the weights.
   """
-  build = jax.jit(
-    lambda params, batch_stats: _begin(params, batch_stats, tx),
-    out_shardings=sharding.replicated(mesh),
-  )
-  return build(state.params, state.batch_stats)
+  build = lambda params, batch_stats: _begin(params, batch_stats, tx)
+  return _build_sharded(build, mesh, state.params, state.batch_stats)

@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hq_jax import health
 from hq_jax import losses
 from hq_jax import metrics
 from hq_jax import mixing
+from hq_jax import sharding
 from hq_jax import train_state
 
 Batch = dict[str, jax.Array]
-TrainStep = Callable[..., tuple[train_state.TrainState, metrics.Sums]]
+TrainStep = Callable[
+  ..., tuple[train_state.TrainState, metrics.Sums, jax.Array]
+]
 
 
 def make_train_step(
@@ -27,6 +31,8 @@ def make_train_step(
   cutmix_alpha: float = 0.0,
   distill_weight: float = 0.0,
   temperature: float = 1.0,
+  skip_non_finite: bool = False,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> TrainStep:
   """Makes the step: loss, gradient, update, batch statistics.
 
@@ -43,14 +49,32 @@ def make_train_step(
     distill_weight: of a teacher's answers in the loss, see
       `losses.classification`.
     temperature: of the teacher, see `losses.distillation`.
+    skip_non_finite: a batch whose loss or gradient is NaN or infinite changes
+      nothing but the step, and counts for nothing in the sums.
+    mesh: where the state is sharded, the weights of a layer are gathered where
+      they are used, and the next state is sharded as this one; None for a
+      state on one device.
 
   Returns:
     A compiled function of a state, a batch (`image`, `label`) and, where
     wanted, the variables of a teacher, the same model; it returns the next
-    state and the sums of the batch. The state that it is given is consumed.
-    With mixed images, accuracy is that of the label with the larger share.
+    state, the sums of the batch, and what was finite (see `health.get_names`).
+    The state that it is given is consumed. With mixed images, accuracy is that
+    of the label with the larger share.
   """
   is_mixed = mixup_alpha > 0 or cutmix_alpha > 0
+
+  def whole(tree):
+    if mesh is None:
+      return tree
+    return jax.lax.with_sharding_constraint(tree, sharding.replicated(mesh))
+
+  def in_place(tree):
+    if mesh is None:
+      return tree
+    return jax.lax.with_sharding_constraint(
+      tree, sharding.state_sharded(tree, mesh)
+    )
 
   def mix(batch, step):
     images, labels = batch['image'], batch['label']
@@ -72,11 +96,11 @@ def make_train_step(
       images, targets, labels = batch['image'], None, batch['label']
     teacher_logits: Any = None
     if teacher is not None:
-      teacher_logits = model.apply(teacher, images, train=False)
+      teacher_logits = model.apply(whole(teacher), images, train=False)
 
     def loss_fn(params):
       logits, updated = model.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
+        {'params': whole(params), 'batch_stats': state.batch_stats},
         images,
         train=True,
         mutable=['batch_stats'],
@@ -99,13 +123,18 @@ def make_train_step(
       return total / count, (sums, updated['batch_stats'])
 
     grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads = in_place(grads)
+    finite = health.find_finite(sums['loss'], grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    state = state.replace(
+    new = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return state, sums
+    if skip_non_finite:
+      kept = state.replace(step=new.step), jax.tree.map(jnp.zeros_like, sums)
+      new, sums = health.choose(jnp.all(finite), (new, sums), kept)
+    return in_place(new), whole(sums), whole(finite)
 
   return jax.jit(train_step, donate_argnums=0)

@@ -16,10 +16,16 @@ CHECKPOINTS = 'checkpoints'
 
 # Fields that do not decide the result: a run may go on with others.
 _FREE_FIELDS = (
-  'checkpoint_every_epochs',
+  'checkpoint.every_epochs',
+  'checkpoint.every_steps',
+  'checkpoint.keep',
+  'checkpoint.keep_best',
+  'checkpoint.keep_every_epochs',
   'data.data_dir',
   'data.max_unreadable',
   'data.num_threads',
+  'max_skipped_steps',
+  'mesh.fsdp',
   'pretrained',  # `inputs.pretrained` tells what is in it.
 )
 
@@ -33,6 +39,29 @@ _INPUTS = {
     'config.pretrained holds other weights than that run began with'
   ),
 }
+
+
+def check_name(workdir: str) -> None:
+  """Refuses what cannot be the folder of a run.
+
+  >>> check_name('gs://bucket/run')
+  Traceback (most recent call last):
+  ValueError: workdir is gs://bucket/run, wanted a folder of a file system: \
+mount the bucket, or better a network file system
+
+  Args:
+    workdir: the folder; it need not exist.
+
+  Raises:
+    ValueError: where it is empty or a URL.
+  """
+  if not workdir:
+    raise ValueError("workdir is '', wanted a folder: --workdir=DIR")
+  if '://' in workdir:
+    raise ValueError(
+      f'workdir is {workdir}, wanted a folder of a file system: mount the'
+      ' bucket, or better a network file system'
+    )
 
 
 def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
@@ -96,16 +125,66 @@ def _check_same(workdir: str, text: str, config: Mapping[str, Any]) -> None:
     raise ValueError(
       f'workdir is {workdir}, whose {CONFIG} is damaged'
     ) from None
-  ours = dict(_flatten(config))
   for name, what in _INPUTS.items():
-    if theirs.get(name) != ours.get(name):
+    if theirs.get(name) != dict(_flatten(config)).get(name):
       raise ValueError(f'workdir is {workdir}, but {what}')
-  for name in sorted(theirs.keys() | ours.keys()):
-    if name not in _FREE_FIELDS and theirs.get(name) != ours.get(name):
-      raise ValueError(
-        f'workdir is {workdir}, which belongs to another config: config.{name}'
-        f' is {theirs.get(name)!r} there and {ours.get(name)!r} here'
-      )
+  differences = find_differences(theirs, config)
+  if differences:
+    raise ValueError(
+      f'workdir is {workdir}, which belongs to another config: {differences[0]}'
+    )
+
+
+def find_differences(
+  theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> list[str]:
+  """Says which fields differ that decide the result of a run.
+
+  >>> find_differences({'seed': 1, 'mesh': {'fsdp': 1}}, {'seed': 2})
+  ['config.seed is 1 there and 2 here']
+
+  Args:
+    theirs: nested dictionaries, or one with dots in its names.
+    ours: the same of this run.
+
+  Returns:
+    A line for each field, in alphabetical order.
+  """
+  there, here = dict(_flatten(theirs)), dict(_flatten(ours))
+  return [
+    f'config.{name} is {there.get(name)!r} there and {here.get(name)!r} here'
+    for name in sorted(there.keys() | here.keys())
+    if name not in _FREE_FIELDS and there.get(name) != here.get(name)
+  ]
+
+
+def join(workdir: str, config: Mapping[str, Any]) -> IO[str]:
+  """Finds the folder that another process of the same run has claimed.
+
+  Args:
+    workdir: the folder.
+    config: of `claim`.
+
+  Returns:
+    An open file, as `claim`, without the lock.
+
+  Raises:
+    ValueError: where it is not there, or belongs to another config.
+  """
+  path = os.path.join(workdir, CONFIG)
+  try:
+    file = open(path, encoding='utf-8', errors='replace')  # noqa: SIM115
+  except OSError:
+    raise ValueError(
+      f'workdir is {workdir}, which has no {CONFIG} here, wanted a folder that'
+      ' all processes share'
+    ) from None
+  try:
+    _check_same(workdir, file.read(), config)
+  except ValueError:
+    file.close()
+    raise
+  return file
 
 
 def _flatten(
@@ -119,9 +198,15 @@ def _flatten(
 
 
 class History:
-  """The rows of `metrics.jsonl`, one for each epoch, in order."""
+  """The rows of `metrics.jsonl`, one for each epoch, in order.
 
-  def __init__(self, workdir: str):
+  Args:
+    workdir: the folder.
+    is_kept: False where another process of the same run writes the file.
+  """
+
+  def __init__(self, workdir: str, *, is_kept: bool = True):
+    self._is_kept = is_kept
     self._path = os.path.join(workdir, METRICS)
     self.rows: list[dict[str, Any]] = []
     if os.path.exists(self._path):
@@ -146,13 +231,15 @@ class History:
     """
     is_last = not self.rows or self.rows[-1]['step'] < row['step']
     self.rows = sorted([*self.rows, row], key=lambda row: row['step'])
-    if is_last:
+    if is_last and self._is_kept:
       with open(self._path, 'a', encoding='utf-8') as file:
         file.write(json.dumps(row) + '\n')
     else:
       self._write()
 
   def _write(self) -> None:
+    if not self._is_kept:
+      return
     lines = [json.dumps(row) + '\n' for row in self.rows]
     files.write_bytes(self._path, ''.join(lines).encode())
 

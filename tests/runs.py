@@ -16,8 +16,15 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(data_dir: pathlib.Path) -> dict[str, str]:
+  """Of a run; runs with the same parent of `data_dir` compile once."""
   kept = {k: v for k, v in os.environ.items() if not k.startswith('XLA_')}
-  return kept | {'TFDS_DATA_DIR': str(data_dir), 'JAX_PLATFORMS': 'cpu'}
+  return kept | {
+    'TFDS_DATA_DIR': str(data_dir),
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': str(data_dir.parent / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  }
 
 
 def run(

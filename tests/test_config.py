@@ -32,7 +32,13 @@ _GOOD = {
   'pretrained': (None, 'a.pth'),
   'pretrained_head': (False,),
   'batch_size': (1, 4096),
-  'checkpoint_every_epochs': (1, 100),
+  'max_skipped_steps': (0, 5),
+  'checkpoint.every_epochs': (1, 100),
+  'checkpoint.every_steps': (None, 1, 5000),
+  'checkpoint.keep': (2, 10),
+  'checkpoint.keep_every_epochs': (None, 1, 10),
+  'checkpoint.keep_best': (True,),
+  'mesh.fsdp': (1, 8),
   'data.name': ('other',),
   'data.data_dir': (None, '/data'),
   'data.train_split': (None, 'train[:90%]'),
@@ -91,7 +97,13 @@ _BAD = {
   'pretrained': {'str': (3, True, b'a.pth')},
   'pretrained_head': {'bool': (1, 0, None, 'true')},
   'batch_size': {'at least 1': (0, -64), 'int': _INTS},
-  'checkpoint_every_epochs': {'at least 1': (0, -1), 'int': _INTS},
+  'max_skipped_steps': {'at least 0': (-1,), 'int': _INTS},
+  'checkpoint.every_epochs': {'at least 1': (0, -1), 'int': _INTS},
+  'checkpoint.every_steps': {'at least 1': (0, -1), 'int': (True, 1.0)},
+  'checkpoint.keep': {'at least 2': (1, 0, -1), 'int': _INTS},
+  'checkpoint.keep_every_epochs': {'at least 1': (0,), 'int': (True, 1.0)},
+  'checkpoint.keep_best': {'bool': (1, 0, None, 'true')},
+  'mesh.fsdp': {'at least 1': (0, -1), 'int': _INTS},
   'data.name': {'str': (None, 3, b'digits')},
   'data.data_dir': {'str': (3, True, ['/data'])},
   'data.train_split': {'str': (3, True)},
@@ -234,8 +246,8 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       {'sed': 1},
       'config.sed is 1, but there is no such field; wanted one of: seed,'
       ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
-      ' batch_size, checkpoint_every_epochs, data, model, optimizer, distill,'
-      ' dense, prune, ternary, recipe',
+      ' batch_size, max_skipped_steps, checkpoint, mesh, data, model,'
+      ' optimizer, distill, dense, prune, ternary, recipe',
     ),
     (
       {'data': {'nme': 'digits'}},

@@ -79,7 +79,7 @@ def test_an_empty_count_is_not_a_number(rng):
 def test_batches_add_up_to_the_whole(rng):
   logits = rng.normal(size=(12, 3)).astype(np.float32)
   labels = rng.integers(0, 3, 12)
-  total = None
+  total = metrics.zeros()
   for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
     total = metrics.add(
       total, metrics.classification_sums(logits[part], labels[part])

@@ -9,8 +9,8 @@ from hq_jax import sharding
 
 def test_the_mesh_has_every_device_on_an_automatic_axis():
   mesh = sharding.make_mesh()
-  assert mesh.axis_names == ('data',)
-  assert mesh.axis_types == (jax.sharding.AxisType.Auto,)
+  assert mesh.axis_names == ('data', 'fsdp')
+  assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 2
   assert set(mesh.devices.flat) == set(jax.devices())
   assert mesh.size == 8
 
@@ -38,7 +38,7 @@ def test_a_global_batch_is_split_along_its_first_axis():
     assert found[name].sharding == sharding.batch_sharded(mesh)
     np.testing.assert_array_equal(found[name], array)
     shards = found[name].addressable_shards
-    assert [s.device for s in shards] == list(mesh.devices)
+    assert [s.device for s in shards] == list(mesh.devices.flat)
     for i, shard in enumerate(shards):
       np.testing.assert_array_equal(shard.data, array[2 * i : 2 * i + 2])
 

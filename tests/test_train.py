@@ -12,6 +12,9 @@ from configs import digits
 from hq_jax import artifact as artifact_lib
 from hq_jax import checkpoint
 from hq_jax import job as job_lib
+from hq_jax import loop
+from hq_jax import metrics
+from hq_jax import sharding
 from hq_jax import tensors
 from hq_jax import train
 from hq_jax import train_state
@@ -45,15 +48,16 @@ def finished(tmp_path_factory, data_dir):
 
 def restore(job, stage):
   """The state in which a stage ended, from its newest checkpoint."""
-  like = train_state.init(
+  state = train_state.init(
     job.model, stage.tx, jax.random.key(9), job.dataset.image_shape, job.mesh
   )
+  like = loop.Snapshot(state, sharding.to_devices(metrics.zeros(), job.mesh))
   checkpoints = checkpoint.Checkpoints(
-    os.path.join(job.workdir, 'checkpoints', stage.name)
+    os.path.join(job.workdir, 'checkpoints', stage.name), job.identity
   )
   restored = checkpoints.restore(like)
   checkpoints.close()
-  return restored
+  return restored.state
 
 
 @pytest.fixture(scope='module')

@@ -75,7 +75,7 @@ def test_a_step_is_the_step_by_hand(batch, smoothing):
   state, mesh = _begin()
   before = _host(state.params)
   step_fn = train_step.make_train_step(_Net(), _SGD, label_smoothing=smoothing)
-  new, sums = step_fn(state, sharding.to_global(batch, mesh))
+  new, sums, _ = step_fn(state, sharding.to_global(batch, mesh))
 
   # The sums are of the parameters before the step.
   np.testing.assert_allclose(
@@ -113,7 +113,7 @@ def test_three_steps_are_those_of_optax(batch):
     params = optax.apply_updates(params, updates)
   step_fn = train_step.make_train_step(_Net(), _SGD)
   for _ in range(3):
-    state, _ = step_fn(state, sharding.to_global(batch, mesh))
+    state, _, _ = step_fn(state, sharding.to_global(batch, mesh))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
     (state.params, state.opt_state),
@@ -128,7 +128,7 @@ def test_eight_devices_do_what_one_does(batch):
     state, mesh = _begin(num_devices=num_devices)
     step_fn = train_step.make_train_step(_Net(), _SGD)
     for _ in range(3):
-      state, sums = step_fn(state, sharding.to_global(batch, mesh))
+      state, sums, _ = step_fn(state, sharding.to_global(batch, mesh))
     found[num_devices] = _host((state, sums))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
@@ -141,7 +141,7 @@ def test_the_state_is_consumed_and_stays_in_place(batch):
   state, mesh = _begin()
   step_fn = train_step.make_train_step(_Net(), _SGD)
   types = jax.tree.map(jax.typeof, state)
-  new, _ = step_fn(state, sharding.to_global(batch, mesh))
+  new, _, _ = step_fn(state, sharding.to_global(batch, mesh))
   assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
   assert all(x.is_deleted() for x in jax.tree.leaves(state.opt_state))
   # The same types, weak or not: nothing is compiled again.
@@ -156,7 +156,7 @@ def test_the_loss_falls_until_every_label_is_right(batch):
   step_fn = train_step.make_train_step(_Net(), _SGD)
   losses = []
   for _ in range(40):
-    state, sums = step_fn(state, sharding.to_global(batch, mesh))
+    state, sums, _ = step_fn(state, sharding.to_global(batch, mesh))
     losses.append(float(sums['loss'][0] / sums['loss'][1]))
   assert losses[-1] < 0.1 * losses[0]
   np.testing.assert_array_equal(sums['accuracy'], [16, 16])
@@ -167,7 +167,7 @@ def test_gradients_are_taken_at_the_ternary_weights(batch):
   tx = transforms.hq(optax.sgd(0.05), recipe)
   state, mesh = _begin(tx)
   step_fn = train_step.make_train_step(_Net(), tx)
-  state, _ = step_fn(state, sharding.to_global(batch, mesh))
+  state, _, _ = step_fn(state, sharding.to_global(batch, mesh))
   before = jax.tree.map(np.array, state.params)
   for name, num_kept in (('first', 20), ('second', 12)):
     kernel = before[name]['kernel']
@@ -175,7 +175,7 @@ def test_gradients_are_taken_at_the_ternary_weights(batch):
     # One magnitude for each channel.
     sizes = [set(np.abs(column[column != 0])) for column in kernel.T]
     assert max(map(len, sizes)) == 1
-  state, sums = step_fn(state, sharding.to_global(batch, mesh))
+  state, sums, _ = step_fn(state, sharding.to_global(batch, mesh))
   np.testing.assert_allclose(
     sums['loss'][0], 16 * _loss(_host(before), batch, 0.0), rtol=1e-5
   )
@@ -190,12 +190,12 @@ def test_a_teacher_pulls_the_answers_toward_its_own(batch):
   )
   # With the weight 1 the labels do not count.
   other = images | {'label': (images['label'] + 1) % 3}
-  first, sums = step_fn(_begin()[0], images, teacher)
-  second, _ = step_fn(_begin()[0], other, teacher)
+  first, sums, _ = step_fn(_begin()[0], images, teacher)
+  second, _, _ = step_fn(_begin()[0], other, teacher)
   jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
   losses = []
   for _ in range(30):
-    state, sums = step_fn(state, images, teacher)
+    state, sums, _ = step_fn(state, images, teacher)
     losses.append(float(sums['loss'][0]))
   assert losses[-1] < 0.1 * losses[0]
 
@@ -228,7 +228,7 @@ def test_mixed_images_have_mixed_targets(rng):
     state = begin()
     state = state.replace(step=state.step + step)
     kernel = np.array(state.params['head']['kernel'], np.float64)
-    state, _ = step_fn(state, sharding.to_global(batch, mesh))
+    state, _, _ = step_fn(state, sharding.to_global(batch, mesh))
     found.append(kernel - np.array(state.params['head']['kernel']))
     # One share for the whole batch, with the neighbour.
     key = jax.random.fold_in(jax.random.key(5), step)

@@ -12,7 +12,8 @@ from hq_jax import workdir
 
 _CONFIG = {
   'seed': 0,
-  'checkpoint_every_epochs': 5,
+  'checkpoint': {'every_epochs': 5},
+  'mesh': {'fsdp': 1},
   'data': {'name': 'digits', 'data_dir': None},
   'model': {'widths': [8, 16]},
 }
@@ -73,7 +74,8 @@ def test_another_config_is_refused_by_field(
 def test_fields_that_do_not_decide_the_result_may_differ(tmp_path):
   workdir.claim(str(tmp_path), _CONFIG).close()
   other = _CONFIG | {
-    'checkpoint_every_epochs': 1,
+    'checkpoint': {'every_epochs': 1},
+    'mesh': {'fsdp': 8},
     'data': {'name': 'digits', 'data_dir': '/data'},
   }
   workdir.claim(str(tmp_path), other).close()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hq_jax import health
 from hq_jax import trees
 
 POLICIES = ('skip', 'raise')
@@ -41,8 +42,7 @@ def check(updates: chex.ArrayTree, non_finite: str) -> jax.Array:
     bool, shape ().
   """
   finite = {
-    # The largest magnitude is a NaN where any is, and read faster than bools.
-    path: jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0.0))
+    path: health.is_finite(leaf)
     for path, leaf in trees.flatten(updates).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }

@@ -108,7 +108,7 @@ def _trace_step(model, shape, data, optimizer, distill):
     'label': jax.ShapeDtypeStruct((8,), np.int32),
   }
   teacher = state.variables if distill.weight else None
-  after, sums = jax.eval_shape(step_fn, state, batch, teacher)
+  after, sums, _ = jax.eval_shape(step_fn, state, batch, teacher)
   assert _describe(after) == _describe(state)
   assert set(sums) == {'loss', 'accuracy'}
 
@@ -215,7 +215,7 @@ def test_what_the_arguments_change(name):
   config = _get(name, 'ratio=35.5,seed=7')
   assert (config.target_ratio, config.seed) == (35.5, 7)
   debug = _get(name, 'debug')
-  assert debug.checkpoint_every_epochs == 1
+  assert debug.checkpoint.every_epochs == 1
   for phase in ('dense', 'prune', 'ternary'):
     assert 1 <= getattr(debug, phase).epochs <= 2
     assert getattr(plain, phase).epochs > 2

@@ -13,6 +13,7 @@ import pytest
 from hq_jax import checkpoint
 from hq_jax import train_state
 from hq_jax import transforms
+from hq_jax.checkpoint import manager
 from hq_jax.data import datasets
 from hq_jax.data import pipeline
 from hq_jax.data import sources
@@ -80,6 +81,8 @@ def open_checkpoints(tmp_path):
   opened = []
 
   def open_again():
+    for found in opened:
+      found.wait()
     opened.append(checkpoint.Checkpoints(str(tmp_path / 'steps')))
     return opened[-1]
 
@@ -170,6 +173,7 @@ def test_the_newest_two_steps_are_kept(open_checkpoints, tmp_path):
   for step in (1, 5, 9, 20):
     checkpoints.save(step, _make_state(step), _make_iterator())
     assert checkpoints.latest_step() == step
+  checkpoints.wait()
   steps = [x for x in os.listdir(tmp_path / 'steps') if x.isdigit()]
   assert set(steps) == {'9', '20'}
   _assert_identical(checkpoints.restore(_make_state()), _make_state(20))
@@ -281,9 +285,9 @@ def steps(two_steps, tmp_path):
 
 
 def _warnings(caplog):
-  """Of checkpoint.py; and no line of what Orbax makes of it."""
+  """Of the manager; and no line of what Orbax makes of it."""
   found = [r for r in caplog.records if r.levelname in ('WARNING', 'ERROR')]
-  assert {r.pathname for r in found} <= {checkpoint.__file__}
+  assert {r.pathname for r in found} <= {manager.__file__}
   return [r.getMessage() for r in found]
 
 

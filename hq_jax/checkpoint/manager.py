@@ -1,0 +1,291 @@
+"""The steps of one stage of training on the disk."""
+
+from collections.abc import Callable, Mapping
+import os
+from typing import Any
+
+from absl import logging
+import chex
+import grain
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from hq_jax import distributed
+from hq_jax import fingerprints
+from hq_jax.checkpoint import checking
+from hq_jax.checkpoint import keeping
+from hq_jax.checkpoint import reading
+
+_DAMAGED = 'damaged'
+_ITEMS = ('state', 'data', 'meta')
+
+
+class Checkpoints:
+  """The checkpoints of one stage of training.
+
+  Each step holds the state, the place in the data, and in `meta` the config,
+  the type, shape and fingerprint of each leaf, and a digest of all but the
+  state. Several processes open, save and restore together.
+
+  Args:
+    directory: of this stage alone; made where there is none.
+    config: nested dictionaries that JSON can hold: a step of another config is
+      refused.
+    keep: how many of the newest steps stay, >= 2: an older one is there to fall
+      back on.
+    keep_every: steps that are multiples of it stay too.
+    get_score: the step with the greatest score stays too, see
+      `keeping.KeepPolicy`.
+
+  Raises:
+    ValueError: where one of these is too small.
+  """
+
+  def __init__(
+    self,
+    directory: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    keep: int = 2,
+    keep_every: int | None = None,
+    get_score: Callable[[int], Any] | None = None,
+  ):
+    if keep < 2:
+      raise ValueError(f'keep is {keep}, wanted at least 2 steps')
+    if keep_every is not None and keep_every < 1:
+      raise ValueError(f'keep_every is {keep_every}, wanted at least 1 step')
+    self._directory = os.path.abspath(directory)
+    self._config = dict(config or {})
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=keeping.KeepPolicy(keep, keep_every, get_score)
+    )
+    with reading.quiet_orbax():
+      self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=options,
+        item_handlers={
+          'state': ocp.StandardCheckpointHandler(),
+          'data': ocp.JsonCheckpointHandler(),
+          'meta': ocp.JsonCheckpointHandler(),
+        },
+      )
+
+  def latest_step(self) -> int | None:
+    """The newest step, damaged or not, or None."""
+    return self._manager.latest_step()
+
+  def save(
+    self,
+    step: int,
+    state: chex.ArrayTree,
+    iterator: grain.DatasetIterator,
+  ) -> None:
+    """Begins to save a step, in the background.
+
+    It is whole on the disk when `wait` or the next `save` returns; until then
+    it does not count as a step. The arrays may be donated meanwhile.
+
+    Args:
+      step: above the newest saved one.
+      state: what to save.
+      iterator: the training batches, just behind the last one used.
+
+    Raises:
+      OSError: where this step or the one before cannot be written.
+      RuntimeError: where Orbax did not save.
+    """
+    self.wait()
+    data = {'iterators': distributed.gather(iterator.get_state())}
+    meta = {
+      'step': step,
+      'config': self._config,
+      'leaves': fingerprints.describe(state),
+    }
+    meta['digest'] = checking.get_digest(data, meta)
+    if jax.default_backend() == 'cpu':
+      # Orbax would read from arrays that the next step writes to.
+      state = _copy(state)
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      data=ocp.args.JsonSave(data),
+      meta=ocp.args.JsonSave(meta),
+    )
+    saved = self._run(lambda: self._manager.save(step, args=args))
+    if not saved:
+      raise RuntimeError(f'step {step} was not saved: is it there already?')
+
+  def check(self) -> None:
+    """Refuses to go on where a step could not be written; waits for nothing.
+
+    Raises:
+      OSError: with what the disk says.
+    """
+    self._run(self._manager.check_for_errors)
+
+  def wait(self) -> None:
+    """Waits until what was saved is on the disk.
+
+    Raises:
+      OSError: where it cannot be written.
+    """
+    self._run(self._manager.wait_until_finished)
+
+  def restore(
+    self,
+    like: chex.ArrayTree,
+    iterator: grain.DatasetIterator | None = None,
+  ) -> Any:
+    """Restores the newest step that is as it was saved.
+
+    Damaged steps above it are moved to `damaged/`, and a warning says so. Where
+    there is no such step, all stay where they are.
+
+    Args:
+      like: arrays of the same shapes, types and shardings, or
+        `jax.ShapeDtypeStruct`s.
+      iterator: put back to where it was; None leaves it out.
+
+    Returns:
+      The state; its own `step` tells which checkpoint it is of.
+
+    Raises:
+      ValueError: where there is no step, all are damaged, or the newest good
+        one is of another config, or its arrays have other paths, shapes or
+        types.
+    """
+    self.wait()
+    reasons: dict[int, str] = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      found = self._try(step, like, reasons)
+      if found is not None:
+        state, states = found
+        if iterator is not None:
+          _set_state(iterator, states, f'{self._directory}/{step}')
+        self._set_aside(reasons, step)
+        return state
+    if not reasons:
+      raise ValueError(f'{self._directory} holds no checkpoint')
+    listed = '; '.join(f'step {s} {reason}' for s, reason in reasons.items())
+    raise ValueError(
+      f'{self._directory} holds no checkpoint that is whole: {listed}'
+    )
+
+  def close(self) -> None:
+    """Waits for what is under way and frees what Orbax holds.
+
+    Raises:
+      OSError: where a step cannot be written.
+    """
+    self._run(self._manager.close)
+
+  def _run(self, call: Callable[[], Any]) -> Any:
+    """Calls Orbax; what a thread of it could not write is an OSError."""
+    try:
+      return call()
+    except ValueError as error:
+      # TensorStore raises one that holds what the system said.
+      text = ' '.join(str(error).split())
+      raise OSError(
+        f'{self._directory}: a checkpoint cannot be written'
+        f' ({type(error).__name__}: {text[:200]})'
+      ) from error
+
+  def _try(
+    self, step: int, like: chex.ArrayTree, reasons: dict[int, str]
+  ) -> tuple[Any, list[Any]] | None:
+    """State and states of iterators of a step, or None and the reason.
+
+    All processes go on together: what one finds damaged, all do.
+    """
+    found, reasons[step] = reading.attempt(lambda: self._read_meta(step))
+    if found is None:
+      return None
+    data, meta = found
+    name = f'{self._directory}/{step}'
+    checking.check_config(name, meta['config'], self._config)
+    leaves = {path: leaf[0] for path, leaf in meta['leaves'].items()}
+    checking.check_like(name, leaves, like)
+    read = lambda: self._read_state(step, like, meta['leaves'])
+    state, reasons[step] = reading.attempt(read)
+    if state is None:
+      return None
+    del reasons[step]
+    return state, data['iterators']
+
+  def _read_meta(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON items, which vouch for one another."""
+    for name in _ITEMS:
+      if not os.path.isdir(os.path.join(self._directory, str(step), name)):
+        raise reading.DamagedError(f'has no {name}')
+    restore = ocp.args.JsonRestore()
+    found = self._manager.restore(
+      step, args=ocp.args.Composite(data=restore, meta=restore)
+    )
+    data, meta = found['data'], found['meta']
+    digest = meta.pop('digest', None)
+    if digest != checking.get_digest(data, meta) or meta['step'] != step:
+      raise reading.DamagedError('has another data or meta than was saved')
+    return data, meta
+
+  def _read_state(
+    self,
+    step: int,
+    like: chex.ArrayTree,
+    leaves: Mapping[str, list[str]],
+  ) -> Any:
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    )
+    state = restored['state']
+    checking.check_fingerprints(fingerprints.describe(state), leaves)
+    return state
+
+  def _set_aside(self, reasons: Mapping[int, str], good: int) -> None:
+    """Moves damaged steps to where nothing looks for them, and says so."""
+    if not reasons:
+      return
+    for step, reason in reasons.items():
+      if distributed.is_first():
+        moved = _move(self._directory, step)
+        name = f'{self._directory}/{step}'
+        logging.warning(
+          '%s %s: moved to %s, step %d is used', name, reason, moved, good
+        )
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged checkpoints are set aside')
+    self._manager.reload()
+
+
+@jax.jit
+def _copy(tree: chex.ArrayTree) -> Any:
+  return jax.tree.map(jnp.copy, tree)
+
+
+def _move(directory: str, step: int) -> str:
+  """Moves a step to a name of its own below `damaged/`; which one."""
+  os.makedirs(os.path.join(directory, _DAMAGED), exist_ok=True)
+  name, count = f'{_DAMAGED}/{step}', 1
+  while os.path.lexists(os.path.join(directory, name)):
+    count += 1
+    name = f'{_DAMAGED}/{step}.{count}'
+  os.rename(os.path.join(directory, str(step)), os.path.join(directory, name))
+  return name
+
+
+def _set_state(
+  iterator: grain.DatasetIterator, states: list[Any], name: str
+) -> None:
+  """Puts an iterator back, from the states of all processes."""
+  if len(states) == jax.process_count():
+    iterator.set_state(states[jax.process_index()])
+  # Batches are shared out evenly: the place is the same for all.
+  elif all(state == states[0] for state in states):
+    iterator.set_state(states[0])
+  else:
+    raise ValueError(
+      f'{name} holds iterators of {len(states)} processes, wanted'
+      f' {jax.process_count()}'
+    )

@@ -1,0 +1,70 @@
+"""Reading from files that may be damaged: in all processes, or in none."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import gc
+import logging as std_logging
+import re
+import sys
+from typing import TypeVar
+
+from absl import logging
+import jax
+
+from hq_jax import distributed
+
+_T = TypeVar('_T')
+# About the machine or the user, not about what is in the files.
+_NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+
+
+class DamagedError(ValueError):
+  """What is in a step is not what was saved."""
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+  """Drops what Orbax says of damaged steps: pages, and `restore` says it."""
+  loggers = logging.get_absl_logger(), std_logging.getLogger('asyncio')
+  is_ours = lambda record: not re.search('/(orbax|asyncio)/', record.pathname)
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  for logger in loggers:
+    logger.addFilter(is_ours)
+  try:
+    yield
+  finally:
+    sys.unraisablehook = hook
+    for logger in loggers:
+      logger.removeFilter(is_ours)
+
+
+def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
+  """Tries to read; all processes go on together.
+
+  Args:
+    read: what one process finds damaged, all do.
+
+  Returns:
+    What is read, and ''; or None, and the end of a sentence that says why.
+  """
+  found, reason = None, ''
+  with quiet_orbax():
+    try:
+      found = read()
+    except _NOT_DAMAGE:
+      raise
+    except Exception as error:  # Orbax raises all kinds for damaged files.
+      reason = _to_line(error)
+    if reason:
+      # Reads that Orbax gave up complain when they are collected: here.
+      gc.collect()
+  reason = next(filter(None, distributed.gather(reason)), '')
+  return (None, reason) if reason else (found, '')
+
+
+def _to_line(error: Exception) -> str:
+  """What went wrong, as the end of a sentence about the step."""
+  if isinstance(error, DamagedError):
+    return str(error)
+  text = ' '.join(str(error).split())
+  return f'cannot be read ({type(error).__name__}: {text[:160]})'

@@ -1,0 +1,217 @@
+"""Several processes as one run: how they begin, and how they agree."""
+
+from collections.abc import Callable
+import json
+import re
+from typing import Any, TypeVar
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+_T = TypeVar('_T')
+
+AUTO = 'auto'
+
+
+def initialize(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Makes this process one of several, before anything is computed.
+
+  >>> initialize(None, None, None)  # one process: nothing to do
+
+  Args:
+    coordinator: HOST:PORT of process 0; 'auto' where JAX finds it, and the two
+      numbers, by itself (Cloud TPU, Slurm, Open MPI); None for one process.
+    num_processes: how many there are, >= 1.
+    process_id: which one this is, 0 <= process_id < num_processes.
+
+  Raises:
+    ValueError: where one of these is missing, out of range, or too much.
+  """
+  check(coordinator, num_processes, process_id)
+  if coordinator == AUTO:
+    try:
+      jax.distributed.initialize()
+    except ValueError as error:
+      raise ValueError(
+        "coordinator is 'auto', but JAX finds no cluster here, wanted"
+        ' HOST:PORT, --num_processes and --process_id'
+      ) from error
+  elif coordinator is not None:
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def check(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Refuses what `initialize` cannot use.
+
+  >>> check('localhost:1234', 2, 2)
+  Traceback (most recent call last):
+  ValueError: process_id is 2, wanted 0 to 1
+
+  Args:
+    coordinator: see `initialize`.
+    num_processes: see `initialize`.
+    process_id: see `initialize`.
+
+  Raises:
+    ValueError: with the name and the value.
+  """
+  numbers = {'num_processes': num_processes, 'process_id': process_id}
+  if coordinator is None or coordinator == AUTO:
+    for name, value in numbers.items():
+      if value is not None:
+        raise ValueError(
+          f'{name} is {value}, but coordinator is {coordinator!r}, wanted'
+          ' HOST:PORT'
+        )
+    return
+  found = re.fullmatch(r'\S+:(\d{1,5})', coordinator)
+  if not found or not 0 < int(found[1]) < 2**16:
+    raise ValueError(
+      f"coordinator is {coordinator!r}, wanted HOST:PORT or 'auto'"
+    )
+  for name, value in numbers.items():
+    if value is None:
+      raise ValueError(
+        f'{name} is missing, wanted with coordinator {coordinator!r}'
+      )
+  assert num_processes is not None and process_id is not None  # seen above
+  if num_processes < 1:
+    raise ValueError(f'num_processes is {num_processes}, wanted at least 1')
+  if not 0 <= process_id < num_processes:
+    raise ValueError(
+      f'process_id is {process_id}, wanted 0 to {num_processes - 1}'
+    )
+
+
+def is_alone() -> bool:
+  """Whether this is the only process of the run.
+
+  >>> is_alone()
+  True
+
+  Returns:
+    False where there are others.
+  """
+  return jax.process_count() == 1
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes and prints for all.
+
+  >>> is_first()
+  True
+
+  Returns:
+    True in process 0.
+  """
+  return jax.process_index() == 0
+
+
+def gather(value: Any) -> list[Any]:
+  """What each process has.
+
+  >>> gather({'a': 1})
+  [{'a': 1}]
+
+  Args:
+    value: something that JSON can hold; all processes call this together.
+
+  Returns:
+    The values by process, the same in all processes.
+  """
+  if is_alone():
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(text.size))
+  padded = np.zeros(sizes.max(), np.uint8)
+  padded[: text.size] = text
+  rows = multihost_utils.process_allgather(padded)
+  return [
+    json.loads(row[:size].tobytes())
+    for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
+def share(data: bytes | None) -> bytes:
+  """The bytes that the first process has.
+
+  >>> share(b'all')
+  b'all'
+
+  Args:
+    data: in the first process; the others' is not looked at.
+
+  Returns:
+    The same bytes in all processes.
+  """
+  if is_alone():
+    return data or b''
+  mine = np.frombuffer((data or b'') if is_first() else b'', np.uint8)
+  size = multihost_utils.broadcast_one_to_all(np.int32(mine.size))
+  padded = np.zeros(int(size), np.uint8)
+  padded[: mine.size] = mine
+  return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+
+
+def together(run: Callable[[], _T]) -> _T:
+  """Runs a function in all processes; what one refuses, all refuse.
+
+  Without it the others would wait for one that has given up.
+
+  >>> together(lambda: 3)
+  3
+
+  Args:
+    run: called once; it may raise a ValueError or an OSError, and calls
+      nothing that waits for other processes.
+
+  Returns:
+    What it returns here.
+
+  Raises:
+    ValueError: what this process raised; or else what another did, with its
+      number.
+    OSError: what this process raised.
+  """
+  caught: Exception | None = None
+  result: Any = None
+  try:
+    result = run()
+  except (ValueError, OSError) as error:
+    caught = error
+  refusals = gather(None if caught is None else f'{caught}')
+  if caught is not None:
+    raise caught
+  for process, refusal in enumerate(refusals):
+    if refusal is not None:
+      raise ValueError(f'process {process}: {refusal}')
+  return result
+
+
+def first_then_others(run: Callable[[], _T]) -> _T:
+  """Runs a function in process 0, and then in the others.
+
+  For work that the first leaves behind for all, such as a set of images that
+  is generated when it is first opened.
+
+  Args:
+    run: see `together`.
+
+  Returns:
+    What it returns here.
+
+  Raises:
+    ValueError: see `together`.
+    OSError: see `together`.
+  """
+  if is_alone():
+    return run()
+  result = together(lambda: run() if is_first() else None)
+  other = together(lambda: None if is_first() else run())
+  found: Any = result if is_first() else other
+  return found
