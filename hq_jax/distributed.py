@@ -199,6 +199,9 @@ def first_then_others(run: Callable[[], _T]) -> _T:
   For work that the first leaves behind for all, such as a set of images that
   is generated when it is first opened.
 
+  >>> first_then_others(lambda: 3)
+  3
+
   Args:
     run: see `together`.
 

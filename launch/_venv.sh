@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sourced by the scripts beside it: goes to the repository root, and defines
-# `run` and `install`. PYTHON names the interpreter that .venv is made with;
-# where it is not set, an existing .venv is used as it is.
+# `run`, `install` and `launch`. PYTHON names the interpreter that .venv is made
+# with; where it is not set, an existing .venv is used as it is.
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -70,4 +70,15 @@ install() {
   .venv/bin/python -m pip install --quiet --no-input \
     --disable-pip-version-check --editable "$1" < /dev/null
   echo "$wanted" > "$stamp"
+}
+
+# Runs a command of hq_jax.launch, which needs nothing but an interpreter. This
+# process becomes it: a signal reaches it, and it alone.
+launch() {
+  local python=${PYTHON:-python3} command=$1
+  shift
+  if [[ -z ${PYTHON-} && -x .venv/bin/python ]]; then python=.venv/bin/python; fi
+  check_python "$python"
+  if $DRY_RUN; then set -- --dry_run "$@"; fi
+  exec "$python" -m hq_jax.launch "$command" "$@"
 }

@@ -4,6 +4,8 @@
 # Python 3.11 or later; paths are relative to the repository root.
 #
 #   launch/local.sh [--dry_run] [ARGUMENTS OF hq_jax.main]
+#   launch/local.sh [--dry_run] --processes=N [--devices_per_process=D]
+#     [ARGUMENTS OF hq_jax.main]   N processes, started again after a death
 #
 # PYTHON=python3.12  makes .venv with this interpreter (default: python3)
 # WORKDIR=runs/mine  writes results there (default: runs/digits)
@@ -11,5 +13,9 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/_venv.sh"
 
 install .
+if [[ " $*" == *' --processes'* ]]; then
+  launch local --python=.venv/bin/python --config=configs/digits.py \
+    --workdir="${WORKDIR:-runs/digits}" "$@"
+fi
 run .venv/bin/python -m hq_jax.main --config=configs/digits.py \
   --workdir="${WORKDIR:-runs/digits}" "$@"

@@ -12,6 +12,7 @@ import pytest
 
 from hq_jax import compress
 from hq_jax import diagnostics
+from hq_jax import distributed
 from hq_jax import distributions
 from hq_jax import inspect as inspect_lib
 from hq_jax import losses
@@ -26,6 +27,13 @@ from hq_jax import transforms
 from hq_jax import trees
 from hq_jax.artifact import contexts
 from hq_jax.artifact import encodings
+from hq_jax.launching import flags
+from hq_jax.launching import hosts
+from hq_jax.launching import local
+from hq_jax.launching import programs
+from hq_jax.launching import slurm
+from hq_jax.launching import tpu_runs
+from hq_jax.launching import values
 from hq_jax.planner import allocations
 from hq_jax.planner import lagrange
 from hq_jax.planner import plans
@@ -119,27 +127,35 @@ MODULES = (
   allocations,
   architectures,
   compress,
+  contexts,
   converting,
   diagnostics,
+  distributed,
   distributions,
-  contexts,
   encodings,
+  flags,
+  hosts,
   inspect_lib,
   lagrange,
+  local,
   losses,
   mixing,
   planner,
   plans,
   prices,
   probes,
+  programs,
   quantizers,
   reading,
   schedules,
+  slurm,
   sphere,
   ternary,
   thresholds,
+  tpu_runs,
   transforms,
   trees,
+  values,
 )
 
 

@@ -17,7 +17,6 @@ _LAYERS = (
     'distributed',
     'distributions',
     'files',
-    'launch',
     'launching',
     'losses',
     'metrics',
@@ -34,6 +33,7 @@ _LAYERS = (
     'data',
     'fingerprints',
     'health',
+    'launch',
     'models',
     'quantizers',
     'sharding',
@@ -81,6 +81,8 @@ _ALLOWED = {
   'inputs': {'config', 'data', 'pretrained', 'sharding'},
   'inspect': {'artifact', 'command_line'},
   'models': {'trees'},
+  'launch': {'launching'},
+  'launching': set(),
   'losses': set(),
   'mixing': set(),
   'prepare': {'command_line', 'data'},
@@ -109,6 +111,8 @@ _RESERVED = {
   'tensorflow': set(),
 }
 
+_NOT_ON_A_LAPTOP = {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'absl', 'numpy'}
+
 # What may be imported nowhere within.
 _FORBIDDEN = {
   'artifact': {'jax', 'jaxlib', 'flax', 'optax', 'chex'},
@@ -117,6 +121,8 @@ _FORBIDDEN = {
   'prepare': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'absl'},
   'tensors': {'jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy'},
   'models': {'optax'},
+  'launch': _NOT_ON_A_LAPTOP,
+  'launching': _NOT_ON_A_LAPTOP,
 }
 
 

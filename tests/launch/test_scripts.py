@@ -8,7 +8,11 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PYTEST = '-m pytest --numprocesses=auto --dist=loadfile'
-_SCRIPTS = ['launch/local.sh', 'launch/test.sh', '.ci/run']
+_LAUNCHERS = [
+  *('launch/tpu_pod.sh', 'launch/gpu_slurm.sh', 'launch/gpu_hosts.sh'),
+  'launch/xpk.sh',
+]
+_SCRIPTS = ['launch/local.sh', 'launch/test.sh', '.ci/run', *_LAUNCHERS]
 
 # Stands for an interpreter. It writes down what it is asked to do, makes a
 # .venv out of itself, and has Python code run by the real one.
@@ -111,6 +115,80 @@ def test_dry_run_of_test_prints_the_commands(checkout):
     f'.venv/bin/python {_PYTEST} -m slow',
   ]
   assert not (checkout / '.venv').exists()
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_local_hands_several_processes_to_the_launcher(
+  checkout, tmp_path, place
+):
+  python, log = _recorder(tmp_path)
+  args = ['--config.seed=3']
+  args.insert(place, '--processes=2')
+  done = _run(checkout / 'launch/local.sh', *args, PYTHON=str(python))
+  assert (done.returncode, done.stdout) == (0, '')
+  assert log.read_text().splitlines()[-1] == (
+    '-m hq_jax.launch local --python=.venv/bin/python'
+    f' --config=configs/digits.py --workdir=runs/digits {" ".join(args)}'
+  )
+
+
+def test_dry_run_of_several_processes_prints_each():
+  done = _run(
+    *(_ROOT / 'launch/local.sh', '--dry_run', '--processes=2', '--config=x y'),
+    PYTHON=sys.executable,
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+  lines = done.stdout.splitlines()
+  assert len(lines) == 4
+  assert lines[3].startswith('.venv/bin/python -m hq_jax.main')
+  assert "'--config=x y'" in lines[3]
+  assert lines[3].endswith('--num_processes=2 --process_id=1')
+
+
+@pytest.mark.parametrize(
+  ('script', 'args', 'expected'),
+  [
+    (
+      'tpu_pod.sh',
+      ['delete', '--name=a', '--zone=us-west4-a'],
+      'gcloud compute tpus tpu-vm delete a --zone=us-west4-a --quiet',
+    ),
+    (
+      'gpu_slurm.sh',
+      ['--nodes=2', '--gpus_per_node=8', '--config=a b', '--workdir=c'],
+      "sbatch << 'HQ_JAX_END'",
+    ),
+    (
+      'gpu_hosts.sh',
+      ['--hosts=a,b', '--config=a b', '--workdir=c'],
+      'ssh -tt -o BatchMode=yes',
+    ),
+    (
+      'xpk.sh',
+      [
+        *('--cluster=a', '--workload=b', '--tpu_type=v6e-8', '--config=a b'),
+        '--workdir=c',
+      ],
+      'xpk workload create --cluster=a --workload=b --tpu-type=v6e-8',
+    ),
+  ],
+)
+def test_launchers_print_their_commands_from_anywhere(script, args, expected):
+  script = _ROOT / 'launch' / script
+  done = _run(script, '--dry_run', *args, PYTHON=sys.executable)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert done.stdout.startswith(expected)
+  if script.name != 'tpu_pod.sh':
+    assert '--config=a b' in done.stdout
+
+
+def test_launchers_refuse_an_old_python(checkout, tmp_path):
+  python, log = _recorder(tmp_path, '3.9.2')
+  for script in _LAUNCHERS:
+    done = _run(checkout / script, '--dry_run', PYTHON=str(python))
+    assert done.returncode == 1
+    assert done.stderr.endswith('wanted 3.11 or later\n')
+  assert log.read_text() == ''
 
 
 def test_environment_names_interpreter_and_workdir(checkout):

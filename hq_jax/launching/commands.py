@@ -1,0 +1,66 @@
+"""One command of another program, as it is run and as it is printed."""
+
+from collections.abc import Sequence
+import shlex
+import subprocess
+from typing import NamedTuple
+
+_END = 'HQ_JAX_END'  # of a here-document
+
+
+class Command(NamedTuple):
+  """Words, and what the program reads."""
+
+  words: tuple[str, ...]
+  text: str = ''  # for its standard input
+
+
+def format_command(command: Command) -> str:
+  r"""Formats a command as one could type it.
+
+  >>> print(format_command(Command(('echo', 'a b'))))
+  echo 'a b'
+  >>> print(format_command(Command(('sbatch',), '#!/bin/sh\n')))
+  sbatch << 'HQ_JAX_END'
+  #!/bin/sh
+  HQ_JAX_END
+
+  Args:
+    command: any; its text, if it has one, ends with a line break.
+
+  Returns:
+    Lines for a shell, without a line break at the end.
+  """
+  line = shlex.join(command.words)
+  if not command.text:
+    return line
+  return f"{line} << '{_END}'\n{command.text}{_END}"
+
+
+def run_all(commands: Sequence[Command], is_dry: bool = False) -> int:
+  """Runs commands one after the other, up to the first that fails.
+
+  >>> run_all([Command(('rm', '-r', 'a b'))], is_dry=True)
+  rm -r 'a b'
+  0
+
+  Args:
+    commands: in their order.
+    is_dry: prints them instead.
+
+  Returns:
+    0, or the exit status of the one that failed.
+
+  Raises:
+    OSError: where a program cannot be started; the message names it.
+  """
+  for command in commands:
+    if is_dry:
+      print(format_command(command), flush=True)
+      continue
+    # A program that reads nothing may still ask something of who is there.
+    text = command.text or None
+    status = subprocess.run(command.words, input=text, text=True).returncode
+    if status != 0:
+      return status if status > 0 else 128 - status
+  return 0

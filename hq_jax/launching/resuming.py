@@ -1,0 +1,115 @@
+"""Brings a run on Cloud TPU VMs back, again after each preemption."""
+
+from collections.abc import Sequence
+import subprocess
+import sys
+import time
+
+from hq_jax.launching import commands
+from hq_jax.launching import tpu_pods
+from hq_jax.launching import tpu_runs
+
+# States out of which a slice comes by itself.
+_PASSING = ('CREATING', 'STARTING', 'RESTARTING', 'REPAIRING')
+
+
+def plan(
+  pod: tpu_pods.Pod, state: str, root: str, run: Sequence[commands.Command]
+) -> list[commands.Command]:
+  """What brings a run back.
+
+  >>> pod = tpu_pods.check(tpu_pods.Pod('a', 'us-west4-a'))
+  >>> [command.words[4] for command in plan(pod, 'PREEMPTED', '.', [])[:2]]
+  ['delete', 'create']
+  >>> plan(pod, 'READY', '.', [])
+  []
+
+  Args:
+    pod: of `tpu_pods.check`.
+    state: of the slice; empty where there is none.
+    root: of the checkout.
+    run: the commands that start the run.
+
+  Returns:
+    Commands. A slice that cannot be used any more is deleted first.
+  """
+  if state == 'READY':
+    return list(run)
+  return [
+    *(tpu_pods.delete(pod) if state else []),
+    *tpu_pods.create(pod),
+    *tpu_pods.copy(pod, root),
+    *tpu_pods.install(pod),
+    *run,
+  ]
+
+
+def resume(
+  pod: tpu_pods.Pod,
+  root: str,
+  run: Sequence[commands.Command],
+  max_restarts: int,
+  watch_seconds: float | None = None,
+) -> int:
+  """Brings a run back, and keeps it there if it is to be watched.
+
+  Args:
+    pod: of `tpu_pods.check`.
+    root: of the checkout.
+    run: the commands that start the run.
+    max_restarts: how often the slice is made again while it is watched.
+    watch_seconds: between two looks; None returns once the run is started.
+
+  Returns:
+    0 once it is started or, when watched, has ended; the status of a command
+    that failed.
+
+  Raises:
+    OSError: where gcloud cannot be started.
+  """
+  restarts = 0
+  pause = 30.0 if watch_seconds is None else watch_seconds
+  while True:
+    state = _read(tpu_runs.find_state(pod))
+    if state is None:
+      return 1  # gcloud has said why.
+    if state in _PASSING:
+      time.sleep(pause)
+      continue
+    status = commands.run_all(plan(pod, state, root, run))
+    if status == 0 and watch_seconds is None:
+      return 0
+    if watch_seconds is None or (status == 0 and _watch(pod, watch_seconds)):
+      return status
+    if restarts >= max_restarts:
+      _say(f'that was restart {restarts} of {max_restarts}: giving up')
+      return status or 1
+    restarts += 1
+    _say(f'making {pod.name} again: restart {restarts} of {max_restarts}')
+    time.sleep(pause)
+
+
+def _watch(pod: tpu_pods.Pod, seconds: float) -> bool:
+  """Waits until the run has ended (True) or its slice is gone (False)."""
+  while True:
+    time.sleep(seconds)
+    state = _read(tpu_runs.find_state(pod))
+    if state is None or state in _PASSING:
+      continue  # The network, or Google, is busy; the run may well go on.
+    if state != 'READY':
+      _say(f'{pod.name} is {state or "gone"}')
+      return False
+    activity = _read(tpu_runs.find_activity(pod))
+    if activity in ('inactive', 'failed', 'unknown'):
+      _say(f'the run on {pod.name} has ended; `logs` shows how')
+      return True
+
+
+def _read(command: commands.Command) -> str | None:
+  """What a command prints, or None where it fails."""
+  done = subprocess.run(command.words, stdout=subprocess.PIPE, text=True)
+  return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _say(text: str) -> None:
+  print(f'hq_jax: {text}', file=sys.stderr, flush=True)
