@@ -1,0 +1,244 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from benchmarks import collectives
+from benchmarks import scale
+from hq_jax import sharding
+from hq_jax import train_state
+from hq_jax import transforms
+
+
+@pytest.mark.parametrize(
+  ('shape', 'num_bytes'),
+  [
+    ('f32[]', 4),
+    ('f32[3,3,64,8]{3,2,1,0}', 3 * 3 * 64 * 8 * 4),
+    ('bf16[128]{0:T(8,128)(2,1)S(1)}', 256),
+    ('f8e4m3fn[5]{0}', 5),
+    ('c64[2]', 16),
+    ('pred[7]{0}', 7),
+    # Four in a byte, and the fifth in another.
+    ('s2[5]{0}', 2),
+    ('s32[<=8,2]{1,0}', 64),
+    ('f32[0,4]{1,0}', 0),
+    ('token[]', 0),
+    ('(f32[2]{0}, s8[3]{0}, /*index=2*/(u32[], u64[]))', 8 + 3 + 4 + 8),
+  ],
+)
+def test_the_bytes_of_shapes(shape, num_bytes):
+  assert collectives.count_shape_bytes(shape) == num_bytes
+
+
+_HLO = """\
+HloModule jit_step, is_scheduled=true
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add = f32[] add(%a, %b)
+}
+ENTRY %main {
+  %a.1 = f32[8,4]{1,0} all-gather(%p), replica_groups=[1,8]<=[8], dimensions={0}
+  %a.2 = bf16[2]{0} all-gather(%q), metadata={op_name="jit(f) all-to-all(x)"}
+  %r = (f32[6]{0}, /*index=1*/s32[]) all-reduce(%x, %y), to_apply=%sum
+  %x.1 = f32[9]{0} fusion(%b), calls=%c, metadata={op_name="= f32 all-reduce(y"}
+  %s = (f32[1]{0}, f32[8]{0}) all-gather-start(%p), dimensions={0}
+  %d = f32[8]{0} all-gather-done(%s)
+  %t = ((f32[16]{0}), f32[2]{0}, u32[]) reduce-scatter-start(%z), dimensions={0}
+  %u = f32[2]{0} reduce-scatter-done(%t)
+  %v = (f32[3]{0}, s32[]) tuple(%r, %d), metadata={op_name="f(x) all-to-all(x)"}
+  %w = (f32[3]{0}, f32[3]{0}) fusion(%all-to-all.2, %d), kind=kLoop
+  ROOT collective-permute.3 = s8[10]{0} collective-permute(m), source={{0,1}}
+}
+"""
+
+
+def test_collectives_are_counted_by_hand():
+  nothing = {'count': 0, 'bytes': 0, 'largest_bytes': 0}
+  assert collectives.count(_HLO) == {
+    'all-gather': {'count': 3, 'bytes': 128 + 4 + 32, 'largest_bytes': 128},
+    'all-reduce': {'count': 1, 'bytes': 24 + 4, 'largest_bytes': 24},
+    'reduce-scatter': {'count': 1, 'bytes': 8, 'largest_bytes': 8},
+    'collective-permute': {'count': 1, 'bytes': 10, 'largest_bytes': 10},
+    'all-to-all': nothing,
+  }
+
+
+@pytest.mark.parametrize(
+  ('fn', 'goes', 'kind', 'num_bytes'),
+  [
+    (lambda x: x, (), 'all-gather', 16 * 8 * 4),
+    (lambda x: x.sum(0), (), 'all-reduce', 8 * 4),
+    # Two rows on each device, and then one column.
+    (lambda x: x, (None, 'fsdp'), 'all-to-all', 16 * 4),
+    (lambda x: 2 * x, ('fsdp',), None, 0),
+  ],
+)
+def test_collectives_of_compiled_functions(fn, goes, kind, num_bytes):
+  mesh = sharding.make_mesh(8)
+  place = lambda *axes: jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(*axes)
+  )
+  compiled = (
+    jax.jit(fn, in_shardings=place('fsdp'), out_shardings=place(*goes))
+    .lower(jax.ShapeDtypeStruct((16, 8), jnp.float32))
+    .compile()
+  )
+  found = collectives.count(compiled.as_text())
+  counts = {name: x['count'] for name, x in found.items() if x['count']}
+  assert counts == ({kind: 1} if kind else {})
+  assert sum(x['bytes'] for x in found.values()) == num_bytes
+
+
+def _make_state(num_devices):
+  mesh = jax.make_mesh(
+    (1, num_devices),
+    sharding.make_mesh().axis_names,
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    devices=jax.devices()[:num_devices],
+  )
+  arrays = {
+    'kernel': np.zeros((6, 4), np.float32),
+    'uneven': np.zeros((3, 5), np.float32),
+    'bias': np.zeros(4, np.float32),
+  }
+  latents = {'kernel': np.zeros((6, 4), np.float32)}
+  state = train_state.TrainState(
+    step=np.zeros((), np.int32),
+    params=arrays,
+    batch_stats={'mean': np.zeros(4, np.float32)},
+    opt_state=transforms.StraightThroughState(
+      latents=latents,
+      skipped_count=np.zeros((), np.int32),
+      quantizer_state=(),
+      latent_opt_state=optax.TraceState(arrays),
+    ),
+  )
+  return sharding.to_devices(state, mesh)
+
+
+@pytest.mark.parametrize('num_devices', [1, 2, 4])
+def test_the_bytes_of_a_state(num_devices):
+  found = scale.measure_state(_make_state(num_devices))
+  kernel = 6 * 4 * 4 // num_devices
+  other = 3 * 5 * 4 + 4 * 4
+  assert found['parts'] == {
+    'params': {'per_device': kernel + other, 'whole': 96 + other},
+    'latents': {'per_device': kernel, 'whole': 96},
+    'optimizer': {'per_device': kernel + other + 4, 'whole': 96 + other + 4},
+    'statistics': {'per_device': 16 + 4, 'whole': 16 + 4},
+  }
+  per_device = 3 * kernel + 2 * other + 4 + 20
+  whole = 3 * 96 + 2 * other + 4 + 20
+  assert found['bytes'] == {'per_device': per_device, 'whole': whole}
+  assert found['fraction_per_device'] == per_device / whole
+
+
+def test_the_fullest_device_counts():
+  first, second = jax.devices()[:2]
+  arrays = [
+    jax.device_put(jnp.zeros(size), device)
+    for size, device in ((3, first), (5, second), (1, first), (0, second))
+  ]
+  assert scale.count_bytes(arrays) == {'per_device': 20, 'whole': 36}
+  assert scale.count_bytes({}) == {'per_device': 0, 'whole': 0}
+
+
+def test_a_row_of_the_table():
+  nothing = {'count': 0, 'bytes': 0, 'largest_bytes': 0}
+  row = {
+    'devices': 8,
+    'bytes': {'per_device': 2_500_000, 'whole': 20_000_000},
+    'fraction_per_device': 0.125,
+    'step_memory': {'temp': 7_000_000},
+    'init_memory': None,
+    'collectives': dict.fromkeys(collectives.KINDS, nothing)
+    | {'all-gather': {'count': 3, 'bytes': 1_500_000, 'largest_bytes': 1}},
+    'step_seconds': 0.25,
+  }
+  header, _, line = scale.make_table([row]).splitlines()
+  assert header.endswith('| init: temporary, MB | all-gather | step, s |')
+  assert line == '| 8 | 2.5 | 0.1250 | 7.0 |  | 3: 1.5 | 0.250 |'
+
+
+@pytest.mark.parametrize(
+  ('argument', 'message'),
+  [
+    ('--devices=1,0', "--devices is '1,0', wanted numbers of at least 1: 1,2"),
+    ('--devices=two', "--devices is 'two', wanted numbers of at least 1: 1,2"),
+    ('--devices=3', '--batch_size is 16, wanted a multiple of the 3 devices'),
+    ('--rounds=0', '--rounds is 0, wanted at least 1'),
+    ('--seed=-1', '--seed is -1, wanted 0 to 2**32 - 1'),
+    ('--model=vgg', "--model is 'vgg', wanted one of: small_resnet, resnet20,"),
+    ('--optimizer=x', "--optimizer is 'x', wanted one of: adamw, sgd, lion"),
+    ('--image_size=a', "argument --image_size: invalid int value: 'a'"),
+    ('--network=a', 'unrecognized arguments: --network=a'),
+  ],
+)
+def test_a_bad_argument_is_one_line(argument, message, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['scale', argument])
+  with pytest.raises(SystemExit) as caught:
+    scale.main()
+  assert caught.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f'benchmarks.scale: {message}')
+
+
+def test_devices_that_are_not_there_give_no_row():
+  assert (
+    scale.measure(
+      jax.device_count() + 1,
+      model='small_resnet',
+      optimizer='sgd',
+      image_size=8,
+      batch_size=9,
+      num_rounds=1,
+      seed=0,
+    )
+    is None
+  )
+
+
+@pytest.mark.slow
+def test_each_number_of_devices_is_measured():
+  settings = 'model=small_resnet image_size=8 batch_size=8 rounds=1 devices=1,8'
+  done = subprocess.run(
+    [sys.executable, '-m', 'benchmarks.scale']
+    + [f'--{setting}' for setting in settings.split()],
+    cwd=pathlib.Path(__file__).parents[2],
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  *table, last = done.stdout.splitlines()
+  found = json.loads(last)
+  one, eight = found['rows']
+  assert len(table) == 4 and table[3].startswith('| 8 | ')
+  assert found['hardware']['device'] == '8 x cpu'
+  assert one['fraction_per_device'] == 1
+  assert one['bytes']['whole'] == eight['bytes']['whole']
+  assert 1 / 8 < found['fraction_per_device_8'] < 1.1 / 8
+  assert found['fraction_per_device_8'] == eight['fraction_per_device']
+  # Alone, a device talks to nobody; of eight, each weight is gathered once, and
+  # nothing that is cut along the batch is cut anew.
+  assert not any(kind['count'] for kind in one['collectives'].values())
+  talk = eight['collectives']
+  assert talk['all-to-all']['count'] == 0
+  assert talk['collective-permute']['count'] == 0
+  params = eight['parts']['params']['whole']
+  assert 0.9 * params < talk['all-gather']['bytes'] < 1.1 * params
+  assert talk['all-gather']['largest_bytes'] < params / 2
+  for row in found['rows']:
+    assert row['step_seconds'] > 0
+    # The next state lies where the last one was.
+    assert row['step_memory']['alias'] == row['bytes']['per_device']
+  # Nothing is whole on a device while the first state is made.
+  made = eight['init_memory']['output'] + eight['init_memory']['temp']
+  assert made < one['bytes']['whole'] / 4
