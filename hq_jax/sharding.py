@@ -56,6 +56,21 @@ def batch_sharded(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   )
 
 
+def is_cut(mesh: jax.sharding.Mesh) -> bool:
+  """Whether devices share a state instead of having a copy each.
+
+  >>> is_cut(make_mesh())
+  False
+
+  Args:
+    mesh: a mesh of `make_mesh`.
+
+  Returns:
+    True where `fsdp` has more than one device.
+  """
+  return mesh.shape.get(_FSDP_AXIS, 1) > 1
+
+
 def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
   """The shardings of parameters, and of all that has their shapes.
 

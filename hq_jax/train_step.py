@@ -63,6 +63,7 @@ def make_train_step(
     of the label with the larger share.
   """
   is_mixed = mixup_alpha > 0 or cutmix_alpha > 0
+  is_cut = mesh is not None and sharding.is_cut(mesh)
 
   def whole(tree):
     if mesh is None:
@@ -122,7 +123,9 @@ def make_train_step(
       total, count = sums['loss']
       return total / count, (sums, updated['batch_stats'])
 
-    grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    # Gathered weights are gathered again for the backward pass, not kept.
+    loss = jax.checkpoint(loss_fn, policy=_keep_local) if is_cut else loss_fn
+    grads, (sums, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
     grads = in_place(grads)
     finite = health.find_finite(sums['loss'], grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -138,3 +141,12 @@ def make_train_step(
     return in_place(new), whole(sums), whole(finite)
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def _keep_local(primitive, *_, **__) -> bool:
+  """Says of a value of the forward pass whether the backward pass may have it.
+
+  By the name of what is gathered, `checkpoint_name` would not do: it keeps the
+  value from before the name.
+  """
+  return primitive.name != 'sharding_constraint'
