@@ -60,7 +60,7 @@ def test_a_checkout_has_its_commit(package):
   assert _get_commit(package) == commit
 
 
-@pytest.mark.parametrize('name', ['hq_jax/config.py', 'setup.cfg'])
+@pytest.mark.parametrize('name', ['hq_jax/loop.py', 'setup.cfg'])
 def test_a_changed_checkout_is_dirty(package, name):
   (package.parent / 'setup.cfg').write_text('[metadata]\n')
   commit = _commit_all(package.parent)

@@ -1,0 +1,48 @@
+"""What follows the colon in `--config=configs/digits.py:ratio=40`."""
+
+import types
+from typing import Any
+
+
+def parse_arguments(text: str | None, **defaults: Any) -> types.SimpleNamespace:
+  """Parses what follows the colon in `--config=configs/digits.py:ratio=40`.
+
+  >>> parse_arguments('ratio=40,debug', ratio=30.0, debug=False)
+  namespace(ratio=40.0, debug=True)
+
+  Args:
+    text: `name=value` pairs separated by commas; a name alone is true.
+    **defaults: the arguments that exist, with defaults whose types (bool, int,
+      float, str) the values are converted to.
+
+  Returns:
+    A namespace with one attribute for each argument.
+
+  Raises:
+    ValueError: for an argument that does not exist or does not convert.
+  """
+  arguments = dict(defaults)
+  for pair in filter(None, (text or '').split(',')):
+    name, equals, value = pair.partition('=')
+    if name not in defaults:
+      raise ValueError(
+        f'config argument {name} is not known, wanted one of:'
+        f' {", ".join(defaults)}'
+      )
+    kind = type(defaults[name])
+    try:
+      arguments[name] = _convert(kind, value if equals else 'true')
+    except ValueError:
+      raise ValueError(
+        f'config argument {name} is {value!r}, wanted {kind.__name__}'
+      ) from None
+  return types.SimpleNamespace(**arguments)
+
+
+def _convert(kind: type, text: str) -> Any:
+  if kind is bool:
+    values = {'true': True, 'false': False, '1': True, '0': False}
+    if text.lower() not in values:
+      raise ValueError(text)
+    return values[text.lower()]
+  return kind(text)

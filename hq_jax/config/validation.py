@@ -1,0 +1,195 @@
+"""From a `ConfigDict` to the typed `Config`, before anything compiles."""
+
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import types
+import typing
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from hq_jax.config import fields as fields_lib
+
+
+def get_defaults() -> ml_collections.ConfigDict:
+  """Every field with its default, to be changed by a config file.
+
+  >>> config = get_defaults()
+  >>> config.recipe.reinit_strength = 0.25
+  >>> validate(config).recipe.reinit_strength
+  0.25
+
+  Returns:
+    A locked `ConfigDict`: a field that does not exist cannot be set.
+  """
+  return _defaults_of(fields_lib.Config).lock()
+
+
+def _defaults_of(record: type) -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  for field in dataclasses.fields(record):
+    if dataclasses.is_dataclass(field.type):
+      config[field.name] = _defaults_of(typing.cast(type, field.type))
+      continue
+    kind = _required_type(field.type)
+    optional = kind is not field.type and typing.get_origin(field.type) is (
+      types.UnionType
+    )
+    if optional:
+      config[field.name] = config_dict.placeholder(kind)
+    if field.default is not None:
+      config[field.name] = field.default
+  return config
+
+
+def _required_type(annotation: Any) -> type:
+  """`float` for `float | None`, `tuple` for `tuple[int, ...]`."""
+  if typing.get_origin(annotation) is types.UnionType:
+    (annotation,) = set(typing.get_args(annotation)) - {type(None)}
+  return typing.get_origin(annotation) or annotation
+
+
+def validate(config: Mapping[str, Any]) -> fields_lib.Config:
+  """Checks every field and returns the typed config.
+
+  >>> validate(get_defaults()).batch_size
+  64
+  >>> validate({'seed': -1})
+  Traceback (most recent call last):
+  ValueError: config.seed is -1, wanted an int in [0, 2**31)
+
+  Args:
+    config: a `ConfigDict`, or nested dictionaries; what is missing takes its
+      default.
+
+  Returns:
+    A frozen `Config`.
+
+  Raises:
+    ValueError: for a field that does not exist, a wrong type or a value out of
+      range: the first one found, by its full name.
+  """
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  result = _build(fields_lib.Config, config, 'config')
+  if result.target_ratio is None and result.recipe.sparsity is None:
+    raise ValueError(
+      'config.target_ratio and config.recipe.sparsity are both None, wanted'
+      ' one of them'
+    )
+  if result.prune.epochs + result.ternary.epochs < 1:
+    raise ValueError(
+      'config.prune.epochs and config.ternary.epochs are both 0, wanted one'
+      ' of them at least 1'
+    )
+  return result
+
+
+def _build(record: type, values: Mapping[str, Any], name: str) -> Any:
+  fields = {field.name: field for field in dataclasses.fields(record)}
+  for key in values:
+    if key not in fields:
+      raise ValueError(
+        f'{name}.{key} is {values[key]!r}, but there is no such field; wanted'
+        f' one of: {", ".join(fields)}'
+      )
+  built = {}
+  for key, value in values.items():
+    full_name = f'{name}.{key}'
+    field = fields[key]
+    if dataclasses.is_dataclass(field.type):
+      if not isinstance(value, Mapping):
+        raise ValueError(f'{full_name} is {value!r}, wanted a group of fields')
+      built[key] = _build(typing.cast(type, field.type), value, full_name)
+    else:
+      built[key] = _check_leaf(field, value, full_name)
+  return record(**built)
+
+
+def _check_leaf(field: dataclasses.Field, value: Any, full_name: str) -> Any:
+  kind = _required_type(field.type)
+  optional = typing.get_origin(field.type) is types.UnionType
+  if value is None and optional:
+    return None
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    with contextlib.suppress(OverflowError):
+      value = float(value)
+  if kind is tuple and isinstance(value, list):
+    value = tuple(value)
+  well_typed = isinstance(value, kind) and (
+    kind is bool or not isinstance(value, bool)
+  )
+  if kind is tuple:
+    well_typed &= all(type(x) is int for x in value) if well_typed else False
+  if not well_typed:
+    raise ValueError(f'{full_name} is {value!r}, wanted {kind.__name__}')
+  if 'check' in field.metadata and not field.metadata['check'](value):
+    raise ValueError(
+      f'{full_name} is {value!r}, wanted {field.metadata["wanted"]}'
+    )
+  return value
+
+
+def is_optional(name: str) -> bool:
+  """Says whether a field may be None.
+
+  >>> is_optional('data.image_size'), is_optional('seed')
+  (True, False)
+
+  Args:
+    name: of a field that exists, with dots, without the leading `config.`.
+
+  Returns:
+    True for a field that may be None.
+  """
+  record: Any = fields_lib.Config
+  for part in name.split('.'):
+    record = {f.name: f.type for f in dataclasses.fields(record)}[part]
+  return typing.get_origin(record) is types.UnionType
+
+
+def check_field(name: str, value: str | None = None) -> None:
+  """Refuses a field that does not exist.
+
+  >>> check_field('recipe.sparsty', '0.9')
+  Traceback (most recent call last):
+  ValueError: config.recipe.sparsty is '0.9', but there is no such field
+
+  Args:
+    name: with dots, without the leading `config.`.
+    value: what it was to become, for the message.
+
+  Raises:
+    ValueError: where there is no such field.
+  """
+  record: Any = fields_lib.Config
+  for part in name.split('.'):
+    fields = {}
+    if dataclasses.is_dataclass(record):
+      fields = {field.name: field.type for field in dataclasses.fields(record)}
+    if part not in fields:
+      raise ValueError(
+        f'config.{name} is {value!r}, but there is no such field'
+      )
+    record = fields[part]
+
+
+def to_dict(config: fields_lib.Config) -> dict[str, Any]:
+  """The config as nested dictionaries that JSON can hold.
+
+  >>> to_dict(fields_lib.Config())['data']['name']
+  'digits'
+
+  Args:
+    config: a validated config.
+
+  Returns:
+    Nested dictionaries; tuples become lists.
+  """
+  as_json = lambda pairs: {
+    key: list(value) if isinstance(value, tuple) else value
+    for key, value in pairs
+  }
+  return dataclasses.asdict(config, dict_factory=as_json)
