@@ -80,9 +80,7 @@ def _make_row(
   phase = stage.get_phase(epoch)
   if not np.isfinite(train['loss']):
     raise FloatingPointError(
-      f'the training loss is {train["loss"]} in epoch'
-      f' {stage.first_epoch + epoch} ({phase}), wanted a finite one: lower'
-      f' config.{phase}.learning_rate'
+      f'the training loss is {train["loss"]}, wanted a finite one'
     )
   step = int(state.step)
   return {

@@ -190,12 +190,11 @@ class _Run:
     epoch = max(0, self._step - 1) // self._steps_per_epoch + 1
     phase = self._stage.get_phase(epoch)
     last = self._checkpoints.latest_step()
+    kept = 'no checkpoint' if last is None else f'a checkpoint of step {last}'
     return (
-      f'{error} (epoch {self._stage.first_epoch + epoch}, {phase}); the last'
-      f' checkpoint of stage {self._stage.name} is'
-      f' {"none" if last is None else f"of step {last}"}: lower'
-      f' config.{phase}.learning_rate, or skip some such steps with'
-      ' config.max_skipped_steps'
+      f'stage {self._stage.name}, epoch {self._stage.first_epoch + epoch}:'
+      f' {error}; there is {kept}; lower config.{phase}.learning_rate, or skip'
+      ' a few such steps with config.max_skipped_steps'
     )
 
   def close(self) -> None:
