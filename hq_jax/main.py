@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
   if distributed.is_alone():
     return _run(listener)
   # JAX has a handler of its own by now, for SIGTERM alone.
-  preemption.take_signals()
+  listener.take_signals()
   status = _run(listener)
   if status:
     # At the end an interpreter waits for the other processes, which may wait

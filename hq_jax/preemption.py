@@ -125,17 +125,6 @@ class Watch:
     return True
 
 
-def take_signals() -> None:
-  """Makes signals wake up the listener, whoever had them before.
-
-  To be called in the main thread. What was ignored stays so: who started this
-  in the background may have wanted it.
-  """
-  for number in _SIGNALS:
-    if signal.getsignal(number) is not signal.SIG_IGN:
-      signal.signal(number, lambda *_: None)
-
-
 class Listener:
   """A thread that hears of signals; see `listen`.
 
@@ -145,10 +134,29 @@ class Listener:
 
   def __init__(self) -> None:
     self.watch: Watch | None = None
-    self._readable, writable = os.pipe()
-    os.set_blocking(writable, False)
-    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    self._readable, self._writable = os.pipe()
+    os.set_blocking(self._writable, False)
+    self.take_signals()
     threading.Thread(target=self._hear, daemon=True).start()
+
+  def take_signals(self) -> None:
+    """Makes signals wake up the thread, whoever had them before.
+
+    To be called in the main thread. What was ignored stays so: who started this
+    in the background may have wanted it.
+    """
+    signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
+    for number in _SIGNALS:
+      if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, self._handle)
+
+  def _handle(self, number: int, frame: object) -> None:
+    del frame
+    # Python has written the number already, wherever it was told to: an event
+    # loop of a library may have changed that.
+    told = signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
+    if told != self._writable:
+      os.write(self._writable, bytes([number]))
 
   def _hear(self) -> None:
     while data := os.read(self._readable, 1):
@@ -172,9 +180,7 @@ def listen() -> Listener:
   Returns:
     The listener, which lasts as long as the process.
   """
-  listener = Listener()
-  take_signals()
-  return listener
+  return Listener()
 
 
 def _say(message: str) -> None:
