@@ -1,10 +1,13 @@
 """Several processes as one run: how they begin, and how they agree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import re
+import threading
 from typing import Any, TypeVar
 
+from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -12,6 +15,7 @@ import numpy as np
 _T = TypeVar('_T')
 
 AUTO = 'auto'
+_SLOW_SECONDS = 20.0
 
 
 def initialize(
@@ -40,7 +44,32 @@ def initialize(
         ' HOST:PORT, --num_processes and --process_id'
       ) from error
   elif coordinator is not None:
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    with _saying_what_is_awaited(coordinator, num_processes, process_id):
+      jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+@contextlib.contextmanager
+def _saying_what_is_awaited(
+  coordinator: str, num_processes: int | None, process_id: int | None
+) -> Iterator[None]:
+  """JAX waits for minutes without a word, and then aborts."""
+  timer = threading.Timer(
+    _SLOW_SECONDS,
+    logging.warning,
+    (
+      'process %s waits for all %s processes at %s; after five minutes JAX'
+      ' gives up',
+      process_id,
+      num_processes,
+      coordinator,
+    ),
+  )
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
 
 
 def check(
