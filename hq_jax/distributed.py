@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 import contextlib
 import json
 import re
+import sys
 import threading
 from typing import Any, TypeVar
 
-from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -53,17 +53,13 @@ def _saying_what_is_awaited(
   coordinator: str, num_processes: int | None, process_id: int | None
 ) -> Iterator[None]:
   """JAX waits for minutes without a word, and then aborts."""
-  timer = threading.Timer(
-    _SLOW_SECONDS,
-    logging.warning,
-    (
-      'process %s waits for all %s processes at %s; after five minutes JAX'
-      ' gives up',
-      process_id,
-      num_processes,
-      coordinator,
-    ),
+  say = lambda: print(
+    f'hq_jax: process {process_id} waits for all {num_processes} processes at'
+    f' {coordinator}; after five minutes JAX gives up',
+    file=sys.stderr,
+    flush=True,
   )
+  timer = threading.Timer(_SLOW_SECONDS, say)
   timer.daemon = True
   timer.start()
   try:
