@@ -14,7 +14,8 @@ METRICS = 'metrics.jsonl'
 MODEL = 'model.hq'
 CHECKPOINTS = 'checkpoints'
 
-# Fields that do not decide the result: a run may go on with others.
+# Fields that do not decide the result, but for rounding: a run may go on with
+# others.
 _FREE_FIELDS = (
   'checkpoint.every_epochs',
   'checkpoint.every_steps',

@@ -137,3 +137,48 @@ def test_pretrained_weights_take_the_place_of_initial_ones(make_mesh):
     np.testing.assert_array_equal(get(found), get(plain))
   for leaf in jax.tree.leaves(found):
     assert leaf.sharding.is_fully_replicated
+
+
+def _assert_sharded(state, mesh):
+  shardings = sharding.state_sharded(state, mesh)
+  found = jax.tree.map(
+    lambda x, wanted: x.sharding.is_equivalent_to(wanted, x.ndim),
+    state,
+    shardings,
+  )
+  assert all(jax.tree.leaves(found))
+
+
+def test_devices_share_the_state_that_begins(state):
+  mesh = sharding.make_mesh(4)
+  found = train_state.init(_Net(), _TX, jax.random.key(0), (3,), mesh)
+  _assert_equal(found, state)
+  _assert_sharded(found, mesh)
+  # The weights, their latents and both moments of Adam; no vector.
+  kernel = found.params['Dense_0']['kernel']
+  assert {s.data.shape for s in kernel.addressable_shards} == {(3, 1)}
+  cut = [
+    x for x in jax.tree.leaves(found) if not x.sharding.is_fully_replicated
+  ]
+  assert [x.shape for x in cut] == 4 * [(3, 4)]
+
+
+def test_devices_share_the_state_of_another_stage(state):
+  mesh = sharding.make_mesh(4)
+  old = train_state.init(_Net(), _TX, jax.random.key(0), (3,), mesh)
+  tx = optax.sgd(0.1, momentum=0.9)
+  found = train_state.restart(old, tx, mesh)
+  _assert_sharded(found, mesh)
+  _assert_equal(found.variables, state.variables)
+  momentum = optax.tree.get(found.opt_state, 'trace')['Dense_0']['kernel']
+  assert not momentum.sharding.is_fully_replicated
+  assert not _pointers(found) & _pointers(old)
+
+
+def test_devices_share_pretrained_weights():
+  mesh = sharding.make_mesh(4)
+  kernel = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+  given = {'params': {'Dense_0': {'kernel': kernel}}}
+  found = train_state.init(_Net(), _TX, jax.random.key(0), (3,), mesh, given)
+  _assert_sharded(found, mesh)
+  np.testing.assert_array_equal(found.params['Dense_0']['kernel'], kernel)

@@ -1,5 +1,7 @@
 """One step of training, against the same step written out."""
 
+import re
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from hq_jax import health
 from hq_jax import mixing
 from hq_jax import sharding
 from hq_jax import train_state
@@ -243,3 +246,148 @@ def test_mixed_images_have_mixed_targets(rng):
     np.testing.assert_allclose(found[-1], wanted, rtol=1e-4, atol=1e-6)
   # Every step draws its own.
   assert not np.allclose(*found)
+
+
+def _begin_cut(tx=_SGD, fsdp=4):
+  mesh = sharding.make_mesh(fsdp)
+  return train_state.init(_Net(), tx, jax.random.key(0), (5,), mesh), mesh
+
+
+def test_a_state_that_devices_share_stays_where_it_is(batch, caplog):
+  state, mesh = _begin_cut()
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  assert not state.params['first']['kernel'].sharding.is_fully_replicated
+  whole = train_state.restart(_begin()[0], _SGD, sharding.make_mesh())
+  plain_fn = train_step.make_train_step(_Net(), _SGD)
+  step_fn = train_step.make_train_step(_Net(), _SGD, mesh=mesh)
+  images = sharding.to_global(batch, mesh)
+  for _ in range(2):
+    types = jax.tree.map(jax.typeof, state)
+    before = state
+    with jax.log_compiles():
+      state, sums, finite = step_fn(state, images)
+    whole, wanted, _ = plain_fn(
+      whole, sharding.to_global(batch, sharding.make_mesh())
+    )
+    assert all(x.is_deleted() for x in jax.tree.leaves(before))
+    assert jax.tree.map(jax.typeof, state) == types
+    same = jax.tree.map(
+      lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings
+    )
+    assert all(jax.tree.leaves(same))
+    for leaf in jax.tree.leaves((sums, finite)):
+      assert leaf.sharding.is_fully_replicated
+    assert finite.all()
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      _host((state, sums)),
+      _host((whole, wanted)),
+    )
+  compiled = [
+    record
+    for record in caplog.records
+    if record.getMessage().startswith('Finished XLA compilation of jit(train_s')
+  ]
+  assert len(compiled) == 1
+
+
+class _Deep(nn.Module):
+  """Three layers, whose weights the devices share."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Dense(16, use_bias=False, name='first')(x)
+    x = nn.BatchNorm(use_running_average=not train, name='norm')(nn.relu(x))
+    x = nn.Dense(24, use_bias=False, name='second')(x)
+    return nn.Dense(3, use_bias=False, name='third')(nn.relu(x))
+
+
+def test_gathered_weights_are_gathered_again_not_kept(batch):
+  mesh = sharding.make_mesh(4)
+  state = train_state.init(_Deep(), _SGD, jax.random.key(0), (5,), mesh)
+  step_fn = train_step.make_train_step(_Deep(), _SGD, mesh=mesh)
+  lowered = step_fn.lower(state, sharding.to_global(batch, mesh))
+  shapes = re.findall(
+    r'= f32\[([\d,]+)\]\S* all-gather', lowered.compile().as_text()
+  )
+  # Once for the images and once for the gradient of what the layer is given,
+  # which the first has no need of. Nothing else is ever whole.
+  wanted = ['16,24', '16,24', '24,3', '24,3', '5,16']
+  assert sorted(shapes) == wanted
+
+
+_HQ = transforms.hq(optax.adam(0.1), transforms.Recipe(sparsity=0.5))
+
+
+@pytest.mark.parametrize(
+  'tx', [_SGD, pytest.param(_HQ, marks=pytest.mark.slow)], ids=['sgd', 'hq']
+)
+def test_a_batch_that_is_not_finite_is_skipped(batch, tx):
+  (state, mesh), (plain, _) = _begin(tx), _begin(tx)
+  step_fn = train_step.make_train_step(_Net(), tx, skip_non_finite=True)
+  plain_fn = train_step.make_train_step(_Net(), tx)
+  good = sharding.to_global(batch, mesh)
+  images = batch['image'].copy()
+  images[3, 2] = np.nan
+  bad = sharding.to_global(batch | {'image': images}, mesh)
+  state, sums, finite = step_fn(state, good)
+  plain, wanted, _ = plain_fn(plain, good)
+  # Another program, which may round in another place.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    (state, sums),
+    (plain, wanted),
+  )
+  assert finite.all()
+  before = jax.tree.map(np.array, state)
+  types = jax.tree.map(jax.typeof, state)
+  state, sums, finite = step_fn(state, bad)
+  assert not finite[0] and state.step == 2
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    state.replace(step=before.step),
+    before,
+  )
+  assert jax.tree.map(jax.typeof, state) == types
+  for total in sums.values():
+    np.testing.assert_array_equal(total, [0, 0])
+  # Without being asked to, a step takes it as it comes.
+  plain, sums, finite = plain_fn(plain, bad)
+  assert np.isnan(sums['loss'][0]) and not finite[0]
+  assert np.isnan(plain.batch_stats['norm']['mean']).any()
+  # And it goes on.
+  state, sums, finite = step_fn(state, good)
+  assert finite.all() and sums['loss'][1] == 16 and state.step == 3
+
+
+@jax.custom_vjp
+def _divide_backward(x):
+  """What a layer does whose gradient alone is broken."""
+  return x
+
+
+_divide_backward.defvjp(lambda x: (x, None), lambda _, g: (g / 0,))
+
+
+class _Broken(nn.Module):
+  """A network of which one gradient is infinite."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    scale = self.param('scale', nn.initializers.ones, ())
+    x = nn.BatchNorm(use_running_average=not train, name='norm')(x)
+    x = nn.Dense(3, name='head')(x) * _divide_backward(scale)
+    return x
+
+
+def test_the_gradient_that_is_not_finite_is_named(batch):
+  mesh = sharding.make_mesh()
+  state = train_state.init(_Broken(), _SGD, jax.random.key(0), (5,), mesh)
+  before = jax.tree.map(np.array, state.variables)
+  step_fn = train_step.make_train_step(_Broken(), _SGD, skip_non_finite=True)
+  names = health.get_names(state.params)
+  state, sums, finite = step_fn(state, sharding.to_global(batch, mesh))
+  broken = [n for n, ok in zip(names, finite, strict=True) if not ok]
+  assert broken == ['gradient of scale']
+  jax.tree.map(np.testing.assert_array_equal, state.variables, before)
+  np.testing.assert_array_equal(sums['loss'], [0, 0])

@@ -250,3 +250,92 @@ def test_history_ends_at_a_line_that_is_no_row(tmp_path, line):
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(b'{"step": 1}\n' + line + b'{"step": 2}\n')
   assert workdir.History(str(tmp_path)).rows == [{'step': 1}]
+
+
+def test_a_url_or_nothing_is_no_folder():
+  for name in ('/runs/a', 'a', '.', 'gs:/bucket'):
+    workdir.check_name(name)
+  assert _message(workdir.check_name, '') == (
+    "workdir is '', wanted a folder: --workdir=DIR"
+  )
+  for name in ('gs://bucket/run', 's3://a', 'file:///runs'):
+    assert _message(workdir.check_name, name) == (
+      f'workdir is {name}, wanted a folder of a file system: mount the bucket,'
+      ' or better a network file system'
+    )
+
+
+def test_all_fields_that_differ_are_found_in_order():
+  other = {
+    'seed': 2,
+    'added': 1,
+    'checkpoint': {
+      'every_epochs': 1,
+      'every_steps': 3,
+      'keep': 4,
+      'keep_best': True,
+      'keep_every_epochs': 2,
+    },
+    'mesh': {'fsdp': 2},
+    'max_skipped_steps': 9,
+    'data': {'name': 'digits', 'data_dir': '/data'},
+    'model': {'widths': [8]},
+  }
+  wanted = [
+    'config.added is None there and 1 here',
+    'config.model.widths is [8, 16] there and [8] here',
+    'config.seed is 0 there and 2 here',
+  ]
+  assert workdir.find_differences(_CONFIG, other) == wanted
+  flat = {'seed': 0, 'data.name': 'digits', 'model.widths': [8, 16]}
+  assert workdir.find_differences(flat, other) == wanted
+  assert workdir.find_differences(_CONFIG, _CONFIG) == []
+
+
+def test_another_process_joins_without_the_lock(tmp_path):
+  lock = workdir.claim(str(tmp_path), _CONFIG)
+  files = sorted(os.listdir(tmp_path))
+  workdir.join(str(tmp_path), _CONFIG).close()
+  assert sorted(os.listdir(tmp_path)) == files
+  assert _message(workdir.join, str(tmp_path), _CONFIG | {'seed': 1}) == (
+    f'workdir is {tmp_path}, which belongs to another config: config.seed is 0'
+    ' there and 1 here'
+  )
+  assert 'another process' in _message(workdir.claim, str(tmp_path), _CONFIG)
+  lock.close()
+  joined = workdir.join(str(tmp_path), _CONFIG)
+  workdir.claim(str(tmp_path), _CONFIG).close()
+  joined.close()
+
+
+def test_a_folder_that_is_not_shared_cannot_be_joined(tmp_path):
+  folder = tmp_path / 'run'
+  wanted = (
+    f'workdir is {folder}, which has no config.json here, wanted a folder that'
+    ' all processes share'
+  )
+  assert _message(workdir.join, str(folder), _CONFIG) == wanted
+  assert not folder.exists()
+  folder.mkdir()
+  assert _message(workdir.join, str(folder), _CONFIG) == wanted
+  assert os.listdir(folder) == []
+  (folder / 'config.json').write_text('{')
+  assert _message(workdir.join, str(folder), _CONFIG) == (
+    f'workdir is {folder}, whose config.json is damaged'
+  )
+
+
+def test_a_history_that_is_not_kept_follows_without_writing(tmp_path):
+  path = _write_rows(tmp_path)
+  before = path.read_bytes()
+  history = workdir.History(str(tmp_path), is_kept=False)
+  assert history.rows == _ROWS
+  history.truncate(10)
+  history.append({'step': 15})
+  history.append({'step': 12})
+  assert [row['step'] for row in history.rows] == [10, 12, 15]
+  assert path.read_bytes() == before
+  path.unlink()
+  history.truncate(0)
+  history.append({'step': 99})
+  assert not path.exists()

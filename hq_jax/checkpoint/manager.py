@@ -58,6 +58,7 @@ class Checkpoints:
       raise ValueError(f'keep_every is {keep_every}, wanted at least 1 step')
     self._directory = os.path.abspath(directory)
     self._config = dict(config or {})
+    self._is_unsure = False  # whether a step may not be on the disk
     options = ocp.CheckpointManagerOptions(
       preservation_policy=keeping.KeepPolicy(keep, keep_every, get_score)
     )
@@ -113,6 +114,7 @@ class Checkpoints:
       meta=ocp.args.JsonSave(meta),
     )
     saved = self._run(lambda: self._manager.save(step, args=args))
+    self._is_unsure = True
     if not saved:
       raise RuntimeError(f'step {step} was not saved: is it there already?')
 
@@ -122,7 +124,9 @@ class Checkpoints:
     Raises:
       OSError: with what the disk says.
     """
-    self._run(self._manager.check_for_errors)
+    # Orbax's own check finds nothing: its thread has taken the error.
+    if self._is_unsure and not self._manager.is_saving_in_progress():
+      self.wait()
 
   def wait(self) -> None:
     """Waits until what was saved is on the disk.
@@ -131,6 +135,7 @@ class Checkpoints:
       OSError: where it cannot be written.
     """
     self._run(self._manager.wait_until_finished)
+    self._is_unsure = False
 
   def restore(
     self,

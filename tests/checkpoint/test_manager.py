@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -450,3 +452,121 @@ def test_bad_options_are_refused(tmp_path, options, message):
   with pytest.raises(ValueError) as caught:
     checkpoint.Checkpoints(str(tmp_path), **options)
   assert str(caught.value) == message
+
+
+def test_an_array_that_is_being_written_may_be_donated(tmp_path):
+  # Of many bytes: the writing goes on while the next step takes the memory.
+  make = lambda: jax.device_put(
+    {'a': np.arange(1 << 21, dtype=np.float32)}, _sharding()
+  )
+  state = make()
+  change = jax.jit(
+    lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0
+  )
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(1, state, _make_iterator())
+  for _ in range(3):
+    state = change(state)
+  assert (np.asarray(state['a']) == -1).all()
+  _assert_identical(checkpoints.restore(make()), make())
+  checkpoints.close()
+
+
+def test_a_step_of_another_config_is_refused(tmp_path, caplog):
+  open_with = lambda config: checkpoint.Checkpoints(str(tmp_path), config)
+  config = {'seed': 0, 'mesh': {'fsdp': 1}, 'checkpoint': {'keep': 2}}
+  first = open_with(config)
+  first.save(1, _make_state(1), _make_iterator())
+  first.close()
+  # How it is computed and kept is no matter.
+  same = open_with({'seed': 0, 'mesh': {'fsdp': 4}, 'checkpoint': {'keep': 9}})
+  _assert_identical(same.restore(_make_state()), _make_state(1))
+  same.close()
+  other = open_with(config | {'seed': 3})
+  with pytest.raises(ValueError) as caught:
+    other.restore(_make_state())
+  other.close()
+  assert str(caught.value) == (
+    f'{tmp_path}/1 is of another config: config.seed is 0 there and 3 here'
+  )
+  # It is no damage.
+  assert os.listdir(tmp_path) == ['1'] and _warnings(caplog) == []
+
+
+def test_the_best_step_stays_though_it_is_old(tmp_path):
+  scores = {1: 0.2, 2: 0.9, 3: 0.4, 4: 0.5, 5: 0.3}
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), get_score=scores.get)
+  for step in scores:
+    checkpoints.save(step, _make_state(tx=optax.identity()), _make_iterator())
+  checkpoints.close()
+  assert {x for x in os.listdir(tmp_path) if x.isdigit()} == {'2', '4', '5'}
+
+
+# In a process of its own: the limit is that of a process, and threads of Orbax
+# complain of it until the end.
+_FULL = """
+import json, resource, sys, time
+import numpy as np
+from hq_jax import checkpoint
+
+class Iterator:
+  def get_state(self):
+    return {'next_index': 3}
+
+def make(number):
+  # Numbers that cannot be made small: Orbax compresses them.
+  return {'a': np.random.default_rng(number).random((64, 64), np.float32)}
+
+def check(checkpoints):
+  deadline = time.monotonic() + 10
+  while time.monotonic() < deadline:
+    checkpoints.check()
+    time.sleep(0.02)
+
+calls = {
+  'check': check,
+  'wait': lambda checkpoints: checkpoints.wait(),
+  'save': lambda checkpoints: checkpoints.save(12, make(12), Iterator()),
+  'close': lambda checkpoints: checkpoints.close(),
+}
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+for name in sys.argv[2:]:
+  folder = f'{sys.argv[1]}/{name}'
+  checkpoints = checkpoint.Checkpoints(folder)
+  checkpoints.save(4, make(4), Iterator())
+  checkpoints.wait()
+  checkpoints.check()
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+  found = None
+  try:
+    checkpoints.save(11, make(11), Iterator())
+    calls[name](checkpoints)
+  except OSError as error:
+    found = str(error)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  checkpoints = checkpoint.Checkpoints(folder)
+  state = checkpoints.restore(make(0))
+  is_whole = np.array_equal(state['a'], make(4)['a'])
+  print(json.dumps([found, checkpoints.latest_step(), is_whole]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('call', ['check', 'wait', 'save', 'close'])
+def test_what_cannot_be_written_is_told(tmp_path, call):
+  found = subprocess.run(
+    [sys.executable, '-c', _FULL, str(tmp_path), call],
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert found.returncode == 0, found.stderr
+  message, latest, is_whole = json.loads(found.stdout)
+  assert message is not None
+  assert message.startswith(
+    f'{tmp_path}/{call}: a checkpoint cannot be written ('
+  )
+  assert '\n' not in message
+  # The step before is as it was.
+  assert latest == 4 and is_whole
