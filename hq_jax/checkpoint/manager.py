@@ -1,7 +1,9 @@
 """The steps of one stage of training on the disk."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import os
+import re
 from typing import Any
 
 from absl import logging
@@ -58,7 +60,10 @@ class Checkpoints:
       raise ValueError(f'keep_every is {keep_every}, wanted at least 1 step')
     self._directory = os.path.abspath(directory)
     self._config = dict(config or {})
-    self._is_unsure = False  # whether a step may not be on the disk
+    # Open while a step is under way. What Orbax's threads say of one that they
+    # cannot write are pages, and `wait` says it.
+    self._under_way = contextlib.ExitStack()
+    self._is_under_way = False
     options = ocp.CheckpointManagerOptions(
       preservation_policy=keeping.KeepPolicy(keep, keep_every, get_score)
     )
@@ -113,8 +118,9 @@ class Checkpoints:
       data=ocp.args.JsonSave(data),
       meta=ocp.args.JsonSave(meta),
     )
+    self._under_way.enter_context(reading.quiet_orbax())
+    self._is_under_way = True
     saved = self._run(lambda: self._manager.save(step, args=args))
-    self._is_unsure = True
     if not saved:
       raise RuntimeError(f'step {step} was not saved: is it there already?')
 
@@ -125,7 +131,7 @@ class Checkpoints:
       OSError: with what the disk says.
     """
     # Orbax's own check finds nothing: its thread has taken the error.
-    if self._is_unsure and not self._manager.is_saving_in_progress():
+    if self._is_under_way and not self._manager.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
@@ -134,8 +140,9 @@ class Checkpoints:
     Raises:
       OSError: where it cannot be written.
     """
-    self._run(self._manager.wait_until_finished)
-    self._is_unsure = False
+    with self._under_way:
+      self._is_under_way = False
+      self._run(self._manager.wait_until_finished)
 
   def restore(
     self,
@@ -183,7 +190,8 @@ class Checkpoints:
     Raises:
       OSError: where a step cannot be written.
     """
-    self._run(self._manager.close)
+    with self._under_way:
+      self._run(self._manager.close)
 
   def _run(self, call: Callable[[], Any]) -> Any:
     """Calls Orbax; what a thread of it could not write is an OSError."""
@@ -192,9 +200,10 @@ class Checkpoints:
     except ValueError as error:
       # TensorStore raises one that holds what the system said.
       text = ' '.join(str(error).split())
+      said = re.search(r'\[OS error \d+: ([^\]]*)\]', text)
       raise OSError(
         f'{self._directory}: a checkpoint cannot be written'
-        f' ({type(error).__name__}: {text[:200]})'
+        f' ({said[1] if said else text[:200]})'
       ) from error
 
   def _try(

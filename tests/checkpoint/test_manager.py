@@ -313,11 +313,14 @@ def _damage(rng, path):
   data = bytearray(path.read_bytes())
   # A flipped bit of the list of arrays may be in a word that nobody reads.
   kind = rng.integers(1 if path.name == '_METADATA' else 0, 3)
+  # In the middle: at either end of the arrays' file, in an order that is not
+  # always the same, there may be what is never read.
+  place = rng.integers(len(data) // 4, 3 * len(data) // 4)
   if kind == 0:
-    data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    data[place] ^= 1 << rng.integers(8)
     path.write_bytes(data)
   elif kind == 1:
-    path.write_bytes(data[: rng.integers(len(data))])
+    path.write_bytes(data[:place])
   else:
     path.unlink()
 
