@@ -37,25 +37,26 @@ def initialize(
   check(coordinator, num_processes, process_id)
   if coordinator == AUTO:
     try:
-      jax.distributed.initialize()
+      with _saying_what_is_awaited('this process waits for the others'):
+        jax.distributed.initialize()
     except ValueError as error:
       raise ValueError(
         "coordinator is 'auto', but JAX finds no cluster here, wanted"
         ' HOST:PORT, --num_processes and --process_id'
       ) from error
   elif coordinator is not None:
-    with _saying_what_is_awaited(coordinator, num_processes, process_id):
+    with _saying_what_is_awaited(
+      f'process {process_id} waits for all {num_processes} processes at'
+      f' {coordinator}'
+    ):
       jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
 @contextlib.contextmanager
-def _saying_what_is_awaited(
-  coordinator: str, num_processes: int | None, process_id: int | None
-) -> Iterator[None]:
+def _saying_what_is_awaited(what: str) -> Iterator[None]:
   """JAX waits for minutes without a word, and then aborts."""
   say = lambda: print(
-    f'hq_jax: process {process_id} waits for all {num_processes} processes at'
-    f' {coordinator}; after five minutes JAX gives up',
+    f'hq_jax: {what}; after five minutes JAX gives up',
     file=sys.stderr,
     flush=True,
   )

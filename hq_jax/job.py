@@ -29,6 +29,7 @@ from hq_jax.data import datasets
 from hq_jax.data import normalization
 from hq_jax.data import unreadable as unreadable_lib
 
+_LOCK_SECONDS = 120.0
 _MOST_ROUNDS = 4  # until a file that was steered too far fits its target
 
 
@@ -96,11 +97,24 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     lambda: inputs.load_dataset(checked.data)
   )
   job = distributed.together(lambda: _check(checked, workdir, mesh, dataset))
-  identity = job.identity
-  first = lambda: workdir_lib.claim(workdir, identity)
-  others = lambda: workdir_lib.join(workdir, identity)
-  claim = first if distributed.is_first() else others
-  return job._replace(lock=distributed.first_then_others(claim))
+  claim = _claim if distributed.is_first() else workdir_lib.join
+  lock = distributed.first_then_others(lambda: claim(workdir, job.identity))
+  return job._replace(lock=lock)
+
+
+def _claim(workdir: str, identity: Mapping[str, Any]) -> IO[str]:
+  """The lock of the folder, whose model, if it has one, is whole."""
+  # A process that was killed on another host may be there for a while.
+  wait_seconds = 0.0 if distributed.is_alone() else _LOCK_SECONDS
+  lock = workdir_lib.claim(workdir, identity, wait_seconds)
+  path = os.path.join(workdir, workdir_lib.MODEL)
+  try:
+    if os.path.exists(path):
+      artifact_lib.read(path)
+  except (ValueError, OSError):
+    lock.close()
+    raise
+  return lock
 
 
 def _check(
@@ -142,9 +156,6 @@ def _check(
     jax.eval_shape(tx.init, shapes['params'])
   except ValueError as error:
     raise ValueError(f'config.recipe.{error}') from None
-  model_path = os.path.join(workdir, workdir_lib.MODEL)
-  if os.path.exists(model_path):
-    artifact_lib.read(model_path)  # Refuses a damaged one.
   wanted_bytes = None
   recipe = checked.recipe
   if (
@@ -187,6 +198,13 @@ def replan(job: Job, variables: Any) -> Job:
     ValueError: where a weight is not finite.
   """
   plan = make_plan(job.config, variables, job.header)
+  plans = distributed.gather(planner.sparsities(plan))
+  if any(other != plans[0] for other in plans):
+    # They would compile other programs, and wait for each other for ever.
+    raise ValueError(
+      'processes plan other sparsities from the same weights, wanted hosts with'
+      ' the same CPUs and versions'
+    )
   return job._replace(**_resolve(job.config, plan, job.steps_per_epoch))
 
 
@@ -269,6 +287,7 @@ def ship(
     factor = steering.find_kept_factor(
       shipped, data, planner.sparsities(job.plan), wanted
     )
+    factor = distributed.gather(factor)[0]  # One for all, to the last bit.
     wanted -= job.plan.dense_bytes // 500  # Less, if it has to come again.
     shipped = make(_scale_kept(job.recipe, factor), True)
   return shipped

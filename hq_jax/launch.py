@@ -6,6 +6,7 @@ It needs neither JAX nor any other package.
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 import os
+import signal
 import sys
 
 from hq_jax.launching import commands
@@ -60,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     return _refuse(str(error))
   except OSError as error:
     return _refuse(f'{error.filename}: {error.strerror}')
+  except KeyboardInterrupt:  # of `logs`, say: whoever typed it knows.
+    return 128 + signal.SIGINT
 
 
 def _refuse(message: str) -> int:
@@ -71,12 +74,13 @@ def _supervise(
   flags: _Values,
   make_commands: Callable[[int], list[tuple[str, ...]]],
   stop_text: bytes = b'',
+  restart_seconds: str = '1',
 ) -> int:
   day = 86400
   policy = supervisor.Policy(
     max_restarts=_count(flags, 'max_restarts', 0, '3'),
     grace_seconds=_count(flags, 'grace_seconds', 0, '60', day),
-    restart_seconds=_count(flags, 'restart_seconds', 0, '1', day),
+    restart_seconds=_count(flags, 'restart_seconds', 0, restart_seconds, day),
     stop_text=stop_text,
   )
   if flags['dry_run'] is not None:
@@ -120,7 +124,7 @@ def _hosts(flags: _Values, arguments: list[str]) -> int:
     programs.check_arguments(arguments),
     _cache(flags),
   )
-  return _supervise(flags, make, hosts.STOP_TEXT)
+  return _supervise(flags, make, hosts.STOP_TEXT, hosts.RESTART_SECONDS)
 
 
 def _slurm(flags: _Values, arguments: list[str]) -> int:

@@ -67,12 +67,13 @@ def fit(
   run = _Run(job, stage, history, evaluate_on_test, watch)
   run.begin_or_resume(begin)
   try:
-    run.check_signals_now()
-    for epoch in range(run.first_epoch, stage.num_epochs + 1):
-      run.train(epoch)
-      run.finish(epoch)
-  except preemption.Interrupted as asked:
-    raise preemption.Stopped(asked.signal_number, run.save_last()) from None
+    try:
+      run.check_signals_now()
+      for epoch in range(run.first_epoch, stage.num_epochs + 1):
+        run.train(epoch)
+        run.finish(epoch)
+    except preemption.Interrupted as asked:
+      raise preemption.Stopped(asked.signal_number, run.save_last()) from None
   except FloatingPointError as error:
     raise FloatingPointError(run.explain(error)) from None
   run.close()
@@ -193,8 +194,9 @@ class _Run:
     kept = 'no checkpoint' if last is None else f'a checkpoint of step {last}'
     return (
       f'stage {self._stage.name}, epoch {self._stage.first_epoch + epoch}:'
-      f' {error}; there is {kept}; lower config.{phase}.learning_rate, or skip'
-      ' a few such steps with config.max_skipped_steps'
+      f' {error}; there is {kept}; skip a few such steps with'
+      ' config.max_skipped_steps, or begin in a new workdir with a lower'
+      f' config.{phase}.learning_rate'
     )
 
   def close(self) -> None:

@@ -1,12 +1,14 @@
 """The command line: `python -m hq_jax.main --config=FILE --workdir=DIR`."""
 
 from collections.abc import Sequence
+import errno
 import itertools
 import operator
 import os
 import re
 import signal
 import sys
+import traceback
 import typing
 
 from absl import app
@@ -44,7 +46,14 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   'process_id', None, 'Which of them this is, from 0, with HOST:PORT.'
 )
-_NOT_FINITE = 3  # The exit status where the numbers went wrong.
+# Exit statuses: a death, after which the same command goes on, and numbers that
+# went wrong.
+_DIED = 1
+_NOT_FINITE = 3
+# What a disk says that it would say again.
+_LASTING = (
+  *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+)
 
 
 def _refuse(error: BaseException) -> int:
@@ -110,11 +119,15 @@ def main(argv: Sequence[str]) -> int:
     )
   except ValueError as error:
     return _refuse(error)
+  # JAX may have a handler of its own by now, for SIGTERM alone.
+  listener.take_signals()
   if distributed.is_alone():
     return _run(listener)
-  # JAX has a handler of its own by now, for SIGTERM alone.
-  listener.take_signals()
-  status = _run(listener)
+  try:
+    status = _run(listener)
+  except Exception:
+    traceback.print_exc()
+    status = _DIED
   if status:
     # At the end an interpreter waits for the other processes, which may wait
     # for this one.
@@ -170,7 +183,13 @@ def _train(listener: 'preemption.Listener') -> int:
     print(f'plan: {planner.describe(job.plan)}', flush=True)
   watch = preemption.Watch(job.mesh)
   listener.watch = watch
-  result = train.run(job, watch)
+  try:
+    result = train.run(job, watch)
+  except OSError as error:
+    if error.errno in _LASTING:
+      raise
+    _refuse(error)
+    return _DIED
   if result is not None:
     print(report.format_table(result))
   return 0

@@ -132,6 +132,8 @@ def _fit(
     evaluate_on_test,
     watch,
   )
+  # Of no use any more, and twice the size of the network or more.
+  dense = dense.replace(opt_state=())
   job = job_lib.replan(job, sharding.to_host(dense.variables))
   compress_stage = make_compress_stage(job, dense.variables)
   state = loop.fit(

@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from typing import Any, IO
 
 from hq_jax import files
@@ -65,12 +66,15 @@ mount the bucket, or better a network file system
     )
 
 
-def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
+def claim(
+  workdir: str, config: Mapping[str, Any], wait_seconds: float = 0.0
+) -> IO[str]:
   """Makes the folder this config's own, or refuses to touch it.
 
   Args:
     workdir: the folder; made where there is none.
     config: nested dictionaries that JSON can hold.
+    wait_seconds: how long to wait for another process to leave it.
 
   Returns:
     An open file that holds the folder's lock until it is closed.
@@ -89,7 +93,7 @@ def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
   # one gets the folder.
   lock = open(path, 'a+', encoding='utf-8', errors='replace')  # noqa: SIM115
   try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _lock(lock, workdir, wait_seconds)
     lock.seek(0)
     text = lock.read()
     if text:
@@ -99,15 +103,28 @@ def claim(workdir: str, config: Mapping[str, Any]) -> IO[str]:
       lock.write(json.dumps(config, indent=2, sort_keys=True) + '\n')
       lock.flush()
       os.fsync(lock.fileno())
-  except BlockingIOError:
-    lock.close()
-    raise ValueError(
-      f'workdir is {workdir}, in which another process is running'
-    ) from None
-  except ValueError:
+  except (ValueError, OSError):
     lock.close()
     raise
   return lock
+
+
+def _lock(file: IO[str], workdir: str, wait_seconds: float) -> None:
+  deadline = time.monotonic() + wait_seconds
+  while True:
+    try:
+      return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if time.monotonic() >= deadline:
+        raise ValueError(
+          f'workdir is {workdir}, in which another process is running'
+        ) from None
+    except OSError as error:
+      raise ValueError(
+        f'workdir is {workdir}, whose file system has no locks'
+        f' ({error.strerror}), wanted one that has'
+      ) from error
+    time.sleep(1)
 
 
 def _check_unused(workdir: str) -> None:
@@ -159,12 +176,16 @@ def find_differences(
   ]
 
 
-def join(workdir: str, config: Mapping[str, Any]) -> IO[str]:
+def join(
+  workdir: str, config: Mapping[str, Any], wait_seconds: float = 90.0
+) -> IO[str]:
   """Finds the folder that another process of the same run has claimed.
 
   Args:
     workdir: the folder.
     config: of `claim`.
+    wait_seconds: how long to wait for it: a network file system shows what is
+      new up to a minute late.
 
   Returns:
     An open file, as `claim`, without the lock.
@@ -173,13 +194,15 @@ def join(workdir: str, config: Mapping[str, Any]) -> IO[str]:
     ValueError: where it is not there, or belongs to another config.
   """
   path = os.path.join(workdir, CONFIG)
-  try:
-    file = open(path, encoding='utf-8', errors='replace')  # noqa: SIM115
-  except OSError:
-    raise ValueError(
-      f'workdir is {workdir}, which has no {CONFIG} here, wanted a folder that'
-      ' all processes share'
-    ) from None
+  deadline = time.monotonic() + wait_seconds
+  while not os.path.exists(path):
+    if time.monotonic() >= deadline:
+      raise ValueError(
+        f'workdir is {workdir}, which has no {CONFIG} here, wanted a folder'
+        ' that all processes share'
+      )
+    time.sleep(1)
+  file = open(path, encoding='utf-8', errors='replace')  # noqa: SIM115
   try:
     _check_same(workdir, file.read(), config)
   except ValueError:
@@ -235,6 +258,8 @@ class History:
     if is_last and self._is_kept:
       with open(self._path, 'a', encoding='utf-8') as file:
         file.write(json.dumps(row) + '\n')
+        file.flush()
+        os.fsync(file.fileno())  # Before a checkpoint that takes it as there.
     else:
       self._write()
 

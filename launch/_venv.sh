@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sourced by the scripts beside it: goes to the repository root, and defines
-# `run`, `install` and `launch`. PYTHON names the interpreter that .venv is made
-# with; where it is not set, an existing .venv is used as it is.
+# `run`, `become`, `install` and `launch`. PYTHON names the interpreter that .venv
+# is made with; where it is not set, an existing .venv is used as it is.
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -20,6 +20,12 @@ run() {
   else
     "$@"
   fi
+}
+
+# Runs the last command: this process becomes it, and a signal reaches it.
+become() {
+  if ! $DRY_RUN; then exec "$@"; fi
+  run "$@"
 }
 
 # What an interpreter is, as one word such as 3.11.7.

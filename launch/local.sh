@@ -17,5 +17,5 @@ if [[ " $*" == *' --processes'* ]]; then
   launch local --python=.venv/bin/python --config=configs/digits.py \
     --workdir="${WORKDIR:-runs/digits}" "$@"
 fi
-run .venv/bin/python -m hq_jax.main --config=configs/digits.py \
+become .venv/bin/python -m hq_jax.main --config=configs/digits.py \
   --workdir="${WORKDIR:-runs/digits}" "$@"

@@ -256,9 +256,9 @@ def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   text = str(caught.value)
   assert re.fullmatch(
     r'stage dense, epoch 1: step 4: not finite: (loss, )?(gradient of \S+, )+'
-    r'gradient of \S+ and \d+ more; there is a checkpoint of step 3; lower'
-    r' config\.dense\.learning_rate, or skip a few such steps with'
-    r' config\.max_skipped_steps',
+    r'gradient of \S+ and \d+ more; there is a checkpoint of step 3; skip a'
+    r' few such steps with config\.max_skipped_steps, or begin in a new workdir'
+    r' with a lower config\.dense\.learning_rate',
     text,
   )
   # What is on the disk is sound.

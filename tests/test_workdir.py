@@ -144,6 +144,15 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
   workdir.claim(str(tmp_path), _CONFIG).close()
 
 
+def test_a_lock_may_be_waited_for(tmp_path):
+  lock = workdir.claim(str(tmp_path), _CONFIG)
+  timer = threading.Timer(0.2, lock.close)
+  timer.start()
+  workdir.claim(str(tmp_path), _CONFIG, 30.0).close()
+  timer.join()
+  assert lock.closed
+
+
 def test_the_lock_lasts_until_it_is_closed(tmp_path):
   lock = workdir.claim(str(tmp_path), _CONFIG)
   assert 'another process' in _message(workdir.claim, str(tmp_path), _CONFIG)
@@ -314,10 +323,10 @@ def test_a_folder_that_is_not_shared_cannot_be_joined(tmp_path):
     f'workdir is {folder}, which has no config.json here, wanted a folder that'
     ' all processes share'
   )
-  assert _message(workdir.join, str(folder), _CONFIG) == wanted
+  assert _message(workdir.join, str(folder), _CONFIG, 0.0) == wanted
   assert not folder.exists()
   folder.mkdir()
-  assert _message(workdir.join, str(folder), _CONFIG) == wanted
+  assert _message(workdir.join, str(folder), _CONFIG, 0.0) == wanted
   assert os.listdir(folder) == []
   (folder / 'config.json').write_text('{')
   assert _message(workdir.join, str(folder), _CONFIG) == (

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 import contextlib
+import errno
 import os
-import re
+import time
 from typing import Any
 
 from absl import logging
@@ -22,6 +23,7 @@ from hq_jax.checkpoint import reading
 
 _DAMAGED = 'damaged'
 _ITEMS = ('state', 'data', 'meta')
+_VISIBLE_SECONDS = 100.0
 
 
 class Checkpoints:
@@ -65,7 +67,9 @@ class Checkpoints:
     self._under_way = contextlib.ExitStack()
     self._is_under_way = False
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=keeping.KeepPolicy(keep, keep_every, get_score)
+      preservation_policy=keeping.KeepPolicy(keep, keep_every, get_score),
+      # Of saves that were killed.
+      cleanup_tmp_directories=True,
     )
     with reading.quiet_orbax():
       self._manager = ocp.CheckpointManager(
@@ -77,6 +81,7 @@ class Checkpoints:
           'meta': ocp.JsonCheckpointHandler(),
         },
       )
+    self._wait_until_all_see_the_same()
 
   def latest_step(self) -> int | None:
     """The newest step, damaged or not, or None."""
@@ -200,11 +205,13 @@ class Checkpoints:
     except ValueError as error:
       # TensorStore raises one that holds what the system said.
       text = ' '.join(str(error).split())
-      said = re.search(r'\[OS error \d+: ([^\]]*)\]', text)
-      raise OSError(
-        f'{self._directory}: a checkpoint cannot be written'
-        f' ({said[1] if said else text[:200]})'
-      ) from error
+      number = errno.ENOSPC if 'RESOURCE_EXHAUSTED' in text else errno.EIO
+      said = os.strerror(number) if number == errno.ENOSPC else text[:200]
+      raised = OSError(
+        f'{self._directory}: a checkpoint cannot be written ({said})'
+      )
+      raised.errno = number
+      raise raised from error
 
   def _try(
     self, step: int, like: chex.ArrayTree, reasons: dict[int, str]
@@ -221,9 +228,15 @@ class Checkpoints:
     checking.check_config(name, meta['config'], self._config)
     leaves = {path: leaf[0] for path, leaf in meta['leaves'].items()}
     checking.check_like(name, leaves, like)
-    read = lambda: self._read_state(step, like, meta['leaves'])
+    read = lambda: self._read_state(step, like)
     state, reasons[step] = reading.attempt(read)
     if state is None:
+      return None
+    # Computed by all processes together: once all of them have read.
+    now, saved = fingerprints.describe(state), meta['leaves']
+    check = lambda: checking.check_fingerprints(now, saved)
+    _, reasons[step] = reading.attempt(check)
+    if reasons[step]:
       return None
     del reasons[step]
     return state, data['iterators']
@@ -233,29 +246,32 @@ class Checkpoints:
     for name in _ITEMS:
       if not os.path.isdir(os.path.join(self._directory, str(step), name)):
         raise reading.DamagedError(f'has no {name}')
-    restore = ocp.args.JsonRestore()
-    found = self._manager.restore(
-      step, args=ocp.args.Composite(data=restore, meta=restore)
+    json_args = ocp.args.JsonRestore()
+    data, meta = (
+      self._read(step, name, ocp.JsonCheckpointHandler(), json_args)
+      for name in ('data', 'meta')
     )
-    data, meta = found['data'], found['meta']
     digest = meta.pop('digest', None)
     if digest != checking.get_digest(data, meta) or meta['step'] != step:
       raise reading.DamagedError('has another data or meta than was saved')
     return data, meta
 
-  def _read_state(
-    self,
-    step: int,
-    like: chex.ArrayTree,
-    leaves: Mapping[str, list[str]],
-  ) -> Any:
+  def _read_state(self, step: int, like: chex.ArrayTree) -> Any:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    args = ocp.args.StandardRestore(target)
+    return self._read(step, 'state', ocp.StandardCheckpointHandler(), args)
+
+  def _read(self, step: int, item: str, handler: Any, args: Any) -> Any:
+    """Reads an item, and waits for no other process: it may have failed."""
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=process,
+      active_processes={process},
+      barrier_sync_key_prefix=f'process_{process}',
     )
-    state = restored['state']
-    checking.check_fingerprints(fingerprints.describe(state), leaves)
-    return state
+    path = os.path.join(self._directory, str(step), item)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+      return reader.restore(path, args=args)
 
   def _set_aside(self, reasons: Mapping[int, str], good: int) -> None:
     """Moves damaged steps to where nothing looks for them, and says so."""
@@ -271,6 +287,28 @@ class Checkpoints:
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged checkpoints are set aside')
     self._manager.reload()
+    self._wait_until_all_see_the_same()
+
+  def _wait_until_all_see_the_same(self) -> None:
+    """Waits until every process sees the steps that process 0 does.
+
+    A network file system shows what is new, or gone, up to a minute late to
+    other hosts; and who sees other steps would go on from another one.
+    """
+    wanted = distributed.gather(sorted(self._manager.all_steps()))[0]
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+
+    def wait():
+      while sorted(self._manager.all_steps()) != wanted:
+        if time.monotonic() > deadline:
+          raise ValueError(
+            f'{self._directory} has the steps {self._manager.all_steps()} here'
+            f' and {wanted} for process 0, wanted a folder that all share'
+          )
+        time.sleep(1)
+        self._manager.reload()
+
+    distributed.together(wait)
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import errno
 import gc
 import logging as std_logging
 import re
@@ -16,6 +17,7 @@ from hq_jax import distributed
 _T = TypeVar('_T')
 # About the machine or the user, not about what is in the files.
 _NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
 class DamagedError(ValueError):
@@ -54,6 +56,8 @@ def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
     except _NOT_DAMAGE:
       raise
     except Exception as error:  # Orbax raises all kinds for damaged files.
+      if getattr(error, 'errno', None) in _PASSING:
+        raise
       reason = _to_line(error)
     if reason:
       # Reads that Orbax gave up complain when they are collected: here.

@@ -5,8 +5,9 @@ import signal
 from typing import NamedTuple
 
 # Exit statuses of hq_jax.main after which the same command would not go on by
-# itself: refused, numbers went wrong, stopped by SIGINT and by SIGTERM.
-FINAL = (2, 3, 130, 143)
+# itself: stopped by SIGINT and by SIGTERM; and refused, numbers went wrong.
+STOPPED = (130, 143)
+FINAL = (2, 3, *STOPPED)
 
 
 class Ending(NamedTuple):

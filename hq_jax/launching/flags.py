@@ -29,7 +29,8 @@ usage: python -m hq_jax.launch COMMAND [FLAGS] --config=FILE --workdir=FOLDER
 
 All of them: --dry_run prints what would be run, --compile_cache=FOLDER keeps
 what was compiled, --max_restarts=3 (slurm: 10). The first two and auto:
---grace_seconds=60 to save and leave, --restart_seconds=1 before a new start.
+--grace_seconds=60 to save and leave, --restart_seconds=1 (hosts: 10) before a
+new start.
 What else is given goes to hq_jax.main; behind `--`, unchecked.
 
 Exit status: that of the run; 2 and one line on stderr where a flag is wrong."""

@@ -9,6 +9,9 @@ from hq_jax.launching import values
 # What the remote terminal turns into a SIGINT for the process. A signal to ssh
 # itself would end ssh, and the process with it before it could save.
 STOP_TEXT = b'\x03'
+# After a death; a remote process takes a while to notice that its ssh is gone,
+# and holds the run's folder until then.
+RESTART_SECONDS = '10'
 
 # A terminal (-tt) ties the process to the connection: where ssh is killed or
 # the network breaks, it gets a hang-up. Nobody is there to type a password.

@@ -9,8 +9,13 @@ from hq_jax.launching import commands
 from hq_jax.launching import tpu_pods
 from hq_jax.launching import tpu_runs
 
-# States out of which a slice comes by itself.
-_PASSING = ('CREATING', 'STARTING', 'RESTARTING', 'REPAIRING')
+# States out of which a slice comes by itself, and those out of which it never
+# does.
+_PASSING = (
+  *('CREATING', 'STARTING', 'RESTARTING', 'REPAIRING', 'REIMAGING'),
+  *('STOPPING', 'DELETING'),
+)
+_LOST = ('PREEMPTED', 'TERMINATED')
 
 
 def plan(
@@ -31,17 +36,27 @@ def plan(
     run: the commands that start the run.
 
   Returns:
-    Commands. A slice that cannot be used any more is deleted first.
+    Commands. A slice that is lost is deleted first.
+
+  Raises:
+    ValueError: for a state, such as STOPPED, that somebody has wanted.
   """
   if state == 'READY':
     return list(run)
-  return [
-    *(tpu_pods.delete(pod) if state else []),
-    *tpu_pods.create(pod),
-    *tpu_pods.copy(pod, root),
-    *tpu_pods.install(pod),
-    *run,
-  ]
+  return [*_make(pod, state), *_fill(pod, root), *run]
+
+
+def _make(pod: tpu_pods.Pod, state: str) -> list[commands.Command]:
+  if state and state not in _LOST:
+    raise ValueError(
+      f'{pod.name} is {state}, wanted READY, {", ".join(_LOST)} or no slice of'
+      ' that name: start or delete it'
+    )
+  return [*(tpu_pods.delete(pod) if state else []), *tpu_pods.create(pod)]
+
+
+def _fill(pod: tpu_pods.Pod, root: str) -> list[commands.Command]:
+  return [*tpu_pods.copy(pod, root), *tpu_pods.install(pod)]
 
 
 def resume(
@@ -57,7 +72,8 @@ def resume(
     pod: of `tpu_pods.check`.
     root: of the checkout.
     run: the commands that start the run.
-    max_restarts: how often the slice is made again while it is watched.
+    max_restarts: how often the run is brought back again while it is watched;
+      attempts to make a slice that is not to be had do not count.
     watch_seconds: between two looks; None returns once the run is started.
 
   Returns:
@@ -66,19 +82,31 @@ def resume(
 
   Raises:
     OSError: where gcloud cannot be started.
+    ValueError: as `plan`.
   """
   restarts = 0
+  is_reached = is_empty = False
   pause = 30.0 if watch_seconds is None else watch_seconds
   while True:
     state = _read(tpu_runs.find_state(pod))
-    if state is None:
+    if state is None and not is_reached:
       return 1  # gcloud has said why.
-    if state in _PASSING:
+    is_reached = True
+    if state is None or state in _PASSING:
       time.sleep(pause)
       continue
-    status = commands.run_all(plan(pod, state, root, run))
-    if status == 0 and watch_seconds is None:
-      return 0
+    if state != 'READY':
+      status = commands.run_all(_make(pod, state))
+      if status != 0 and watch_seconds is None:
+        return status
+      if status != 0:
+        # There may be none to be had for hours, which is no fault of the run.
+        _say(f'{pod.name} could not be made: trying again')
+        time.sleep(pause)
+        continue
+      is_empty = True
+    status = commands.run_all([*(_fill(pod, root) if is_empty else []), *run])
+    is_empty = is_empty and status != 0
     if watch_seconds is None or (status == 0 and _watch(pod, watch_seconds)):
       return status
     if restarts >= max_restarts:

@@ -22,17 +22,17 @@ trap 'is_cancelled=true' TERM
 
 # Once one process has failed, srun kills the others and tells of them as well:
 # what must not be started again is noted here. Who has saved waits a little,
-# lest the others be hurried. (The note is there before: a folder that is shared
-# may show new files late, but never old ones.)
+# lest the others be hurried. (A note is a file that is taken away: that works
+# where the disk is full.)
 export HQ_JAX_NOTE=$PWD/.hq_jax-$SLURM_JOB_ID
-: > "$HQ_JAX_NOTE"
+touch "$HQ_JAX_NOTE".{{2,3,130}}
 process='
   trap : TERM INT
   "$@"
   status=$?
   case $status in
-    2 | 3) echo "$status" > "$HQ_JAX_NOTE" ;;
-    130) echo "$status" > "$HQ_JAX_NOTE"; sleep 15 ;;
+    2 | 3) rm -f "$HQ_JAX_NOTE.$status" ;;
+    130) rm -f "$HQ_JAX_NOTE.$status"; sleep 15 ;;
     143) sleep 15 ;;
   esac
   exit "$status"
@@ -43,9 +43,13 @@ process='
 status=0
 {srun} || status=$?
 
-# Refused, numbers went wrong, or scancel --signal=INT.
-read -r final < "$HQ_JAX_NOTE" || final=
-rm -f "$HQ_JAX_NOTE"
+# Refused, numbers went wrong, or scancel --signal=INT. (A shared folder may
+# show for a while what is gone; to open it asks the server.)
+final=
+for noted in 130 3 2; do
+  {{ : < "$HQ_JAX_NOTE.$noted"; }} 2> /dev/null || final=$noted
+done
+rm -f "$HQ_JAX_NOTE".{{2,3,130}}
 if [[ -n $final ]]; then exit "$final"; fi
 
 if ((status == 0)); then exit 0; fi

@@ -156,9 +156,13 @@ class _Run:
       told = endings_lib.judge(self._endings)
       # That others had finished is no proof that the killed one had.
       verdict = told if told.status != 0 else verdict
-    if stopped_by is None or (verdict.is_final and not killed):
+    has_own_reason = (
+      verdict.is_final and verdict.status not in endings_lib.STOPPED
+    )
+    if stopped_by is None or (has_own_reason and not killed):
       return verdict
-    # Whatever they make of the signal, it is no reason to start again.
+    # Whatever they make of the signal, or of the text that stands for it, it is
+    # no reason to start again.
     return endings_lib.Verdict(128 + stopped_by, True, verdict.cause)
 
   def _collect(self) -> bool:

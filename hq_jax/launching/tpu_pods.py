@@ -166,19 +166,33 @@ def install(pod: Pod) -> list[commands.Command]:
     'python3 -m uv pip install --quiet --python=hq_jax_venv/bin/python'
     f" --find-links={_WHEELS} --editable=./hq_jax 'jax[tpu]'",
   ]
-  listed = [ssh(pod, ' && '.join(steps))]
-  if pod.nfs is not None:
-    mount = shlex.quote(pod.mount)
-    steps = [
-      # Fresh machines install updates at that time.
-      'sudo apt-get -o DPkg::Lock::Timeout=600 -qq update',
-      'sudo apt-get -o DPkg::Lock::Timeout=600 -qq install -y nfs-common',
-      f'sudo mkdir -p {mount}',
-      f'(mountpoint -q {mount} || sudo mount -t nfs {pod.nfs} {mount})',
-      f'sudo chmod go+rw {mount}',
-    ]
-    listed.insert(0, ssh(pod, ' && '.join(steps)))
-  return listed
+  return [*mount(pod), ssh(pod, ' && '.join(steps))]
+
+
+def mount(pod: Pod) -> list[commands.Command]:
+  """Mounts the share on all workers: again, after they were rebooted.
+
+  >>> mount(Pod('a', 'us-west4-a', nfs='h:/s'))[0].words[-1][:35]
+  '--command=mountpoint -q /mnt/hq_jax'
+
+  Args:
+    pod: of `check`.
+
+  Returns:
+    Commands, none where there is no share; where it is mounted they do nothing.
+  """
+  if pod.nfs is None:
+    return []
+  point = shlex.quote(pod.mount)
+  steps = [
+    # Fresh machines install updates at that time.
+    'sudo apt-get -o DPkg::Lock::Timeout=600 -qq update',
+    'sudo apt-get -o DPkg::Lock::Timeout=600 -qq install -y nfs-common',
+    f'sudo mkdir -p {point}',
+    f'sudo mount -t nfs {pod.nfs} {point}',
+    f'sudo chmod go+rw {point}',
+  ]
+  return [ssh(pod, f'mountpoint -q {point} || ({" && ".join(steps)})')]
 
 
 def gcloud(pod: Pod, verb: str, *options: str) -> commands.Command:

@@ -25,7 +25,7 @@ def run(
   max_restarts: int,
   compile_cache: str | None = None,
 ) -> list[commands.Command]:
-  """Starts the run on all workers, unless it is there already.
+  """Mounts the share and starts the run on all workers, unless that is so.
 
   >>> pod = tpu_pods.Pod('a', 'us-west4-a')
   >>> run(pod, ['--config=a.py'], 3)[0].words[-1][:22]
@@ -49,17 +49,24 @@ def run(
   ]
   # systemd replaces $NAME in a command, and $$ by $.
   words = shlex.join(word.replace('$', '$$') for word in launcher)
+  # What it saves to must outlast it when a worker is shut down.
+  order = ' --property=After="network-online.target remote-fs.target"'
+  if pod.nfs is not None:
+    # systemd splits the value at blanks, after the shell has.
+    folder = shlex.quote(shlex.quote(pod.mount))
+    order += f' --property=RequiresMountsFor={folder}'
   return [
+    *tpu_pods.mount(pod),
     tpu_pods.ssh(
       pod,
       f'systemctl is-active --quiet {_UNIT} || sudo systemd-run'
       f' --unit={_UNIT} --collect --uid="$(id -u)" --gid="$(id -g)"'
       ' --working-directory="$HOME/hq_jax" --property=KillMode=mixed'
-      f' --property=TimeoutStopSec={_STOP_SECONDS}'
+      f' --property=TimeoutStopSec={_STOP_SECONDS}{order}'
       ' --property=StandardOutput=append:"$HOME/hq_jax.log"'
       ' --property=StandardError=append:"$HOME/hq_jax.log"'
       f' "$HOME/hq_jax_venv/bin/python" {words}',
-    )
+    ),
   ]
 
 

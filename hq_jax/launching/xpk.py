@@ -8,8 +8,8 @@ from hq_jax.launching import commands
 from hq_jax.launching import programs
 from hq_jax.launching import values
 
-# xpk starts again after 42 and 127 to 255 alone: after signals, that is, and
-# 143, but neither after 2 and 3 nor after an exception in Python, which is 1.
+# xpk starts again after 42 and 127 to 255 alone: after signals, that is, 130
+# and 143, but neither after 2 and 3 nor after an exception in Python: 1.
 _DEATH = 1
 # Until Kubernetes kills who was told to save and leave.
 _GRACE_SECONDS = 120

@@ -25,6 +25,7 @@ platform.python_version = lambda: version
 exec(sys.argv[1])' "$2"
 fi
 echo "$*" >> '{log}'
+echo $$ > '{log}.pid'
 if [[ "$*" == '-m venv'* ]]; then
   mkdir -p .venv/bin
   cp "$0" .venv/bin/python
@@ -115,6 +116,19 @@ def test_dry_run_of_test_prints_the_commands(checkout):
     f'.venv/bin/python {_PYTEST} -m slow',
   ]
   assert not (checkout / '.venv').exists()
+
+
+@pytest.mark.parametrize('args', [[], ['--processes=2']])
+def test_local_becomes_the_program_that_it_runs(checkout, tmp_path, args):
+  python, log = _recorder(tmp_path)
+  process = subprocess.Popen(
+    ['bash', checkout / 'launch/local.sh', *args],
+    env={**os.environ, 'PYTHON': str(python), 'FAILING': '', 'STATUS': '0'},
+    stderr=subprocess.DEVNULL,
+  )
+  assert process.wait(timeout=60) == 0
+  # A signal to the script reaches the program.
+  assert pathlib.Path(f'{log}.pid').read_text() == f'{process.pid}\n'
 
 
 @pytest.mark.parametrize('place', [0, 1])

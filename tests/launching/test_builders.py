@@ -137,11 +137,28 @@ def test_what_systemd_replaces_is_escaped():
   )
 
 
+def test_a_run_has_its_share_and_ends_before_it_goes():
+  pod = _pod(nfs='h:/s', mount="/mnt/it's a")
+  mount, run = tpu_runs.run(pod, ARGUMENTS, 3)
+  assert mount == tpu_pods.install(pod)[0]
+  line = mount.words[-1].removeprefix('--command=')
+  # A worker that has it is left alone.
+  subprocess.run(['bash', '-c', f'mountpoint() {{ :; }}; {line}'], check=True)
+  words = shlex.split(run.words[-1].removeprefix('--command='))
+  assert '--property=After=network-online.target remote-fs.target' in words
+  (needs,) = (word for word in words if 'RequiresMountsFor' in word)
+  listed = needs.removeprefix('--property=RequiresMountsFor=')
+  assert shlex.split(listed) == ["/mnt/it's a"]
+  (run,) = tpu_runs.run(_pod(), ARGUMENTS, 3)
+  assert 'RequiresMountsFor' not in run.words[-1]
+
+
 @pytest.mark.parametrize(
   'remote',
   [
     *(command.words[-1] for command in tpu_runs.run(_pod(), ARGUMENTS, 3)),
     *(command.words[-1] for command in tpu_pods.install(_pod(nfs='h:/s'))),
+    tpu_runs.run(_pod(nfs='h:/s'), ARGUMENTS, 3)[-1].words[-1],
     tpu_pods.copy(_pod(), '.')[-1].words[-1],
   ],
 )

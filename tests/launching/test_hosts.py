@@ -52,5 +52,28 @@ def test_remote_processes_are_interrupted_and_may_save(tmp_path):
     time.sleep(0.05)
   launcher.send_signal(signal.SIGTERM)
   launcher.communicate(timeout=20)
-  assert launcher.returncode == 130
+  # Its own signal, whatever the processes were told.
+  assert launcher.returncode == 143
   assert [path.read_text() for path in folder.glob('got*')] == ['2', '2']
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_start_has_time_to_go(tmp_path):
+  ssh = tmp_path / 'ssh'
+  ssh.write_text('#!/bin/sh\nexit 1\n')
+  ssh.chmod(0o755)
+  launcher = subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'hq_jax.launch', 'hosts', '--hosts=a'),
+      *('--config=c', '--workdir=w'),
+    ],
+    env={'PATH': f'{tmp_path}:/usr/bin:/bin'},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert launcher.stderr.readline().endswith('left with status 1\n')
+  assert launcher.stderr.readline().endswith('restart 1 of 3\n')
+  time.sleep(2)
+  launcher.terminate()
+  _, errors = launcher.communicate(timeout=20)
+  assert (launcher.returncode, errors) == (143, '')

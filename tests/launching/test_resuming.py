@@ -1,6 +1,7 @@
 """Resuming, with a program on PATH that stands for gcloud."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ case "$verb $*" in
 esac
 echo "$verb" >> "$NOTES/asked"
 if [[ $verb == "$FAILING" ]]; then exit 7; fi
-if [[ -f $NOTES/$verb ]]; then
+if [[ -s $NOTES/$verb ]]; then
   answer=$(head -n 1 "$NOTES/$verb")
   sed -i 1d "$NOTES/$verb"
   if [[ $answer == unreachable ]]; then exit 1; fi
@@ -41,10 +42,18 @@ def resume(tmp_path, monkeypatch):
   monkeypatch.setenv('TMPDIR', str(tmp_path))
 
   def resume_(
-    states, activities=(), failing='', max_restarts=3, watch_seconds=0.0
+    states,
+    activities=(),
+    failing='',
+    max_restarts=3,
+    watch_seconds=0.0,
+    creations=(),
   ):
     monkeypatch.setenv('FAILING', failing)
-    for name, lines in (('state', states), ('activity', activities)):
+    for name, lines in (
+      *(('state', states), ('activity', activities)),
+      ('create', creations),
+    ):
       (tmp_path / name).write_text(''.join(f'{line}\n' for line in lines))
     pod = tpu_pods.check(tpu_pods.Pod('pod', 'us-west4-a'))
     run = tpu_runs.run(pod, ['--config=a'], 3)
@@ -96,9 +105,67 @@ def test_nothing_is_deleted_where_the_state_is_not_known(resume):
   assert resume(['READY'], failing='state') == (1, ['state'])
 
 
-def test_a_slice_that_cannot_be_made_is_tried_again(resume):
-  status, asked = resume([''] * 9, failing='create', max_restarts=1)
-  assert (status, asked) == (7, ['state', 'create', 'state', 'create'])
+def test_a_network_that_breaks_later_is_waited_for(resume):
+  states = ['READY', 'PREEMPTED', 'unreachable', 'READY', 'READY']
+  status, asked = resume(states, ['inactive'])
+  assert status == 0
+  assert asked == [
+    *('state', 'ssh', 'state', 'state', 'state', 'ssh', 'state', 'activity')
+  ]
+
+
+def test_a_slice_that_is_not_to_be_had_is_asked_for_again(resume):
+  states = ['PREEMPTED', '', '', 'READY']
+  creations = ['unreachable', 'unreachable', 'made']
+  status, asked = resume(
+    states, ['inactive'], max_restarts=0, creations=creations
+  )
+  assert status == 0
+  assert asked == [
+    *('state', 'delete', 'create', 'state', 'create'),
+    *('state', *_MAKE, 'state', 'activity'),
+  ]
+
+
+def test_a_slice_that_cannot_be_made_is_said_where_nobody_watches(resume):
+  asked = resume([''], failing='create', watch_seconds=None)
+  assert asked == (7, ['state', 'create'])
+
+
+def test_a_slice_that_was_made_and_not_filled_is_filled(resume):
+  states = ['', 'READY', 'READY', 'READY']
+  status, asked = resume(states, failing='scp', max_restarts=1)
+  assert status == 7
+  assert asked == ['state', 'create', 'scp', 'state', 'scp']
+
+
+@pytest.mark.parametrize('state', ['STOPPED', 'HIDDEN', 'UNKNOWN'])
+def test_a_slice_that_somebody_has_stopped_is_left_alone(
+  resume, tmp_path, state
+):
+  with pytest.raises(ValueError, match=f'^pod is {state}, wanted READY, ') as e:
+    resume([state])
+  assert '\n' not in str(e.value)
+  assert (tmp_path / 'asked').read_text().split() == ['state']
+
+
+def test_an_interrupt_ends_it_quietly(tmp_path):
+  gcloud = tmp_path / 'gcloud'
+  gcloud.write_text('#!/bin/sh\necho begun\nexec sleep 60\n')
+  gcloud.chmod(0o755)
+  launcher = subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'hq_jax.launch', 'tpu_pod', 'logs'),
+      *('--name=a', '--zone=us-west4-a'),
+    ],
+    env={'PATH': f'{tmp_path}:/usr/bin:/bin'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  assert launcher.stdout.readline() == b'begun\n'
+  launcher.send_signal(signal.SIGINT)
+  _, errors = launcher.communicate(timeout=20)
+  assert (launcher.returncode, errors) == (130, b'')
 
 
 def test_a_missing_gcloud_is_one_line(tmp_path):

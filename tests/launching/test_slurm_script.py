@@ -14,6 +14,7 @@ from hq_jax.launching import slurm
 _SRUN = """#!/usr/bin/env bash
 printf '%s\\n' "$@" > "$NOTES/srun"
 while [[ $1 == --* ]]; do shift; done
+if [[ -e $NOTES/full ]]; then ulimit -f 0; fi
 "$@" &
 wait $! || status=$?
 wait
@@ -109,6 +110,18 @@ def test_a_refusal_outweighs_that_others_were_killed(start, tmp_path):
   process = start('exit 2')
   process.communicate(timeout=20)
   assert process.returncode == 2
+  assert not (tmp_path / 'scontrol').exists()
+
+
+@pytest.mark.parametrize('status', [2, 3])
+def test_a_refusal_is_noted_where_nothing_can_be_written(
+  start, tmp_path, status
+):
+  (tmp_path / 'full').touch()
+  (tmp_path / 'killed').touch()
+  process = start(f'exit {status}')
+  process.communicate(timeout=20)
+  assert process.returncode == status
   assert not (tmp_path / 'scontrol').exists()
 
 

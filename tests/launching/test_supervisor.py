@@ -220,7 +220,7 @@ def test_a_text_asks_to_stop_where_a_signal_would_not_arrive(tmp_path):
   assert launcher.stdout.readline() == b'ready\n'
   launcher.terminate()
   launcher.communicate(timeout=20)
-  assert launcher.returncode == 130
+  assert launcher.returncode == 143
 
 
 def test_each_start_has_a_port_of_its_own():
