@@ -59,7 +59,11 @@ _LASTING = (
 def _refuse(error: BaseException) -> int:
   """Says in one line what is wrong; `--verbosity=0` shows where."""
   logging.info('refused', exc_info=error)
-  lines = str(error).strip().splitlines() or [type(error).__name__]
+  text = str(error)
+  if isinstance(error, OSError) and error.errno and error.filename is None:
+    # What a write says names no file.
+    text = text.replace(f'[Errno {error.errno}]', f'{_WORKDIR.value}:')
+  lines = text.strip().splitlines() or [type(error).__name__]
   print(f'hq_jax: {lines[0]}', file=sys.stderr)
   return 2
 
@@ -171,6 +175,7 @@ def _evaluate(path: str) -> int:
 
 
 def _train(listener: 'preemption.Listener') -> int:
+  from hq_jax import checkpoint
   from hq_jax import distributed
   from hq_jax import job as job_lib
   from hq_jax import planner
@@ -178,6 +183,8 @@ def _train(listener: 'preemption.Listener') -> int:
   from hq_jax import report
   from hq_jax import train
 
+  if not flags.FLAGS['verbosity'].present:
+    checkpoint.silence_orbax()
   job = job_lib.prepare(_CONFIG.value, _WORKDIR.value)
   if distributed.is_first():
     print(f'plan: {planner.describe(job.plan)}', flush=True)

@@ -1,5 +1,8 @@
 """Runs of the program as a user starts it: in a process of its own."""
 
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -7,12 +10,31 @@ import subprocess
 import sys
 import time
 
+from hq_jax.launching import local
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEBUG = 'configs/digits.py:debug'
+# All phases, 40 steps and 16 saves in the time of a few: a network that learns
+# nothing tells as well whether two runs are the same.
+QUICK = (
+  f'--config={DEBUG},ratio=10',
+  '--config.model.widths=(8,)',
+  '--config.model.num_blocks=(1,)',
+  '--config.batch_size=128',
+  '--config.dense.epochs=1',
+  '--config.prune.epochs=1',
+  '--config.checkpoint.every_steps=3',
+)
 
 
 def command(*arguments: str) -> list[str]:
   return [sys.executable, '-m', 'hq_jax.main', *arguments]
+
+
+def launch(*arguments: str) -> list[str]:
+  """Of two processes that a launcher watches."""
+  words = 'hq_jax.launch', 'local', '--processes=2'
+  return [sys.executable, '-m', *words, *arguments]
 
 
 def environment(data_dir: pathlib.Path) -> dict[str, str]:
@@ -27,18 +49,109 @@ def environment(data_dir: pathlib.Path) -> dict[str, str]:
   }
 
 
+def quick_environment(
+  data_dir: pathlib.Path, num_devices: int = 1
+) -> dict[str, str]:
+  """Of a run that has more to compile than to compute."""
+  return environment(data_dir) | {
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'JAX_NUM_CPU_DEVICES': str(num_devices),
+  }
+
+
 def run(
   data_dir: pathlib.Path, *arguments: str, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-  return subprocess.run(
-    command(*arguments),
+  with start(command(*arguments), environment(data_dir)) as running:
+    return running.finish(timeout)
+
+
+def run_quick(
+  data_dir: pathlib.Path,
+  workdir: pathlib.Path,
+  *arguments: str,
+  num_devices: int = 1,
+) -> subprocess.CompletedProcess[str]:
+  """A quick run from where it is to its end."""
+  words = command(*QUICK, f'--workdir={workdir}', *arguments)
+  with start(words, quick_environment(data_dir, num_devices)) as running:
+    return running.finish()
+
+
+class Running:
+  """A process that was started by `start`.
+
+  Attributes:
+    process: it.
+  """
+
+  def __init__(self, process: subprocess.Popen[str]):
+    self.process = process
+
+  def wait_until(
+    self, condition: Callable[[], object], timeout: float = 120
+  ) -> None:
+    """Looks many times a second; the process must not end before."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+      assert self.process.poll() is None, 'it ended before it came so far'
+      assert time.monotonic() < deadline, 'it is stuck'
+      time.sleep(0.003)
+
+  def send(self, how: signal.Signals) -> None:
+    assert self.process.poll() is None, 'it ended before the signal'
+    self.process.send_signal(how)
+
+  def finish(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Waits for the end; what it printed."""
+    stdout, stderr = self.process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(
+      self.process.args, self.process.returncode, stdout, stderr
+    )
+
+
+@contextlib.contextmanager
+def start(words: Sequence[str], env: dict[str, str]) -> Iterator[Running]:
+  """A process that does not outlive the block, nor do its children."""
+  # A shell that runs the tests in the background has it ignored, and what is
+  # ignored here is ignored by the process that is started.
+  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+  process = subprocess.Popen(
+    words,
     cwd=ROOT,
-    env=environment(data_dir),
-    capture_output=True,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
-    timeout=timeout,
-    check=False,
+    start_new_session=True,
   )
+  with process:  # Closes its pipes.
+    try:
+      yield Running(process)
+    finally:
+      if process.poll() is None:
+        # The processes of a launcher die with it.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def start_two(
+  data_dir: pathlib.Path, workdir: pathlib.Path, *arguments: str
+) -> Iterator[tuple[Running, Running]]:
+  """Both processes of a quick run, without a launcher."""
+  env = quick_environment(data_dir)
+  words = command(
+    *(*QUICK, f'--workdir={workdir}', *arguments),
+    f'--coordinator=127.0.0.1:{local.find_free_port()}',
+    '--num_processes=2',
+  )
+  with (
+    start([*words, '--process_id=0'], env) as first,
+    start([*words, '--process_id=1'], env) as second,
+  ):
+    yield first, second
 
 
 def num_rows(workdir: pathlib.Path) -> int:
@@ -47,39 +160,24 @@ def num_rows(workdir: pathlib.Path) -> int:
 
 
 def run_and_stop(
-  data_dir: pathlib.Path,
-  workdir: pathlib.Path,
-  rows: int,
-  delay_seconds: float = 0.0,
-  how: signal.Signals = signal.SIGKILL,
-  config: str = f'--config={DEBUG}',
-) -> subprocess.CompletedProcess[str]:
-  """Stops a debug run so long after its metrics have so many rows."""
-  arguments = command(config, f'--workdir={workdir}')
-  # A shell that runs the tests in the background has it ignored, and what is
-  # ignored here is ignored by the process that is started.
-  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-  process = subprocess.Popen(
-    arguments,
-    cwd=ROOT,
-    env=environment(data_dir),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  try:
-    deadline = time.monotonic() + 300
-    while num_rows(workdir) < rows:
-      assert process.poll() is None, 'the run ended before it could be stopped'
-      assert time.monotonic() < deadline, 'the run is stuck'
-      time.sleep(0.02)
-    time.sleep(delay_seconds)
-    process.send_signal(how)
-    stdout, stderr = process.communicate(timeout=120)
-  finally:
-    process.kill()
-    process.wait()
-  return subprocess.CompletedProcess(
-    arguments, process.returncode, stdout, stderr
-  )
+  data_dir: pathlib.Path, workdir: pathlib.Path, rows: int, config: str
+) -> None:
+  """Kills a run as soon as its metrics have so many rows."""
+  words = command(config, f'--workdir={workdir}')
+  with start(words, environment(data_dir)) as running:
+    running.wait_until(lambda: num_rows(workdir) >= rows, timeout=300)
+    running.send(signal.SIGKILL)
+    running.finish()
+
+
+def deterministic_rows(workdir: pathlib.Path) -> list[dict[str, object]]:
+  """Of the metrics, without what a clock says."""
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  rows = map(json.loads, lines)
+  return [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
+
+
+def check_same_end(workdir: pathlib.Path, expected: pathlib.Path) -> None:
+  for name in ('model.hq', 'config.json'):
+    assert (workdir / name).read_bytes() == (expected / name).read_bytes()
+  assert deterministic_rows(workdir) == deterministic_rows(expected)

@@ -1,8 +1,6 @@
 """The program as it is started from a shell: its words and exit statuses."""
 
 import json
-import re
-import signal
 
 import pytest
 
@@ -21,21 +19,6 @@ def uninterrupted(tmp_path_factory, data_dir):
   done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr
   return workdir, done
-
-
-def check_same_end(workdir, expected):
-  for name in ('model.hq', 'config.json'):
-    assert (workdir / name).read_bytes() == (expected / name).read_bytes()
-  deterministic = []
-  for folder in (workdir, expected):
-    rows = [
-      json.loads(line)
-      for line in (folder / 'metrics.jsonl').read_text().splitlines()
-    ]
-    deterministic.append(
-      [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
-    )
-  assert deterministic[0] == deterministic[1]
 
 
 def test_a_run_prints_plain_lines_and_ends_with_the_table(uninterrupted):
@@ -61,60 +44,6 @@ def test_a_run_prints_plain_lines_and_ends_with_the_table(uninterrupted):
     'commit',
   }
   assert wanted <= report.keys()
-
-
-@pytest.mark.slow
-def test_killed_in_the_ternary_phase_it_ends_with_the_same_bytes(
-  uninterrupted, data_dir, tmp_path
-):
-  expected, _ = uninterrupted
-  runs.run_and_stop(data_dir, tmp_path / 'w', 5, 0.05)
-  assert runs.num_rows(tmp_path / 'w') == 5
-  assert not (tmp_path / 'w' / 'model.hq').exists()
-  done = runs.run(
-    data_dir, f'--config={runs.DEBUG}', f'--workdir={tmp_path / "w"}'
-  )
-  assert done.returncode == 0, done.stderr
-  check_same_end(tmp_path / 'w', expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ('rows', 'delay_seconds'),
-  [(0, 1.0), (0, 3.0), (1, 0.0), (2, 0.1), (3, 0.0), (4, 0.0), (6, 0.0)],
-)
-def test_killed_anywhere_it_ends_with_the_same_bytes(
-  uninterrupted, data_dir, tmp_path, rows, delay_seconds
-):
-  expected, _ = uninterrupted
-  runs.run_and_stop(data_dir, tmp_path / 'w', rows, delay_seconds)
-  done = runs.run(
-    data_dir, f'--config={runs.DEBUG}', f'--workdir={tmp_path / "w"}'
-  )
-  assert done.returncode == 0, done.stderr
-  check_same_end(tmp_path / 'w', expected)
-
-
-@pytest.mark.slow
-def test_interrupted_from_the_keyboard_it_says_so_and_goes_on(
-  uninterrupted, data_dir, tmp_path
-):
-  expected, _ = uninterrupted
-  workdir = tmp_path / 'w'
-  stopped = runs.run_and_stop(data_dir, workdir, 3, 0.1, signal.SIGINT)
-  assert stopped.returncode == 130
-  asked, saved = stopped.stderr.splitlines()
-  assert asked == (
-    'hq_jax: SIGINT: finishing the step and saving; once more quits at once'
-  )
-  assert re.fullmatch(
-    r'hq_jax: SIGINT: step \d+ of stage compress is saved; the same command'
-    r' goes on',
-    saved,
-  )
-  done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--workdir={workdir}')
-  assert done.returncode == 0, done.stderr
-  check_same_end(workdir, expected)
 
 
 def test_evaluate_reads_the_file_alone(uninterrupted, data_dir):

@@ -5,3 +5,4 @@ step that does not match its own is set aside for the one before.
 """
 
 from hq_jax.checkpoint.manager import Checkpoints as Checkpoints
+from hq_jax.checkpoint.reading import silence_orbax as silence_orbax

@@ -1,7 +1,6 @@
 """The steps of one stage of training on the disk."""
 
 from collections.abc import Callable, Mapping
-import contextlib
 import errno
 import os
 import time
@@ -62,10 +61,7 @@ class Checkpoints:
       raise ValueError(f'keep_every is {keep_every}, wanted at least 1 step')
     self._directory = os.path.abspath(directory)
     self._config = dict(config or {})
-    # Open while a step is under way. What Orbax's threads say of one that they
-    # cannot write are pages, and `wait` says it.
-    self._under_way = contextlib.ExitStack()
-    self._is_under_way = False
+    self._is_under_way = False  # whether a step may not be on the disk yet
     options = ocp.CheckpointManagerOptions(
       preservation_policy=keeping.KeepPolicy(keep, keep_every, get_score),
       # Of saves that were killed.
@@ -123,7 +119,6 @@ class Checkpoints:
       data=ocp.args.JsonSave(data),
       meta=ocp.args.JsonSave(meta),
     )
-    self._under_way.enter_context(reading.quiet_orbax())
     self._is_under_way = True
     saved = self._run(lambda: self._manager.save(step, args=args))
     if not saved:
@@ -145,9 +140,8 @@ class Checkpoints:
     Raises:
       OSError: where it cannot be written.
     """
-    with self._under_way:
-      self._is_under_way = False
-      self._run(self._manager.wait_until_finished)
+    self._is_under_way = False
+    self._run(self._manager.wait_until_finished)
 
   def restore(
     self,
@@ -195,23 +189,30 @@ class Checkpoints:
     Raises:
       OSError: where a step cannot be written.
     """
-    with self._under_way:
-      self._run(self._manager.close)
+    self._run(self._manager.close)
 
   def _run(self, call: Callable[[], Any]) -> Any:
     """Calls Orbax; what a thread of it could not write is an OSError."""
     try:
       return call()
+    except OSError as error:
+      if error.filename is not None or error.errno is None:
+        raise
+      said = os.strerror(error.errno)
+      raise self._make_error(error.errno, said) from error
     except ValueError as error:
       # TensorStore raises one that holds what the system said.
       text = ' '.join(str(error).split())
       number = errno.ENOSPC if 'RESOURCE_EXHAUSTED' in text else errno.EIO
       said = os.strerror(number) if number == errno.ENOSPC else text[:200]
-      raised = OSError(
-        f'{self._directory}: a checkpoint cannot be written ({said})'
-      )
-      raised.errno = number
-      raise raised from error
+      raise self._make_error(number, said) from error
+
+  def _make_error(self, number: int, said: str) -> OSError:
+    error = OSError(
+      f'{self._directory}: a checkpoint cannot be written ({said})'
+    )
+    error.errno = number
+    return error
 
   def _try(
     self, step: int, like: chex.ArrayTree, reasons: dict[int, str]

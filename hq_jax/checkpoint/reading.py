@@ -24,20 +24,39 @@ class DamagedError(ValueError):
   """What is in a step is not what was saved."""
 
 
-@contextlib.contextmanager
-def quiet_orbax() -> Iterator[None]:
-  """Drops what Orbax says of damaged steps: pages, and `restore` says it."""
+def silence_orbax() -> Callable[[], None]:
+  """Drops what Orbax's threads say of what they cannot read or write.
+
+  That is pages, and late; `Checkpoints` raises an error that says it.
+
+  >>> speak_again = silence_orbax()
+  >>> speak_again()
+
+  Returns:
+    What undoes it.
+  """
   loggers = logging.get_absl_logger(), std_logging.getLogger('asyncio')
   is_ours = lambda record: not re.search('/(orbax|asyncio)/', record.pathname)
   hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
   for logger in loggers:
     logger.addFilter(is_ours)
-  try:
-    yield
-  finally:
+
+  def undo():
     sys.unraisablehook = hook
     for logger in loggers:
       logger.removeFilter(is_ours)
+
+  return undo
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+  """Within it, Orbax is silent; see `silence_orbax`."""
+  undo = silence_orbax()
+  try:
+    yield
+  finally:
+    undo()
 
 
 def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:

@@ -1,0 +1,50 @@
+"""kill -9 of one of two processes: the launcher starts both again, alone."""
+
+import pathlib
+
+import pytest
+
+from tests import runs
+from tests.faults import moments
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    not pathlib.Path('/proc/self/stat').exists(), reason='finds them in /proc'
+  ),
+]
+
+
+def _find_process(launcher, number):
+  """The process of the run with a number, once it is the program."""
+  for path in pathlib.Path('/proc').glob('[0-9]*'):
+    try:
+      parent = int((path / 'stat').read_text().rpartition(')')[2].split()[1])
+      words = (path / 'cmdline').read_text().split('\0')
+    except (OSError, IndexError):
+      continue  # It has just ended.
+    if parent == launcher and f'--process_id={number}' in words:
+      return int(path.name)
+  raise AssertionError(f'there is no process {number}')
+
+
+@pytest.mark.parametrize('seed', range(10, 20))
+def test_killed_anywhere_both_end_with_the_same_bytes(
+  whole_on_two, data_dir, tmp_path, seed
+):
+  moment, victim = moments.draw(seed), seed // 2 % 2
+  workdir = tmp_path / 'w'
+  words = runs.launch(*runs.QUICK, f'--workdir={workdir}')
+  with runs.start(words, runs.quick_environment(data_dir)) as running:
+    launcher = running.process.pid
+    find_process = lambda: _find_process(launcher, victim)
+    moments.kill(running, workdir, moment, find_process)
+    done = running.finish()
+  assert done.returncode == 0, done.stderr
+  said = [x for x in done.stderr.splitlines() if x.startswith('hq_jax: ')]
+  assert said[-2:] == [
+    f'hq_jax: process {victim} was killed by signal 9',
+    'hq_jax: starting again: restart 1 of 3',
+  ]
+  runs.check_same_end(workdir, whole_on_two)
+  assert not moments.is_saving(workdir)

@@ -1,0 +1,32 @@
+"""Two processes with a device each compute what one with two devices does."""
+
+import pytest
+
+from tests import runs
+
+pytestmark = pytest.mark.slow
+
+
+def _run(words, env):
+  with runs.start(words, env) as running:
+    done = running.finish()
+  assert (done.returncode, done.stderr) == (0, '')
+  return done
+
+
+@pytest.mark.parametrize('fsdp', [1, 2])
+def test_two_processes_are_one_with_two_devices(data_dir, tmp_path, fsdp):
+  # The first as a user has it, compiled to be fast.
+  if fsdp == 1:
+    config, env = (f'--config={runs.DEBUG}',), runs.environment(data_dir)
+  else:
+    config, env = runs.QUICK, runs.quick_environment(data_dir)
+    env.pop('JAX_NUM_CPU_DEVICES')
+  words = (*config, f'--config.mesh.fsdp={fsdp}')
+  two = _run(runs.launch(*words, f'--workdir={tmp_path / "two"}'), env)
+  env['JAX_NUM_CPU_DEVICES'] = '2'
+  one = _run(runs.command(*words, f'--workdir={tmp_path / "one"}'), env)
+  runs.check_same_end(tmp_path / 'two', tmp_path / 'one')
+  # Only the first says something; Gloo has its own words.
+  lines = two.stdout.splitlines()
+  assert one.stdout.splitlines() == [x for x in lines if '[Gloo]' not in x]
