@@ -302,6 +302,7 @@ class _Deep(nn.Module):
     return nn.Dense(3, use_bias=False, name='third')(nn.relu(x))
 
 
+@pytest.mark.slow
 def test_gathered_weights_are_gathered_again_not_kept(batch):
   mesh = sharding.make_mesh(4)
   state = train_state.init(_Deep(), _SGD, jax.random.key(0), (5,), mesh)
