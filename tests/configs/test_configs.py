@@ -187,7 +187,7 @@ def _list_updates():
     )
     found.setdefault(key, f'{name}:{arguments}')
   # The deepest take longest, and the others of their kind are here.
-  slow = ('resnet56', 'resnet101')
+  slow = ('resnet50', 'resnet56', 'resnet101', 'mobilenet_v2')
   return [
     pytest.param(
       *key, id=case, marks=[pytest.mark.slow] * (key[0].name in slow)
