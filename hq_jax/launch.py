@@ -60,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
   except (argparse.ArgumentError, ValueError) as error:
     return _refuse(str(error))
   except OSError as error:
-    return _refuse(f'{error.filename}: {error.strerror}')
+    place = '' if error.filename is None else f'{error.filename}: '
+    return _refuse(f'{place}{error.strerror}')
   except KeyboardInterrupt:  # of `logs`, say: whoever typed it knows.
     return 128 + signal.SIGINT
 

@@ -50,7 +50,7 @@ def _by_channel(reduce, x: jax.Array, axis: int, **kwargs) -> jax.Array:
 
 # Compiled always: op by op, products are rounded before they are added, and
 # the same kernel would have another norm in the last bit.
-@jax.jit(static_argnames='axis')
+@functools.partial(jax.jit, static_argnames='axis')
 def _dot(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
   """The inner product of each channel, in float32."""
   return sum_by_channel(a.astype(jnp.float32) * b.astype(jnp.float32), axis)
