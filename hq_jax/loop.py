@@ -142,11 +142,8 @@ class _Run:
       self._bar.update()
       preemption.interrupt(self._watch.poll())
       self._checkpoints.check()
-      if (
-        every
-        and self._step % every == 0
-        and self._step % (self._steps_per_epoch)
-      ):
+      is_within = self._step % self._steps_per_epoch != 0
+      if every and is_within and self._step % every == 0:
         self._save()
     self._seconds = time.monotonic() - started
 

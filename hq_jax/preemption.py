@@ -95,7 +95,7 @@ class Watch:
     Returns:
       The number of the signal, or 0.
     """
-    if jax.process_count() == 1:
+    if distributed.is_alone():
       return self._received
     num_local = len(self._mesh.local_devices)
     flags = {'flag': np.full(num_local, self._received, np.int32)}

@@ -285,7 +285,7 @@ class Checkpoints:
         logging.warning(
           '%s %s: moved to %s, step %d is used', name, reason, moved, good
         )
-    if jax.process_count() > 1:
+    if not distributed.is_alone():
       multihost_utils.sync_global_devices('damaged checkpoints are set aside')
     self._manager.reload()
     self._wait_until_all_see_the_same()
