@@ -10,6 +10,7 @@ import pytest
 from hq_jax.launching import resuming
 from hq_jax.launching import tpu_pods
 from hq_jax.launching import tpu_runs
+from tests import runs
 
 # Notes what it is asked to do; answers a question with the next line of a file.
 _GCLOUD = """#!/usr/bin/env bash
@@ -153,19 +154,15 @@ def test_an_interrupt_ends_it_quietly(tmp_path):
   gcloud = tmp_path / 'gcloud'
   gcloud.write_text('#!/bin/sh\necho begun\nexec sleep 60\n')
   gcloud.chmod(0o755)
-  launcher = subprocess.Popen(
-    [
-      *(sys.executable, '-m', 'hq_jax.launch', 'tpu_pod', 'logs'),
-      *('--name=a', '--zone=us-west4-a'),
-    ],
-    env={'PATH': f'{tmp_path}:/usr/bin:/bin'},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-  )
-  assert launcher.stdout.readline() == b'begun\n'
-  launcher.send_signal(signal.SIGINT)
-  _, errors = launcher.communicate(timeout=20)
-  assert (launcher.returncode, errors) == (130, b'')
+  words = [
+    *(sys.executable, '-m', 'hq_jax.launch', 'tpu_pod', 'logs'),
+    *('--name=a', '--zone=us-west4-a'),
+  ]
+  with runs.start(words, {'PATH': f'{tmp_path}:/usr/bin:/bin'}) as running:
+    assert running.process.stdout.readline() == 'begun\n'
+    running.send(signal.SIGINT)
+    done = running.finish(timeout=20)
+  assert (done.returncode, done.stderr) == (130, '')
 
 
 def test_a_missing_gcloud_is_one_line(tmp_path):
