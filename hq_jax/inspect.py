@@ -23,10 +23,11 @@ Prints what an .hq file holds and where its bytes go, from the file alone.
            the bytes of the file; a folded batch norm stands for the four
            vectors scale, bias, mean and var
   zeros    of all entries of the tensor
-  entropy  order 0, bits per ternary code
+  entropy  order 0, bits per ternary code or per index of a codeword
   bits     per entry of the tensor, 8 bytes / size
-  bytes    codes or values, scales, and the table of the codes' model; what
-           tensors share is split in proportion; they add up to the file
+  bytes    codes, indices or values, codewords, scales, and the table of the
+           codes' model; what tensors share is split in proportion; they add up
+           to the file
 """
 _EPILOG = """\
 Every byte of the file is verified. Exit status: 0; 2 and one line on stderr
@@ -39,7 +40,7 @@ _CONTAINER = {
   'ancillary': '(ancillary sections)',
 }
 # What a tensor of codes holds, by the first letter of its encoding.
-_CODES = {'t': 'ternary', 'q': 'int8'}
+_CODES = {'t': 'ternary', 'q': 'int8', 'c': 'codebook'}
 _NUM_CLASSES = 5  # shown
 _MAX_CLASS = 40  # characters of a class name that are shown
 _MAX_LINE = 1000  # characters of a line above the tables that are shown
@@ -147,14 +148,18 @@ def name_encoding(encoding: str, has_contexts: bool = False) -> str:
   'ternary by contexts + float16 scale'
   >>> name_encoding('q4'), name_encoding('q')
   ('int8 + float32 scale', 'int8 codes')
+  >>> name_encoding('c24'), name_encoding('c4')
+  ('float16 codebook + float32 scale', 'float32 codebook')
   """
   if encoding in layout.DTYPES:
     return layout.DTYPES[encoding][1].name
-  codes, scale_bytes = _CODES[encoding[0]], encoding[1:]
+  codes, scale = _CODES[encoding[0]], layout.SCALES[encoding]
+  if encoding in layout.CODEBOOK:
+    codes = f'{layout.DTYPES[layout.CODEBOOK[encoding][0]][1].name} {codes}'
   if has_contexts:
     codes += ' by contexts'
-  if scale_bytes:
-    return f'{codes} + {layout.DTYPES[f"f{scale_bytes}"][1].name} scale'
+  if scale:
+    return f'{codes} + {layout.DTYPES[scale][1].name} scale'
   return 'int8 codes' if codes == 'int8' else codes
 
 

@@ -42,3 +42,27 @@ class Int8Tensor(NamedTuple):
 
   codes: Any
   scale: Any = None
+
+
+class CodebookTensor(NamedTuple):
+  """A kernel of codewords: `value[.., d g + i, j] = codewords[k, i] scale[j]`.
+
+  `k = indices[.., g, j]`: a codeword stands for `d` weights of one output
+  channel that follow each other along the input channels. With `d = 1` the
+  codewords are the levels of a scalar quantizer.
+
+  Invariants: `indices` is uint8 with two axes or more and entries below `K`;
+  `codewords` is floating point, `[K, d]`, with `1 <= K <= 256` and `d >= 1`;
+  the kernel has the shape `[.., d groups, out]`. `scale` is floating point,
+  `[out]`, or None where every scale is one (it was folded into the
+  normalization that follows).
+
+  Attributes:
+    indices: uint8, `[.., groups, out]`, a NumPy or JAX array.
+    codewords: float16 or float32, `[K, d]`.
+    scale: float16 or float32, `[out]`, or None.
+  """
+
+  indices: Any
+  codewords: Any
+  scale: Any = None

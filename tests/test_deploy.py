@@ -117,6 +117,28 @@ def test_folding_itself_changes_nothing(states, finalized, images):
   np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+def test_codebook_kernels_are_shipped(states, finalized, images):
+  # Each ternary kernel as a codebook of three levels: the same network.
+  variables = states[6].variables
+  levels = np.array([[-1], [0], [1]], np.float16)
+  kernels = {
+    path: tensors.CodebookTensor(
+      np.uint8(np.asarray(codes) + 1), levels, np.ravel(scale)
+    )
+    for path, (codes, scale) in finalized.items()
+  }
+  wanted = deploy.make_artifact(variables, finalized, **_HEADER)
+  shipped = deploy.make_artifact(variables, kernels, **_HEADER)
+  read = artifact.loads(artifact.dumps(shipped))
+  found = [type(tensor) for tensor in read.tensors.values()]
+  assert found.count(tensors.CodebookTensor) == len(finalized)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    artifact.to_variables(read),
+    artifact.to_variables(wanted),
+  )
+
+
 def test_the_file_holds_what_evaluation_sees(states):
   shipped = deploy.artifact_of_state(states[6], _RECIPE, **_HEADER)
   read = artifact.loads(artifact.dumps(shipped))

@@ -199,6 +199,25 @@ def test_it_fits_a_terminal_of_100_columns(rng):
   assert wide.endswith('  ternary + float16 scale') and len(wide) < 110
 
 
+def test_a_codebook_tensor_in_words(rng):
+  kernel = tensors.CodebookTensor(
+    rng.integers(0, 4, (8, 6)).astype(np.uint8),
+    np.array([[0, 1], [2, 3], [4, 5], [6, 7]], np.float16),
+    np.ones(6, np.float32),
+  )
+  given = artifact.Artifact('', {}, (), {}, (), {'params/k': kernel}, {})
+  found = inspect.describe(artifact.dumps(given))
+  assert found['dense_bytes'] == 4 * 16 * 6
+  (row,) = found['layers']
+  assert row['shape'] == [16, 6]
+  assert row['zeros'] == np.mean(kernel.indices == 0) / 2
+  total = row['bytes'] + found['container_bytes']
+  assert total == found['file_bytes']
+  text = inspect.format_text(found)
+  assert 'float16 codebook + float32 scale' in text
+  assert 'INDX' in text
+
+
 def test_without_classes_and_tensors():
   empty = artifact.Artifact('', {}, (), {}, (), {}, {})
   text = text_of(artifact.dumps(empty))
@@ -229,6 +248,8 @@ def test_every_encoding_has_a_name_of_its_own():
   assert found == ['ternary by contexts', 'ternary by contexts + float16 scale']
   int8 = ['int8 codes', 'int8 + float16 scale', 'int8 + float32 scale']
   assert [inspect.name_encoding(x) for x in ('q', 'q2', 'q4')] == int8
+  books = ['float32 codebook', 'float16 codebook + float32 scale']
+  assert [inspect.name_encoding(x) for x in ('c4', 'c24')] == books
   plain = [inspect.name_encoding(x) for x in ('f2', 'f8', 'i1', 'u4')]
   assert plain == ['float16', 'float64', 'int8', 'uint32']
 

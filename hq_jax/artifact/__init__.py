@@ -9,6 +9,7 @@ from hq_jax.artifact.accounting import Row as Row
 from hq_jax.artifact.accounting import sizes as sizes
 from hq_jax.artifact.encodings import quantize_int8 as quantize_int8
 from hq_jax.artifact.folding import fold as fold
+from hq_jax.artifact.layout import shape_of as shape_of
 from hq_jax.artifact.reader import loads as loads
 from hq_jax.artifact.reader import read as read
 from hq_jax.artifact.records import Artifact as Artifact

@@ -10,9 +10,13 @@ import numpy as np
 from hq_jax import tensors
 from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
+from hq_jax.artifact import indices
 from hq_jax.artifact import layout
 from hq_jax.artifact import reader
 from hq_jax.artifact import records
+
+# What `sizes` calls the runs that are no values of a dtype.
+_KEYS = {layout.SCALE: 'scales', layout.CODEWORDS: 'codewords'}
 
 
 class Row(NamedTuple):
@@ -21,12 +25,15 @@ class Row(NamedTuple):
   Attributes:
     path: its path.
     shape: its shape.
-    encoding: a key of `layout.TERNARY`, `layout.INT8` or `layout.DTYPES`.
+    encoding: a key of `layout.TERNARY`, `layout.INT8`, `layout.CODEBOOK` or
+      `layout.DTYPES`.
     zeros: the fraction of its entries or codes that are zero; 0 if it has
       none.
-    entropy_bits: order-0 entropy per code; None where it is not ternary.
+    entropy_bits: order-0 entropy per ternary code or index; None where it has
+      neither.
     has_contexts: whether its codes are coded with contexts, below that.
-    num_bytes: its share of the file: codes, model table and scales.
+    num_bytes: its share of the file: codes, model table and scales; or
+      indices, codewords and scales.
     bits: `8 num_bytes / size`, bits per weight; 0 if it has no entries.
   """
 
@@ -87,12 +94,13 @@ def sizes(data: bytes) -> dict[str, int]:
 
   Returns:
     'preamble' (with the section table), 'header', 'ternary_codes' (the
-    stream), 'model_tables' (the layers' frequencies), 'scales' (of ternary
-    and int8 tensors), a dtype's name for each dtype of other values (the
+    stream), 'model_tables' (the layers' frequencies), 'scales' (of ternary,
+    int8 and codebook tensors), 'indices' and 'codewords' (of codebook tensors,
+    if there are any), a dtype's name for each dtype of other values (the
     codes of int8 tensors are 'int8'), and 'ancillary' (sections that this
     reader skips) if there are any. They add up to `len(data)`. Where scales
-    share a section with other values, its bytes are split in proportion to
-    the numbers of values.
+    or codewords share a section with other values, its bytes are split in
+    proportion to the numbers of values.
 
   Raises:
     ValueError: as `reader.parse`.
@@ -114,9 +122,13 @@ def _sizes(parsed: reader.Parsed, file_bytes: int) -> dict[str, int]:
     'model_tables': coder.TABLE_BYTES * len(tables),
     'scales': 0,
   }
+  if layout.INDICES in parsed.sections:
+    parts['indices'] = len(parsed.sections[layout.INDICES])
   for encoding, runs in _split_runs(parsed).items():
-    parts['scales'] += sum(n for run, n in runs if run.is_scale)
-    others = [n for run, n in runs if not run.is_scale]
+    for part, key in _KEYS.items():
+      if shares := [n for run, n in runs if run.part == part]:
+        parts[key] = parts.get(key, 0) + sum(shares)
+    others = [n for run, n in runs if run.part == layout.VALUES]
     if others:
       parts[layout.DTYPES[encoding][1].name] = sum(others)
   ancillary = file_bytes - sum(parts.values())
@@ -128,10 +140,10 @@ def _sizes(parsed: reader.Parsed, file_bytes: int) -> dict[str, int]:
 def layers(data: bytes) -> list[Row]:
   """Says of every tensor what it costs.
 
-  The layers share one entropy-coded stream, whose bytes are attributed in
-  proportion to what each layer's codes cost under its model,
-  `sum(-log2 p)`; a section of values is attributed in proportion to
-  the numbers of values. Shares are rounded so that
+  The ternary layers share one entropy-coded stream, and so do the codebook
+  layers: its bytes are attributed in proportion to what each layer's codes cost
+  under its model, `sum(-log2 p)`; a section of values is attributed in
+  proportion to the numbers of values. Shares are rounded so that
   `sum(row.num_bytes) + preamble + header (+ ancillary) == len(data)`.
 
   Args:
@@ -188,6 +200,8 @@ def _layers(
   ]
   for path, num_bytes in zip(paths, apportion(len(stream), costs), strict=True):
     shares[path] += coder.TABLE_BYTES + num_bytes
+  for path, num_bytes in _share_indices(parsed, found).items():
+    shares[path] += num_bytes
   for runs in _split_runs(parsed).values():
     for run, num_bytes in runs:
       shares[run.path] += num_bytes
@@ -202,18 +216,35 @@ def _layers(
   ]
 
 
+def _share_indices(
+  parsed: reader.Parsed, found: dict[str, records.Tensor]
+) -> dict[str, int]:
+  costs = {
+    path: indices.tensor_bits(tensor.indices, len(tensor.codewords))
+    for path, tensor in found.items()
+    if isinstance(tensor, tensors.CodebookTensor)
+  }
+  num_bytes = len(parsed.sections.get(layout.INDICES, b''))
+  shares = apportion(num_bytes, list(costs.values()))
+  return dict(zip(costs, shares, strict=True))
+
+
 def _row(
   spec: layout.Spec, tensor: records.Tensor, share: int, has_contexts: bool
 ) -> Row:
-  entropy = None
-  values = tensor
-  if isinstance(tensor, tensors.Int8Tensor):
-    values = tensor.codes
-  elif isinstance(tensor, tensors.TernaryTensor):
-    values = tensor.codes
-    entropy = coder.entropy_bits(coder.count(values))
   size = math.prod(spec.shape)
-  zeros = size - int(np.count_nonzero(values))
+  entropy = None
+  if isinstance(tensor, tensors.CodebookTensor):
+    counts = indices.count(tensor.indices, len(tensor.codewords))
+    entropy = coder.entropy_bits(counts.tolist())
+    zeros = int(counts @ np.sum(tensor.codewords == 0, axis=1))
+  elif isinstance(tensor, tensors.TernaryTensor):
+    found = coder.count(tensor.codes)
+    entropy = coder.entropy_bits(found)
+    zeros = found[0]
+  else:
+    values = tensor.codes if isinstance(tensor, tensors.Int8Tensor) else tensor
+    zeros = size - int(np.count_nonzero(values))
   return Row(
     path=spec.path,
     shape=spec.shape,

@@ -2,9 +2,7 @@
 
 A layer is coded in one of two ways, whichever takes fewer bytes: with a static
 model, three integer frequencies that sum to 2^15, or with the adaptive
-contexts of `contexts`. Either way probabilities are 24-bit integers, and
-constriction is given floats from which it rebuilds exactly these, so that a
-stream means the same on every machine.
+contexts of `contexts`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +14,7 @@ import constriction
 import numpy as np
 
 from hq_jax.artifact import contexts
+from hq_jax.artifact import streams
 
 FREQUENCY_BITS = contexts.FREQUENCY_BITS
 TOTAL = 1 << FREQUENCY_BITS  # the three frequencies of a layer sum to this
@@ -25,19 +24,11 @@ TABLE_BYTES = 5  # per layer: how it is coded, two unsigned 16-bit integers
 CHUNK = 1 << 20  # codes per call of the coder: bounds its int32 copies
 CONTEXT_CHUNK = 1 << 16  # of these, whose probabilities take 24 bytes a code
 
-# What a stream may be asked for, which bounds the time it takes to read one:
-# a code costs at least 1/256 bit, a tile with contexts at least 16 bytes.
-MAX_CODES_PER_BYTE = 1 << 11
-FREE_BYTES = 64
-_MAX_BYTES_PER_CODE = 3  # no probability is below 2^-24
-
 Frequencies = tuple[int, int, int]  # of the codes 0, +1, -1, in this order
 
 # int8, [3]: the code of each symbol.
 _CODES = np.array([0, 1, -1], np.int8)
-# The words of the state that the encoder starts from, 2^32. A smaller one would
-# not grow with the likeliest symbols: as many as one likes would cost nothing.
-_START = (0, 1)
+_NAME = 'ternary codes'
 
 
 class Table(NamedTuple):
@@ -238,17 +229,13 @@ def encode(
       )
       for layer, table in zip(layers, tables, strict=True)
     ]
-  coder = constriction.stream.stack.AnsCoder(np.array(_START, np.uint32))
+  coder = streams.start()
   for layer, (table, parts) in reversed(list(zip(layers, chosen, strict=True))):
     if table.has_contexts:
       _push_parts(coder, parts)
     elif TOTAL not in table.frequencies:
       _push(coder, layer.reshape(-1), table.frequencies)
-  words = coder.get_compressed()
-  stream = b''
-  if not _is_at_start(words):
-    stream = words.astype('<u4').tobytes().rstrip(b'\0')
-  return [table for table, _ in chosen], stream
+  return [table for table, _ in chosen], streams.to_bytes(coder)
 
 
 def decode(
@@ -277,24 +264,15 @@ def decode(
   [array([[ 0,  1],
          [-1,  0]], dtype=int8)]
   """
-  if stream[-1:] == b'\0':
-    raise ValueError('ternary codes: the stream ends in a zero byte')
-  _check_work(len(stream), tables, shapes)
-  words = np.zeros(-(-len(stream) // 4), '<u4')
-  words.view(np.uint8)[: len(stream)] = np.frombuffer(stream, np.uint8)
-  if _is_at_start(words):
-    raise ValueError('ternary codes: a stream that holds none')
-  if not len(words):
-    words = np.array(_START, '<u4')
-  coder = constriction.stream.stack.AnsCoder(words.astype('=u4', copy=False))
+  num_codes = _check_work(len(stream), tables, shapes)
+  coder = streams.from_bytes(stream, num_codes, _NAME)
   layers = [
     _pop_parts(coder, table, shape)
     if table.has_contexts
     else _pop(coder, table.frequencies, math.prod(shape)).reshape(shape)
     for table, shape in zip(tables, shapes, strict=True)
   ]
-  if not _is_at_start(coder.get_compressed()):
-    raise ValueError('ternary codes: the stream holds more than the codes')
+  streams.check_end(coder, _NAME)
   return layers
 
 
@@ -364,14 +342,13 @@ def _trace(codes: np.ndarray, found: Frequencies) -> Iterator[_Part]:
     yield _Part(symbols.ravel(), where.ravel(), weights.astype(np.int32), bits)
 
 
-def _is_at_start(words: np.ndarray) -> bool:
-  return words.size == len(_START) and tuple(words.tolist()) == _START
-
-
 def _check_work(
   num_bytes: int, tables: Iterable[Table], shapes: Iterable[tuple[int, ...]]
-) -> None:
-  """Refuses what no writer would ask of a stream of this length."""
+) -> int:
+  """Refuses what no writer would ask of a stream; returns how many codes.
+
+  A code costs at least 1/256 bit, a tile with contexts at least 16 bytes.
+  """
   codes = tiles = 0
   for index, (table, shape) in enumerate(zip(tables, shapes, strict=True)):
     if TOTAL not in table.frequencies:
@@ -381,16 +358,14 @@ def _check_work(
       if not contexts.is_allowed(geometry):
         raise ValueError(f'model table {index}: contexts for shape {shape}')
       tiles += contexts.count_tiles(geometry)
-  most_codes = MAX_CODES_PER_BYTE * (num_bytes + FREE_BYTES)
-  most_tiles = (num_bytes + FREE_BYTES) // contexts.MIN_TILE_BYTES
+  most_codes = streams.MAX_CODES_PER_BYTE * (num_bytes + streams.FREE_BYTES)
+  most_tiles = (num_bytes + streams.FREE_BYTES) // contexts.MIN_TILE_BYTES
   if codes > most_codes or tiles > most_tiles:
     raise ValueError(
-      f'ternary codes: {codes} codes and {tiles} tiles in a stream of '
+      f'{_NAME}: {codes} codes and {tiles} tiles in a stream of '
       f'{num_bytes} bytes, wanted at most {most_codes} and {most_tiles}'
     )
-  if num_bytes > _MAX_BYTES_PER_CODE * codes + FREE_BYTES:
-    # Before it is copied; its end would show that it holds more.
-    raise ValueError('ternary codes: the stream holds more than the codes')
+  return codes
 
 
 def _push(
@@ -398,7 +373,7 @@ def _push(
   codes: np.ndarray,
   found: Frequencies,
 ) -> None:
-  model = _categorical(found)
+  model = streams.categorical(np.array(weights(found)))
   for start in reversed(range(0, codes.size, CHUNK)):
     chunk = codes[start : start + CHUNK].astype(np.int32)
     coder.encode_reverse(np.where(chunk < 0, np.int32(2), chunk), model)
@@ -409,14 +384,14 @@ def _pop(
 ) -> np.ndarray:
   if TOTAL in found:
     return np.full(size, _CODES[found.index(TOTAL)], np.int8)
-  model = _categorical(found)
+  model = streams.categorical(np.array(weights(found)))
   codes = np.empty(size, np.int8)
   for start in range(0, size, CHUNK):
     chunk = codes[start : start + CHUNK]
     chunk[:] = _CODES[coder.decode(model, chunk.size)]
   for code, frequency in zip(_CODES, found, strict=True):
     if frequency == 0 and np.any(codes == code):
-      raise ValueError(f'ternary codes: {code} came, its frequency is zero')
+      raise ValueError(f'{_NAME}: {code} came, its frequency is zero')
   return codes
 
 
@@ -425,7 +400,7 @@ def _push_parts(
 ) -> None:
   family = constriction.stream.model.Categorical(perfect=False)
   for part in reversed(parts):
-    floats = _to_floats(part.weights)
+    floats = streams.to_floats(part.weights)
     for start in reversed(range(0, part.symbols.size, CONTEXT_CHUNK)):
       chunk = slice(start, start + CONTEXT_CHUNK)
       coder.encode_reverse(
@@ -446,7 +421,7 @@ def _pop_parts(
   model = contexts.start(geometry, sum(table.frequencies[1:]))
   for tile in contexts.get_tiles(geometry):
     where, signs = contexts.get_contexts(model, codes, tile)
-    floats = _to_floats(contexts.get_weights(model))
+    floats = streams.to_floats(contexts.get_weights(model))
     came = np.empty(where.size, np.int8)
     flat = where.ravel()
     for start in range(0, where.size, CONTEXT_CHUNK):
@@ -465,18 +440,3 @@ def _flip(codes: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
     return codes
   negative = signs >> 7  # all bits of an int8, or none
   return (codes ^ negative) - negative
-
-
-def _categorical(
-  found: Frequencies,
-) -> constriction.stream.model.Categorical:
-  return constriction.stream.model.Categorical(
-    _to_floats(np.array(weights(found))), lazy=False, perfect=False
-  )
-
-
-def _to_floats(table: np.ndarray) -> np.ndarray:
-  # constriction gives each of n symbols weight 1 and shares the other
-  # 2^24 - n in proportion to the floats. These sum to exactly 2^24 - n, so
-  # that its factor is one and every product and sum is an exact integer.
-  return (table - 1).astype(np.float64)

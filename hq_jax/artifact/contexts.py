@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hq_jax.artifact import streams
+
 FREQUENCY_BITS = 15
-PRECISION = 24  # bits of the coder's fixed-point probabilities
+PRECISION = streams.PRECISION
 LEAST = 89  # of 2^15: no code is likelier than 1 - 89 / 2^15, 1/256 bit
 
 NUM_BINS = 16  # of density, half a factor of two wide, the layer's own at 8

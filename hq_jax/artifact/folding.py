@@ -14,17 +14,24 @@ from numpy import typing as npt
 
 from hq_jax import tensors
 from hq_jax.artifact import encodings
+from hq_jax.artifact import layout
 from hq_jax.artifact import records
 
 Folded = dict[str, records.Tensor]
-Quantized = tensors.TernaryTensor | tensors.Int8Tensor
+Kernel = tensors.TernaryTensor | tensors.CodebookTensor
 
 _STATISTICS: Final = 'batch_stats'
+# What a message calls a record.
+_WORDS: Final = {
+  tensors.TernaryTensor: 'ternary',
+  tensors.CodebookTensor: 'codebook',
+  tensors.Int8Tensor: 'int8',
+}
 
 
 def fold(
   variables: Mapping[str, Any],
-  ternary: Mapping[str, tensors.TernaryTensor],
+  ternary: Mapping[str, Kernel],
   pairs: Mapping[str, str],
   epsilons: Mapping[str, float],
   float_dtype: npt.DTypeLike = np.float16,
@@ -35,38 +42,41 @@ def fold(
   """Turns a trained model's variables into the tensors of a file.
 
   For every norm, `a = gamma / sqrt(var + eps)`, `b = beta - a mean`. Its
-  'scale' becomes `a s`, `s` being the scale of the ternary or int8 kernel that
-  it is paired with (1 without one, or where that has none), its 'bias' `b`; its
-  statistics go. A paired ternary or int8 kernel keeps its codes only; a pair
-  whose kernel is neither changes neither of the two. Computed in float64,
-  rounded once.
+  'scale' becomes `a s`, `s` being the scale of the quantized kernel that it is
+  paired with (1 without one, or where that has none), its 'bias' `b`; its
+  statistics go. A paired quantized kernel keeps its codes, or its indices and
+  codewords, only; a pair whose kernel is not quantized changes neither of the
+  two. Computed in float64, rounded once.
 
   Args:
     variables: nested dicts, 'params' and 'batch_stats', of arrays.
     ternary: path of a kernel, as 'params/stem/conv/kernel' -> its codes and
-      its scale per output channel. It stands in for the leaf in `variables`.
+      its scale per output channel; or its indices, codewords (float16 or
+      float32, stored as they are) and scale. It stands in for the leaf in
+      `variables`.
     pairs: path of a norm inside params, as 'stem/norm' -> that of the module
       whose output it takes, unchanged: its kernel has no bias.
     epsilons: path of every norm to fold -> its epsilon, in [0, 1].
-    float_dtype: float16 or float32: of all leaves but the codes. A tensor
-      with a value beyond its range becomes float32.
+    float_dtype: float16 or float32: of all leaves but codes and codewords. A
+      tensor with a value beyond its range becomes float32.
     int8: path of a leaf -> its codes and its scale, float16 or float32, as of
       `encodings.quantize_int8`; it stands in for the leaf. A scale that is not
       folded into a norm is stored as it is: the codes were made for it.
-    max_error: where it is given, every leaf that is neither ternary nor int8
+    max_error: where it is given, every leaf that is not quantized
       is stored by the shortest encoding whose relative error is no larger
-      (see `encodings.encode`), and `float_dtype` is that of ternary scales
-      alone. Folded norms and all statistics become no int8: a file wants the
-      ones as floats, and a variance of 0 would make the others useless.
+      (see `encodings.encode`), and `float_dtype` is that of the scales of
+      `ternary` alone. Folded norms and all statistics become no int8: a file
+      wants the ones as floats, and a variance of 0 would make the others
+      useless.
 
   Returns:
     `tensors` and `folded_norms`, as `records.Artifact` holds them.
 
   Raises:
     ValueError: a path that is not there or has another shape, one that is
-      both ternary and int8, a bias between a kernel and its norm, one kernel in
-      two pairs, a variance + epsilon that is not positive, a value that is not
-      finite, or a `max_error` that is negative or NaN.
+      both in `ternary` and in `int8`, a bias between a kernel and its norm, one
+      kernel in two pairs, a variance + epsilon that is not positive, a value
+      that is not finite, or a `max_error` that is negative or NaN.
 
   >>> norm = {'scale': np.full(1, 4.0), 'bias': np.full(1, 1.0)}
   >>> stats = {'mean': np.full(1, 3.0), 'var': np.full(1, 3.0)}
@@ -122,29 +132,32 @@ def _finite(path: str, values: Any) -> np.ndarray:
 
 
 def _join(
-  ternary: Mapping[str, tensors.TernaryTensor],
+  ternary: Mapping[str, Kernel],
   int8: Mapping[str, tensors.Int8Tensor],
-) -> dict[str, Quantized]:
+) -> dict[str, records.Quantized]:
   both = sorted(ternary.keys() & int8.keys())
   if both:
-    raise ValueError(f'int8 {both[0]!r}: it is ternary, too')
+    word = _WORDS[type(ternary[both[0]])]
+    raise ValueError(f'int8 {both[0]!r}: it is {word}, too')
   return {**ternary, **int8}
 
 
 def _get_scales(
-  quantized: Mapping[str, Quantized], leaves: Mapping[str, np.ndarray]
+  quantized: Mapping[str, records.Quantized], leaves: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
   scales = {}
   for path, tensor in quantized.items():
     is_int8 = isinstance(tensor, tensors.Int8Tensor)
-    name = f'{"int8" if is_int8 else "ternary"} {path!r}'
+    name = f'{_WORDS[type(tensor)]} {path!r}'
     if path not in leaves:
       raise ValueError(f'{name}: no such leaf in variables')
-    shape = np.shape(tensor.codes)
+    shape = layout.shape_of(tensor)
     if shape != leaves[path].shape or not shape:
       raise ValueError(
         f'{name}: shape {shape}, in variables {leaves[path].shape}'
       )
+    if isinstance(tensor, tensors.CodebookTensor):
+      _finite(f'{path}: codewords', tensor.codewords)
     if tensor.scale is None:
       continue
     scales[path] = _finite(f'{path}: scale', tensor.scale)
@@ -204,17 +217,19 @@ def _affine(
 
 def _store(
   path: str,
-  tensor: Quantized,
+  tensor: records.Quantized,
   scale: np.ndarray | None,
   float_dtype: npt.DTypeLike,
-) -> Quantized:
+) -> records.Quantized:
   if isinstance(tensor, tensors.Int8Tensor):
     kept = None if scale is None else np.asarray(tensor.scale)
     return tensors.Int8Tensor(np.asarray(tensor.codes), kept)
-  codes = np.asarray(tensor.codes, np.int8)
-  if scale is None:
-    return tensors.TernaryTensor(codes)
-  return tensors.TernaryTensor(codes, _round(path, scale, float_dtype))
+  rounded = None if scale is None else _round(path, scale, float_dtype)
+  if isinstance(tensor, tensors.CodebookTensor):
+    return tensors.CodebookTensor(
+      np.asarray(tensor.indices), np.asarray(tensor.codewords), rounded
+    )
+  return tensors.TernaryTensor(np.asarray(tensor.codes, np.int8), rounded)
 
 
 def _encode(

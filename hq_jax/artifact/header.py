@@ -77,8 +77,8 @@ def encode(header: Header) -> bytes:
   paths = [*(spec.path for spec in header.specs), *header.folded_norms]
   _check_paths(len(paths), sum(map(len, paths)))
   tree: dict[str, Any] = {}
-  for path, encoding, shape in header.specs:
-    records.insert(tree, path, [encoding, *shape])
+  for path, encoding, shape, codewords in header.specs:
+    records.insert(tree, path, [encoding, *codewords, *shape])
   for norm, epsilon in header.folded_norms.items():
     records.insert(tree, f'params/{norm}/{_EPSILON}', float(epsilon))
   fields = {
@@ -221,7 +221,10 @@ def _walk(
 def _make_spec(path: str, node: list[Any]) -> layout.Spec:
   if not node or not isinstance(node[0], str):
     raise ValueError(f'{path!r}: no encoding')
-  spec = layout.Spec(path, node[0], tuple(node[1:]))
+  encoding, *sizes = node
+  num_sizes = 2 if encoding in layout.CODEBOOK else 0  # of the codewords
+  codewords, shape = tuple(sizes[:num_sizes]), tuple(sizes[num_sizes:])
+  spec = layout.Spec(path, encoding, shape, codewords)
   layout.check_spec(spec)
   return spec
 

@@ -10,6 +10,7 @@ from hq_jax import tensors
 
 HEADER = 'HEAD'
 CODES = 'CODE'
+INDICES = 'INDX'
 
 # Encodings of ordinary tensors: the dtype, and the section that holds it.
 DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -29,9 +30,23 @@ DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
 TERNARY: dict[str, str | None] = {'t': None, 't2': 'f2', 't4': 'f4'}
 # Encodings of int8 tensors: that of their scale. Their codes are `i1`.
 INT8: dict[str, str | None] = {'q': None, 'q2': 'f2', 'q4': 'f4'}
+# Encodings of codebook tensors: that of their codewords, that of their scale.
+CODEBOOK: dict[str, tuple[str, str | None]] = {
+  'c2': ('f2', None),
+  'c22': ('f2', 'f2'),
+  'c24': ('f2', 'f4'),
+  'c4': ('f4', None),
+  'c42': ('f4', 'f2'),
+  'c44': ('f4', 'f4'),
+}
+# Encodings of all that may have a scale: that of the scale.
+SCALES: dict[str, str | None] = (
+  TERNARY | INT8 | {name: scale for name, (_, scale) in CODEBOOK.items()}
+)
 
 MAX_AXES = 32
-MAX_ELEMENTS = 1 << 31  # per tensor, and of all ternary codes together
+MAX_ELEMENTS = 1 << 31  # per tensor, and of all kernels of codes together
+MAX_CODEWORDS = 256  # an index is one byte
 # Codes of a layer with almost no non-zeros cost next to nothing, so the
 # length of the stream does not bound their number: these two do.
 FREE_CODES = 1 << 20
@@ -43,29 +58,38 @@ class Spec(NamedTuple):
 
   Attributes:
     path: names joined by '/', a collection such as 'params' first.
-    encoding: a key of `DTYPES`, of `TERNARY` or of `INT8`.
-    shape: sizes >= 0.
+    encoding: a key of `DTYPES`, `TERNARY`, `INT8` or `CODEBOOK`.
+    shape: sizes >= 0; of a codebook tensor, those of its kernel.
+    codewords: of a codebook tensor the shape of its codewords, `(K, d)`.
   """
 
   path: str
   encoding: str
   shape: tuple[int, ...]
+  codewords: tuple[int, ...] = ()
+
+
+# The parts of a tensor that are runs of values.
+VALUES = 'values'
+SCALE = 'scale'
+CODEWORDS = 'codewords'
 
 
 class Member(NamedTuple):
   """A run of values within the section of its dtype.
 
-  An int8 tensor has two: its codes and, unless they were folded, its scales.
+  An int8 tensor has two: its codes and, unless they were folded, its scales;
+  a codebook tensor has its codewords and its scales.
 
   Attributes:
     path: the tensor they belong to.
     size: the number of values.
-    is_scale: they are the scales of a ternary or int8 tensor.
+    part: what they are of it: `VALUES`, `SCALE` or `CODEWORDS`.
   """
 
   path: str
   size: int
-  is_scale: bool
+  part: str
 
 
 def spec_of(path: str, tensor: Any) -> Spec:
@@ -73,8 +97,7 @@ def spec_of(path: str, tensor: Any) -> Spec:
 
   Args:
     path: its path.
-    tensor: a `TernaryTensor` or an `Int8Tensor` of NumPy arrays, or a NumPy
-      array.
+    tensor: a record of `tensors` with NumPy arrays, or a NumPy array.
 
   Returns:
     Its spec.
@@ -83,18 +106,43 @@ def spec_of(path: str, tensor: Any) -> Spec:
     ValueError: a dtype that no encoding holds.
 
   >>> spec_of('params/b', np.zeros(4, np.float16))
-  Spec(path='params/b', encoding='f2', shape=(4,))
+  Spec(path='params/b', encoding='f2', shape=(4,), codewords=())
   """
   if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
     encoding = 't' if isinstance(tensor, tensors.TernaryTensor) else 'q'
     if tensor.scale is not None:
       encoding = f'{encoding}{tensor.scale.dtype.itemsize}'
     return Spec(path, encoding, tensor.codes.shape)
+  if isinstance(tensor, tensors.CodebookTensor):
+    encoding = f'c{tensor.codewords.dtype.itemsize}'
+    if tensor.scale is not None:
+      encoding = f'{encoding}{tensor.scale.dtype.itemsize}'
+    return Spec(path, encoding, shape_of(tensor), tensor.codewords.shape)
   encoding = f'{tensor.dtype.kind}{tensor.dtype.itemsize}'
   if encoding not in DTYPES:
     wanted = ', '.join(dtype.name for _, dtype in DTYPES.values())
     raise ValueError(f'{path!r}: dtype {tensor.dtype}, wanted one of {wanted}')
   return Spec(path, encoding, tensor.shape)
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+  """The shape of what a tensor stands for.
+
+  Args:
+    tensor: as of `spec_of`, of any arrays that NumPy can view.
+
+  Returns:
+    Its shape; of a codebook tensor, that of its kernel.
+
+  >>> indices = np.zeros((3, 3, 2, 5), np.uint8)
+  >>> shape_of(tensors.CodebookTensor(indices, np.zeros((16, 4), np.float16)))
+  (3, 3, 8, 5)
+  """
+  if isinstance(tensor, tensors.CodebookTensor):
+    *lead, groups, out = np.shape(tensor.indices)
+    return (*lead, groups * np.shape(tensor.codewords)[1], out)
+  is_array = not isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor)
+  return np.shape(tensor if is_array else tensor.codes)
 
 
 def check_spec(spec: Spec) -> None:
@@ -108,9 +156,11 @@ def check_spec(spec: Spec) -> None:
 
   >>> check_spec(Spec('params/b', 'f2', (4,)))
   """
-  path, encoding, shape = spec
+  path, encoding, shape, codewords = spec
   if encoding in DTYPES:
     fewest = 0
+  elif encoding in CODEBOOK:
+    fewest = 2
   elif encoding in TERNARY or encoding in INT8:
     # A single axis has one scale, which belongs to no channel of a norm.
     fewest = 2 if encoding == 'q' else 1
@@ -123,22 +173,43 @@ def check_spec(spec: Spec) -> None:
   # NumPy has no array whose axes, those of size 0 aside, are beyond this.
   if math.prod(n for n in shape if n) > MAX_ELEMENTS:
     raise ValueError(f'{path!r}: more than {MAX_ELEMENTS} elements')
+  if encoding in CODEBOOK:
+    _check_codewords(path, shape, codewords)
+
+
+def shape_of_indices(spec: Spec) -> tuple[int, ...]:
+  """The shape of a codebook tensor's indices, `[.., groups, out]`.
+
+  >>> shape_of_indices(Spec('k', 'c2', (3, 3, 8, 5), (16, 4)))
+  (3, 3, 2, 5)
+  """
+  *lead, rows, out = spec.shape
+  return (*lead, rows // spec.codewords[1], out)
+
+
+def codebook(specs: Sequence[Spec]) -> list[Spec]:
+  """The codebook tensors, in the order of their indices in the stream.
+
+  >>> codebook([Spec('a', 'f2', (4,)), Spec('b', 'c2', (4, 2), (3, 1))])
+  [Spec(path='b', encoding='c2', shape=(4, 2), codewords=(3, 1))]
+  """
+  return [spec for spec in specs if spec.encoding in CODEBOOK]
 
 
 def ternary(specs: Sequence[Spec]) -> list[Spec]:
   """The ternary tensors, in the order of their codes in the stream.
 
   >>> ternary([Spec('a', 'f2', (4,)), Spec('b', 't', (4, 2))])
-  [Spec(path='b', encoding='t', shape=(4, 2))]
+  [Spec(path='b', encoding='t', shape=(4, 2), codewords=())]
   """
   return [spec for spec in specs if spec.encoding in TERNARY]
 
 
 def count_scales(encoding: str, shape: tuple[int, ...]) -> int:
-  """How many scales a ternary or int8 tensor has, if it has any.
+  """How many scales a tensor of codes or indices has, if it has any.
 
   Args:
-    encoding: a key of `TERNARY` or of `INT8`.
+    encoding: a key of `SCALES`.
     shape: one axis or more.
 
   Returns:
@@ -160,19 +231,22 @@ def members(specs: Sequence[Spec]) -> dict[str, list[Member]]:
     encoding -> its runs in order; encodings in the order of `DTYPES`.
 
   >>> members([Spec('k', 't2', (9, 5))])
-  {'f2': [Member(path='k', size=5, is_scale=True)]}
+  {'f2': [Member(path='k', size=5, part='scale')]}
   >>> list(members([Spec('k', 'q2', (9, 5))]))
   ['f2', 'i1']
   """
   found: dict[str, list[Member]] = {encoding: [] for encoding in DTYPES}
-  for path, encoding, shape in specs:
-    scale = (TERNARY | INT8).get(encoding)
+  for path, encoding, shape, codewords in specs:
+    if encoding in CODEBOOK:
+      num_values = math.prod(codewords)
+      found[CODEBOOK[encoding][0]].append(Member(path, num_values, CODEWORDS))
+    scale = SCALES.get(encoding)
     if scale is not None:
       num_scales = count_scales(encoding, shape)
-      found[scale].append(Member(path, num_scales, True))
-    if encoding not in TERNARY:
+      found[scale].append(Member(path, num_scales, SCALE))
+    if encoding in DTYPES or encoding in INT8:
       values = 'i1' if encoding in INT8 else encoding
-      found[values].append(Member(path, math.prod(shape), False))
+      found[values].append(Member(path, math.prod(shape), VALUES))
   return {encoding: runs for encoding, runs in found.items() if runs}
 
 
@@ -183,13 +257,16 @@ def expected_sections(specs: Sequence[Spec]) -> list[str]:
   ['HEAD', 'CODE', 'TF16']
   """
   names = [HEADER] + ([CODES] if ternary(specs) else [])
+  names += [INDICES] if codebook(specs) else []
   return names + [DTYPES[encoding][0] for encoding in members(specs)]
 
 
 def check_total(specs: Iterable[Spec], file_bytes: int) -> None:
-  """Refuses more ternary codes than a file of this length may declare.
+  """Refuses more coded weights than a file of this length may declare.
 
-  `codes <= min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)`.
+  Those of ternary and codebook tensors:
+
+  `weights <= min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)`.
 
   Args:
     specs: of all tensors.
@@ -200,10 +277,28 @@ def check_total(specs: Iterable[Spec], file_bytes: int) -> None:
 
   >>> check_total([Spec('b', 't', (4, 2))], 100)
   """
-  total = sum(math.prod(s.shape) for s in specs if s.encoding in TERNARY)
+  kinds = TERNARY.keys() | CODEBOOK.keys()
+  total = sum(math.prod(s.shape) for s in specs if s.encoding in kinds)
   limit = min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)
   if total > limit:
     raise ValueError(
-      f'{total} ternary codes in a file of {file_bytes} bytes, wanted at '
+      f'{total} coded weights in a file of {file_bytes} bytes, wanted at '
       f'most {limit}'
+    )
+
+
+def _check_codewords(
+  path: str, shape: tuple[int, ...], codewords: tuple[int, ...]
+) -> None:
+  if len(codewords) != 2 or any(type(n) is not int for n in codewords):
+    raise ValueError(f'{path!r}: codewords, wanted their number and their size')
+  number, size = codewords
+  if not 1 <= number <= MAX_CODEWORDS or not 1 <= size <= MAX_ELEMENTS:
+    raise ValueError(
+      f'{path!r}: {number} codewords of size {size}, wanted 1 to '
+      f'{MAX_CODEWORDS} of size 1 to {MAX_ELEMENTS}'
+    )
+  if shape[-2] % size:
+    raise ValueError(
+      f'{path!r}: codewords of size {size} in {shape[-2]} input channels'
     )

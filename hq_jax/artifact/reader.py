@@ -10,6 +10,7 @@ from hq_jax import tensors
 from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
+from hq_jax.artifact import indices
 from hq_jax.artifact import layout
 from hq_jax.artifact import planes
 from hq_jax.artifact import records
@@ -189,23 +190,22 @@ def decode(parsed: Parsed) -> records.Artifact:
   'net'
   """
   header = parsed.header
-  codes = _decode_codes(parsed)
-  scales: dict[str, np.ndarray] = {}
-  arrays: dict[str, np.ndarray] = {}
-  for encoding, runs in layout.members(header.specs).items():
-    _decode_runs(parsed, encoding, runs, scales, arrays)
+  codes = _decode_codes(parsed) | _decode_indices(parsed)
+  runs: dict[tuple[str, str], np.ndarray] = {}
+  for encoding, members in layout.members(header.specs).items():
+    runs |= _decode_runs(parsed, encoding, members)
   found: dict[str, records.Tensor] = {}
-  for path, encoding, shape in header.specs:
-    if path in codes:
-      found[path] = tensors.TernaryTensor(
-        codes[path].reshape(shape), scales.get(path)
-      )
-    elif encoding in layout.INT8:
-      found[path] = tensors.Int8Tensor(
-        _check_int8(path, arrays[path]).reshape(shape), scales.get(path)
-      )
+  for path, encoding, shape, codewords in header.specs:
+    scale = runs.get((path, layout.SCALE))
+    if encoding in layout.TERNARY:
+      found[path] = tensors.TernaryTensor(codes[path], scale)
+    elif encoding in layout.CODEBOOK:
+      book = runs[path, layout.CODEWORDS].reshape(codewords)
+      found[path] = tensors.CodebookTensor(codes[path], book, scale)
     else:
-      found[path] = arrays[path].reshape(shape)
+      values = runs[path, layout.VALUES].reshape(shape)
+      is_int8 = encoding in layout.INT8
+      found[path] = _make_int8(path, values, scale) if is_int8 else values
   artifact = records.Artifact(*header[:5], found, header.folded_norms)
   try:
     records.validate(artifact)
@@ -225,30 +225,44 @@ def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:
   return {spec.path: layer for spec, layer in zip(specs, layers, strict=True)}
 
 
+def _decode_indices(parsed: Parsed) -> dict[str, np.ndarray]:
+  specs = layout.codebook(parsed.header.specs)
+  if not specs:
+    return {}
+  try:
+    found = indices.decode(
+      parsed.sections[layout.INDICES],
+      [spec.codewords[0] for spec in specs],
+      [layout.shape_of_indices(spec) for spec in specs],
+    )
+  except ValueError as error:
+    raise ValueError(f'section {layout.INDICES}: {error}') from error
+  return {spec.path: found for spec, found in zip(specs, found, strict=True)}
+
+
 def _decode_runs(
-  parsed: Parsed,
-  encoding: str,
-  runs: list[layout.Member],
-  scales: dict[str, np.ndarray],
-  arrays: dict[str, np.ndarray],
-) -> None:
+  parsed: Parsed, encoding: str, members: list[layout.Member]
+) -> dict[tuple[str, str], np.ndarray]:
   name, dtype = layout.DTYPES[encoding]
-  total = sum(run.size for run in runs)
+  total = sum(run.size for run in members)
   try:
     values = planes.decode(parsed.sections[name], dtype, total)
   except ValueError as error:
     raise ValueError(f'section {name}: {error}') from error
+  runs = {}
   start = 0
-  for run in runs:
-    target = scales if run.is_scale else arrays
-    target[run.path] = values[start : start + run.size].copy()
-    start += run.size
+  for path, size, part in members:
+    runs[path, part] = values[start : start + size].copy()
+    start += size
+  return runs
 
 
-def _check_int8(path: str, codes: np.ndarray) -> np.ndarray:
+def _make_int8(
+  path: str, codes: np.ndarray, scale: np.ndarray | None
+) -> tensors.Int8Tensor:
   if np.any(codes == -128):
     raise ValueError(
       f'section {layout.DTYPES["i1"][0]}: {path!r}: code -128, wanted codes in '
       '[-127, 127]'
     )
-  return codes
+  return tensors.Int8Tensor(codes, scale)

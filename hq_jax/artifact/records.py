@@ -12,7 +12,8 @@ from hq_jax.artifact import layout
 MAX_DEPTH = 64  # names in a path; nesting of model_args, preprocessing
 MAX_PATH = 1024  # characters of a path
 
-Tensor = tensors.TernaryTensor | tensors.Int8Tensor | np.ndarray
+Quantized = tensors.TernaryTensor | tensors.Int8Tensor | tensors.CodebookTensor
+Tensor = Quantized | np.ndarray
 
 
 class Artifact(NamedTuple):
@@ -26,8 +27,8 @@ class Artifact(NamedTuple):
     input_shape: of one example, without the batch axis.
     preprocessing: plain JSON values.
     class_names: one per class; may be empty.
-    tensors: path, as 'params/stem/conv/kernel', -> a `TernaryTensor` or an
-      `Int8Tensor` of NumPy arrays, or a NumPy array.
+    tensors: path, as 'params/stem/conv/kernel', -> a `TernaryTensor`, an
+      `Int8Tensor` or a `CodebookTensor` of NumPy arrays, or a NumPy array.
     folded_norms: path of a folded batch norm inside 'params', as
       'stem/norm', -> its epsilon in [0, 1]; its tensors 'scale' and 'bias'
       hold all there is of it.
@@ -70,6 +71,8 @@ def validate(artifact: Artifact) -> None:
       _check_quantized(path, tensor, (-1, 1), '{-1, 0, 1}')
     elif isinstance(tensor, tensors.Int8Tensor):
       _check_quantized(path, tensor, (-127, 127), '[-127, 127]')
+    elif isinstance(tensor, tensors.CodebookTensor):
+      _check_codebook(path, tensor)
     elif not isinstance(tensor, np.ndarray):
       raise ValueError(
         f'{path!r}: got {type(tensor).__name__}, wanted a NumPy array'
@@ -198,7 +201,7 @@ def _check_quantized(
   limits: tuple[int, int],
   wanted: str,
 ) -> None:
-  codes, scale = tensor
+  codes = tensor.codes
   if codes.dtype != np.int8 or not codes.ndim:
     raise ValueError(
       f'{path!r}: codes are {codes.dtype} with {codes.ndim} axes, wanted int8 '
@@ -208,16 +211,44 @@ def _check_quantized(
     raise ValueError(
       f'{path!r}: codes in [{codes.min()}, {codes.max()}], wanted {wanted}'
     )
+  _check_scale(path, tensor)
+
+
+def _check_codebook(path: str, tensor: tensors.CodebookTensor) -> None:
+  indices, codewords, _ = tensor
+  if indices.dtype != np.uint8 or indices.ndim < 2:
+    raise ValueError(
+      f'{path!r}: indices are {indices.dtype} with {indices.ndim} axes, wanted '
+      'uint8 with two axes or more'
+    )
+  if codewords.ndim != 2:
+    raise ValueError(
+      f'{path!r}: codewords have {codewords.ndim} axes, wanted 2'
+    )
+  _check_float(path, 'codewords', codewords)
+  if indices.size and indices.max() >= len(codewords):
+    raise ValueError(
+      f'{path!r}: index {indices.max()}, there are {len(codewords)} codewords'
+    )
+  _check_scale(path, tensor)
+
+
+def _check_scale(path: str, tensor: Quantized) -> None:
+  scale = tensor.scale
   if scale is None:
     return
-  if scale.dtype not in (np.float16, np.float32):
-    raise ValueError(
-      f'{path!r}: scale is {scale.dtype}, wanted float16 or float32'
-    )
-  encoding = layout.spec_of(path, tensor).encoding
-  shape = (layout.count_scales(encoding, codes.shape),)
+  _check_float(path, 'scale', scale)
+  spec = layout.spec_of(path, tensor)
+  shape = (layout.count_scales(spec.encoding, spec.shape),)
   if scale.shape != shape:
     raise ValueError(f'{path!r}: scale has shape {scale.shape}, wanted {shape}')
+
+
+def _check_float(path: str, name: str, values: np.ndarray) -> None:
+  if values.dtype not in (np.float16, np.float32):
+    raise ValueError(
+      f'{path!r}: {name} is {values.dtype}, wanted float16 or float32'
+    )
 
 
 def _check_norms(artifact: Artifact) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from hq_jax import tensors
+from hq_jax.artifact import layout
 from hq_jax.artifact import records
 
 
@@ -36,7 +37,7 @@ def to_variables(artifact: records.Artifact) -> dict[str, Any]:
   """Rebuilds the variables of the model, in float32.
 
   A ternary or int8 tensor becomes `codes * scale`, its scale one where it has
-  none.
+  none; a codebook tensor its codewords times its scale.
   A folded batch norm keeps its 'scale' and 'bias' and gets the statistics
   that make it `x * scale + bias`: `mean = 0` and `var = 1 - epsilon`.
 
@@ -73,11 +74,19 @@ def to_variables(artifact: records.Artifact) -> dict[str, Any]:
 
 
 def _to_array(tensor: records.Tensor) -> np.ndarray:
-  if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
-    codes = tensor.codes.astype(np.float32)
+  if isinstance(tensor, records.Quantized):
+    if isinstance(tensor, tensors.CodebookTensor):
+      values = _expand(tensor)
+    else:
+      values = tensor.codes.astype(np.float32)
     if tensor.scale is None:
-      return codes
-    return codes * tensor.scale.astype(np.float32)
+      return values
+    return values * tensor.scale.astype(np.float32)
   if tensor.dtype.kind == 'f' or tensor.dtype.itemsize <= 2:
     return tensor.astype(np.float32)
   return tensor
+
+
+def _expand(tensor: tensors.CodebookTensor) -> np.ndarray:
+  values = tensor.codewords.astype(np.float32)[tensor.indices]
+  return np.moveaxis(values, -1, -2).reshape(layout.shape_of(tensor))

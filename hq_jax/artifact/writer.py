@@ -10,6 +10,7 @@ from hq_jax import tensors
 from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
+from hq_jax.artifact import indices
 from hq_jax.artifact import layout
 from hq_jax.artifact import planes
 from hq_jax.artifact import records
@@ -51,8 +52,15 @@ def dumps(artifact: records.Artifact) -> bytes:
   if ternary:
     tables, stream = coder.encode(ternary)
     sections.append((layout.CODES, coder.pack_tables(tables) + stream))
+  codebook = layout.codebook(specs)
+  if codebook:
+    stream = indices.encode(
+      [found[spec.path].indices for spec in codebook],
+      [spec.codewords[0] for spec in codebook],
+    )
+    sections.append((layout.INDICES, stream))
   for encoding, runs in layout.members(specs).items():
-    values = [_values(found[run.path], run.is_scale) for run in runs]
+    values = [_values(found[run.path], run.part) for run in runs]
     body = planes.encode(np.concatenate(values))
     sections.append((layout.DTYPES[encoding][0], body))
   data = container.pack(sections)
@@ -85,9 +93,9 @@ def write(path: str | os.PathLike[str], artifact: records.Artifact) -> int:
 
 
 def _to_numpy(path: str, tensor: Any) -> Any:
-  if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
-    scale = None if tensor.scale is None else _native(tensor.scale)
-    return type(tensor)(_native(tensor.codes), scale)
+  if isinstance(tensor, records.Quantized):
+    parts = [None if part is None else _native(part) for part in tensor]
+    return type(tensor)(*parts)
   if not hasattr(tensor, 'dtype'):
     raise ValueError(f'{path!r}: got {type(tensor).__name__}, wanted an array')
   return _native(tensor)
@@ -98,8 +106,10 @@ def _native(values: Any) -> np.ndarray:
   return array.astype(array.dtype.newbyteorder('='), copy=False)
 
 
-def _values(tensor: Any, is_scale: bool) -> np.ndarray:
-  if is_scale:
+def _values(tensor: Any, part: str) -> np.ndarray:
+  if part == layout.SCALE:
     return np.ravel(tensor.scale)
+  if part == layout.CODEWORDS:
+    return np.ravel(tensor.codewords)
   is_int8 = isinstance(tensor, tensors.Int8Tensor)
   return np.ravel(tensor.codes if is_int8 else tensor)

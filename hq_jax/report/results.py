@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
-from hq_jax import tensors
 from hq_jax.report import inputs as inputs_lib
 
 # The file holds collections, training the collection 'params' alone.
@@ -98,13 +97,14 @@ def make(
 def count_resident_bytes(artifact: artifact_lib.Artifact) -> int:
   """Bytes of the arrays that a reader of the file holds.
 
-  An int8 per ternary or int8 code, and the scales and other tensors in their
-  types.
+  An int8 per ternary or int8 code, a uint8 per index, and the codewords, scales
+  and other tensors in their types.
 
+  >>> from hq_jax import tensors
   >>> codes = np.zeros((3, 2), np.int8)
-  >>> found = {'params/k': tensors.TernaryTensor(codes, np.ones(2, np.float16))}
+  >>> kernel = tensors.TernaryTensor(codes, np.ones(2, np.float16))
   >>> count_resident_bytes(
-  ...   artifact_lib.Artifact('', {}, (), {}, (), found, {}))
+  ...   artifact_lib.Artifact('', {}, (), {}, (), {'params/k': kernel}, {}))
   10
 
   Args:
@@ -115,11 +115,8 @@ def count_resident_bytes(artifact: artifact_lib.Artifact) -> int:
   """
   total = 0
   for tensor in artifact.tensors.values():
-    if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
-      scale_bytes = 0 if tensor.scale is None else tensor.scale.nbytes
-      total += tensor.codes.nbytes + scale_bytes
-    else:
-      total += tensor.nbytes
+    parts = (tensor,) if isinstance(tensor, np.ndarray) else tensor
+    total += sum(part.nbytes for part in parts if part is not None)
   return total
 
 
@@ -226,10 +223,9 @@ def _check_kernels_in_file(
 ) -> None:
   for path, kernel in inputs.dense_kernels.items():
     tensor = artifact.tensors.get(f'{PREFIX}{path}')
-    if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
-      tensor = tensor.codes
-    if tensor is None or tensor.shape != np.shape(kernel):
-      found = 'none' if tensor is None else f'one of shape {tensor.shape}'
+    shape = None if tensor is None else artifact_lib.shape_of(tensor)
+    if shape != np.shape(kernel):
+      found = 'none' if shape is None else f'one of shape {shape}'
       raise ValueError(
         f'{inputs.file_path}: {PREFIX}{path}: got {found}, wanted a kernel of '
         f'shape {np.shape(kernel)}, as in dense_kernels'

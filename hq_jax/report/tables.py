@@ -16,7 +16,9 @@ _PARTS = {
   'header': 'header: model, preprocessing, class names, tensors',
   'ternary_codes': 'ternary codes, entropy-coded',
   'model_tables': "frequencies of the codes' models",
-  'scales': 'scales of ternary kernels',
+  'indices': 'indices of codewords, entropy-coded',
+  'scales': 'scales of kernels',
+  'codewords': 'codewords of kernels',
   'ancillary': 'ancillary sections',
 }
 

@@ -14,7 +14,17 @@ from hq_jax.artifact import planes
 
 _FIXED = struct.Struct('<8sHH')
 _ROW = struct.Struct('<4sII')
-_NAMES = ('HEAD', 'CODE', 'TF16', 'TF32', 'TI08', 'TU64', 'WHAT', 'note')
+_NAMES = (
+  'HEAD',
+  'CODE',
+  'INDX',
+  'TF16',
+  'TF32',
+  'TI08',
+  'TU64',
+  'WHAT',
+  'note',
+)
 _NUMBERS = (0, 1, 2, 127, 128, 255, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31)
 _NUMBERS += (
   1 << 20,
@@ -27,7 +37,7 @@ _NUMBERS += (
   1 << 64,
 )
 _SIZES = (*_NUMBERS, -1, -(1 << 63), 0.0, 2.0, 1e300, True, None, '4', [4], {})
-_ENCODINGS = (*layout.DTYPES, *layout.TERNARY, *layout.INT8, 'q8', '', 'f16')
+_ENCODINGS = (*layout.DTYPES, *layout.SCALES, 'q8', '', 'f16')
 _TEXTS = (
   '',
   '/',
@@ -65,6 +75,7 @@ def make_bases(small):
     'small': small,
     'contexts': _make_contexts(),
     'int8': empty._replace(tensors=_make_int8()),
+    'codebook': empty._replace(tensors=_make_codebook()),
     'plain': empty._replace(tensors=_make_plain()),
     'empty': empty,
   }
@@ -266,10 +277,22 @@ def mutate_codes(data, rng):
   return _replace(data, layout.CODES, bytes(body))
 
 
+def mutate_indices(data, rng):
+  """Changes the stream of the indices, or takes another one."""
+  body = bytes(container.unpack(data).get(layout.INDICES, b''))
+  if not body:
+    raise ValueError('no indices')
+  if rng.integers(2):
+    body = mutate_bytes(body, rng)
+  else:
+    body = rng.bytes(rng.integers(0, 2 * len(body) + 9)) + b'\1'
+  return _replace(data, layout.INDICES, body)
+
+
 def mutate_deflate(data, rng):
   """Replaces a DEFLATE stream: bombs, junk behind it, stored blocks."""
   sections = container.unpack(data)
-  name = _pick(sorted(set(sections) - {layout.CODES}), rng)
+  name = _pick(sorted(set(sections) - {layout.CODES, layout.INDICES}), rng)
   body = bytes(sections[name])
   start = 4 if name == layout.HEADER else int(rng.integers(len(body) + 1))
   size = _pick([0, 1, 1000, 1 << 20, 1 << 22], rng)
@@ -297,9 +320,12 @@ def rebuild(data, rng):
     changed = tensor
     if rng.integers(4) == 0:
       shape = rng.choice([0, 1, 2, 3, 5, 40], rng.integers(1, 6)).tolist()
-      changed = [_pick(sorted(_ENCODINGS[:-3]), rng), *shape]
+      encoding = _pick(sorted(_ENCODINGS[:-3]), rng)
+      is_codebook = encoding in layout.CODEBOOK
+      book = [_pick([1, 2, 5, 256], rng), _pick([1, 1, 2], rng)]
+      changed = [encoding, *(book if is_codebook else []), *shape]
     _set(fields['tree'], path, changed)
-    specs.append(layout.Spec('/'.join(path), changed[0], tuple(changed[1:])))
+    specs.append(_make_spec('/'.join(path), *changed))
   sections = {layout.HEADER: make_head(json.dumps(fields).encode())}
   num_ternary = len(layout.ternary(specs))
   if num_ternary:
@@ -311,6 +337,8 @@ def rebuild(data, rng):
     ]
     body = b''.join(tables) + rng.bytes(rng.integers(0, 300))
     sections[layout.CODES] = body
+  if layout.codebook(specs):
+    sections[layout.INDICES] = rng.bytes(rng.integers(0, 90)) + b'\1'
   for encoding, runs in layout.members(specs).items():
     name, dtype = layout.DTYPES[encoding]
     size = sum(run.size for run in runs)
@@ -331,6 +359,7 @@ _MORE = [0.7, 0.2, 0.1]  # how likely 0, 1 and 2 further changes are
 _KINDS = (
   *_MORE_KINDS,
   *(mutate_header, mutate_header, mutate_codes, mutate_codes),
+  mutate_indices,
   mutate_deflate,
   rebuild,
 )
@@ -363,6 +392,21 @@ def _make_int8():
   }
 
 
+def _make_codebook():
+  rng = np.random.default_rng(14)
+  draw = lambda size, shape: rng.integers(0, size, shape).astype(np.uint8)
+  book = rng.normal(size=(16, 4)).astype(np.float16)
+  levels = np.array([[-1], [0], [0.5]], np.float32)
+  scale = np.array([0.5, 2], np.float16)
+  return {
+    'params/a': tensors.CodebookTensor(draw(16, (3, 3, 2, 5)), book),
+    'params/b': tensors.CodebookTensor(draw(3, (40, 2)), levels, scale),
+    'params/c': tensors.CodebookTensor(draw(1, (4, 1)), book[:1]),
+    'params/d': tensors.TernaryTensor(draw(2, (4, 2)).astype(np.int8)),
+    'params/e': scale,
+  }
+
+
 def _make_plain():
   rng = np.random.default_rng(13)
   return {
@@ -387,6 +431,11 @@ def _mutate_tensor(tensor, rng):
     return [encoding, *shape, *[1] * int(rng.integers(1, 40))]
   size = _pick([*_SIZES, int(rng.integers(1, 2000))], rng)
   return [encoding, *shape[:axis], size, *shape[axis + 1 :]]
+
+
+def _make_spec(path, encoding, *sizes):
+  split = 2 if encoding in layout.CODEBOOK else 0
+  return layout.Spec(path, encoding, sizes[split:], sizes[:split])
 
 
 def _pick(choices, rng):

@@ -23,7 +23,7 @@ _SLACK_BYTES = 1 << 20
 _PART = r'preamble|section table|section [A-Za-z][A-Za-z0-9]{3}'
 _MESSAGE = re.compile(rf'artifact: ({_PART}): [^\n]+')
 # A file may hold bytes to spare, and so declare more than one without them.
-_SHORTER = re.compile(r'\d+ ternary codes in a file of \d+ bytes[^\n]+')
+_SHORTER = re.compile(r'\d+ coded weights in a file of \d+ bytes[^\n]+')
 
 
 def check(data):
@@ -120,8 +120,8 @@ def _layers(described):
 
 
 def _form(tensor):
-  _, encoding, shape = layout.spec_of('', tensor)
-  return list(shape), encoding
+  spec = layout.spec_of('', tensor)
+  return list(spec.shape), spec.encoding
 
 
 def _bits(tensor):
@@ -153,7 +153,12 @@ def _count_bytes(spec):
   size = math.prod(spec.shape)
   if spec.encoding in layout.DTYPES:
     return size * layout.DTYPES[spec.encoding][1].itemsize
-  scale = (layout.TERNARY | layout.INT8)[spec.encoding]
+  if spec.encoding in layout.CODEBOOK:
+    dtype = layout.DTYPES[layout.CODEBOOK[spec.encoding][0]][1]
+    size = size // spec.codewords[1] + dtype.itemsize * math.prod(
+      spec.codewords
+    )
+  scale = layout.SCALES[spec.encoding]
   if scale is None:
     return size
   num_scales = layout.count_scales(spec.encoding, spec.shape)

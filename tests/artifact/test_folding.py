@@ -110,6 +110,45 @@ def test_a_ternary_kernel_without_a_scale():
     assert found['params/c/kernel'].scale is None
 
 
+def test_a_codebook_kernel():
+  # The same kernel as `_one_norm` has, [3, 2], as one codeword for a column.
+  variables, _ = _one_norm()
+  book = np.array([[1, 0, 1], [0, -1, 1]], np.float32)
+  kernel = tensors.CodebookTensor(
+    np.array([[0, 1]], np.uint8), book, np.array([0.5, 0.25])
+  )
+  kernels = {'params/c/kernel': kernel}
+  found, _ = artifact.fold(variables, kernels, {'n': 'c'}, {'n': 1.0})
+  assert found['params/n/scale'].tolist() == [2 * 0.5, 2 * 0.25]
+  folded = found['params/c/kernel']
+  assert isinstance(folded, tensors.CodebookTensor)
+  assert folded.scale is None
+  assert folded.codewords.dtype == np.float32
+  np.testing.assert_array_equal(folded.codewords, book)
+  found, _ = artifact.fold(variables, kernels, {}, {'n': 1.0}, max_error=0.01)
+  assert found['params/n/scale'].tolist() == [2, 2]
+  kept = found['params/c/kernel'].scale
+  assert (kept.dtype, kept.tolist()) == (np.float16, [0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'indices': np.zeros((2, 2), np.uint8)}, r'codebook .*: shape \(6, 2\)'),
+    ({'scale': np.ones(3)}, r'codebook .*: scale has shape \(3,\)'),
+    ({'codewords': np.full((1, 3), np.inf)}, 'codewords.*: NaN or infinity'),
+  ],
+)
+def test_a_codebook_kernel_that_does_not_fit_is_refused(changes, message):
+  variables, _ = _one_norm()
+  kernel = tensors.CodebookTensor(
+    np.zeros((1, 2), np.uint8), np.ones((1, 3), np.float16), np.ones(2)
+  )
+  kernels = {'params/c/kernel': kernel._replace(**changes)}
+  with pytest.raises(ValueError, match=message):
+    artifact.fold(variables, kernels, {'n': 'c'}, {'n': 1.0})
+
+
 def test_norms_without_an_epsilon_keep_their_statistics():
   variables, _ = _one_norm()
   found, norms = artifact.fold(variables, {}, {}, {})

@@ -10,6 +10,7 @@ import pytest
 
 from hq_jax import artifact
 from hq_jax import inspect
+from hq_jax import tensors
 from hq_jax.artifact import coder
 from hq_jax.artifact import header as headers
 from hq_jax.artifact import layout
@@ -22,10 +23,11 @@ CORPUS = pathlib.Path(__file__).with_name('corpus.zip')
 READERS = (artifact.loads, inspect.describe)
 # Of the changed files, how many come from each base.
 SHARES = {
-  'small': 0.3,
-  'contexts': 0.35,
-  'int8': 0.12,
-  'plain': 0.15,
+  'small': 0.25,
+  'contexts': 0.3,
+  'int8': 0.1,
+  'codebook': 0.15,
+  'plain': 0.12,
   'empty': 0.08,
 }
 MIB = 1 << 20
@@ -143,6 +145,14 @@ def _ternary(shape, has_contexts, density=0.1):
   return _file(f'{{"k":["t",{",".join(map(str, shape))}]}}', [('CODE', body)])
 
 
+def _indices(shape, size, wide=1):
+  found = np.random.default_rng(2).integers(0, size, shape).astype(np.uint8)
+  kernel = tensors.CodebookTensor(found, np.ones((size, wide), np.float16))
+  return artifact.dumps(
+    artifact.Artifact('', {}, (), {}, (), {'k': kernel}, {})
+  )
+
+
 def _tensors(tensor, *sections, folder='f'):
   number = headers.MAX_PATHS // 4
   rows = ','.join(f'"{i:x}":{tensor}' for i in range(number))
@@ -223,6 +233,15 @@ HOSTILE = {
   ),
   'ternary tensors': lambda: _tensors(
     '["t2",1,1]', ('CODE', lambda n: bytes(5 * n)), ('TF16', _half)
+  ),
+  'indices': lambda: _indices((1000, 1000), 256),
+  'indices of wide codewords': lambda: _indices((100, 100), 200, 64),
+  'one codeword, free': lambda: _indices((1 << 10, 1 << 9), 1, 2),
+  'one wide codeword': lambda: _indices((1 << 6, 1 << 10), 1, 16),
+  'codebook tensors': lambda: _tensors(
+    '["c2",2,1,1,1]',
+    ('INDX', lambda n: bytes(n // 8) + b'\1'),
+    ('TF16', lambda n: _half(2 * n)),
   ),
   'wide paths': lambda: _tensors('["i1"]', ('TI08', _zeros), folder=WIDE * 200),
   'wide paths, too many': lambda: _tensors('["i1"]', folder=WIDE * 900),

@@ -32,6 +32,7 @@ def test_text_by_hand():
   specs = (
     layout.Spec('batch_stats/n', 'f4', ()),
     layout.Spec('params/c/kernel', 't', (3, 2)),
+    layout.Spec('params/d', 'c24', (8, 2), (16, 4)),
     layout.Spec('params/n/bias', 'f2', (2,)),
     layout.Spec('params/n/scale', 'f2', (2,)),
   )
@@ -43,7 +44,7 @@ def test_text_by_hand():
   assert text.decode() == (
     '{"args":{"w":2},"classes":["é"],"input":[8,8],"model":"net",'
     '"preprocessing":{"mean":0.5},"tree":{"batch_stats":{"n":["f4"]},'
-    '"params":{"c":{"kernel":["t",3,2]},"n":{"":1e-05,"bias":["f2",2],'
+    '"params":{"c":{"kernel":["t",3,2]},"d":["c24",16,4,8,2],"n":{"":1e-05,"bias":["f2",2],'
     '"scale":["f2",2]}}}}'
   )
   assert headers.decode(body) == header
@@ -75,6 +76,16 @@ def test_header_of_a_residual_network_is_small(resnet):
     ({'params': ['t']}, '0 axes'),
     ({'params': ['q2']}, '0 axes'),
     ({'params': ['q', 4]}, '1 axes'),
+    ({'params': ['c2']}, '0 axes'),
+    ({'params': ['c2', 4, 1, 4]}, '1 axes'),
+    ({'params': ['c2', 0, 1, 4, 4]}, '0 codewords of size 1, wanted 1 to 256'),
+    ({'params': ['c2', 257, 1, 4, 4]}, '257 codewords of size 1'),
+    ({'params': ['c2', 4, 0, 4, 4]}, '4 codewords of size 0'),
+    ({'params': ['c2', 4, 1 << 32, 0, 4]}, '4 codewords of size 4294967296'),
+    ({'params': ['c2', 4, True, 4, 4]}, 'wanted their number and their size'),
+    ({'params': ['c2', 4, 1.0, 4, 4]}, 'wanted their number and their size'),
+    ({'params': ['c44', 4, 3, 4, 4]}, 'of size 3 in 4 input channels'),
+    ({'params': ['c8', 4, 1, 4, 4]}, "unknown encoding 'c8'"),
     ({'params': ['q8', 4, 4]}, "unknown encoding 'q8'"),
     ({'params': {'a/b': ['f2']}}, 'a name with / in it'),
     ({'a/b': {'c': ['f2']}, 'a': {'b': {'c': ['f2']}}}, 'a name with /'),

@@ -188,7 +188,7 @@ def test_the_code_without_an_opposite_is_refused():
 
 def test_many_zeros_need_many_bytes():
   zeros = tensors.TernaryTensor(np.zeros((3000, 3000), np.int8))
-  with pytest.raises(ValueError, match='9000000 ternary codes in a file of'):
+  with pytest.raises(ValueError, match='9000000 coded weights in a file of'):
     artifact.dumps(EMPTY._replace(tensors={'k': zeros}))
   fewer = tensors.TernaryTensor(np.zeros((1024, 1024), np.int8))
   assert len(artifact.dumps(EMPTY._replace(tensors={'k': fewer}))) < 200
@@ -196,7 +196,7 @@ def test_many_zeros_need_many_bytes():
 
 def test_too_many_codes_are_a_fault_of_the_header():
   hostile = _with_tree('{"k":["t",2000,2000]}', [('CODE', bytes(5))])
-  message = 'section HEAD: 4000000 ternary codes in a file of'
+  message = 'section HEAD: 4000000 coded weights in a file of'
   with pytest.raises(ValueError, match=message):
     artifact.loads(hostile)
 

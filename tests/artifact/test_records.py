@@ -9,6 +9,8 @@ from hq_jax.artifact import records
 
 EMPTY = artifact.Artifact('net', {}, (8,), {}, (), {}, {})
 CODES = np.zeros((3, 2), np.int8)
+INDICES = np.zeros((3, 2), np.uint8)
+BOOK = np.arange(6, dtype=np.float16).reshape(2, 3)
 NORM = {
   'params/n/scale': np.ones(2, np.float16),
   'params/n/bias': np.ones(2, np.float16),
@@ -23,9 +25,26 @@ def _int8(codes, scale=None):
   return {'tensors': {'k': tensors.Int8Tensor(codes, scale)}}
 
 
+def _codebook(indices=INDICES, codewords=BOOK, scale=None):
+  return {'tensors': {'k': tensors.CodebookTensor(indices, codewords, scale)}}
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
+    (_codebook(CODES), "'k': indices are int8 with 2 axes"),
+    (_codebook(np.zeros(3, 'u1')), "'k': indices are uint8 with 1 axes"),
+    (
+      _codebook(np.full((2, 2), 2, 'u1')),
+      "'k': index 2, there are 2 codewords",
+    ),
+    (_codebook(codewords=BOOK[0]), "'k': codewords have 1 axes, wanted 2"),
+    (_codebook(codewords=BOOK.astype('f8')), "'k': codewords is float64"),
+    (_codebook(codewords=np.ones((257, 1), 'f2')), "'k': 257 codewords of"),
+    (_codebook(codewords=np.ones((2, 0), 'f2')), "'k': 2 codewords of size 0"),
+    (_codebook(np.zeros((0, 2), 'u1'), BOOK[:0]), "'k': 0 codewords of size 3"),
+    (_codebook(scale=np.ones(2)), "'k': scale is float64"),
+    (_codebook(scale=np.ones(3, 'f4')), 'scale has shape (3,), wanted (2,)'),
     ({'model': 3}, 'model: got int, wanted a string'),
     ({'model': '\ud800'}, 'model: '),
     ({'model_args': []}, 'model_args: got no dict'),

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import struct
 import zlib
 
@@ -19,6 +20,7 @@ import pytest
 from hq_jax import artifact
 from hq_jax import tensors
 from hq_jax.artifact import coder
+from hq_jax.artifact import indices
 
 TYPES = {
   **{'f2': ('TF16', 'e'), 'f4': ('TF32', 'f'), 'f8': ('TF64', 'd')},
@@ -28,6 +30,10 @@ TYPES = {
 }
 SCALES = {'t': None, 't2': 'f2', 't4': 'f4'}
 INT8_SCALES = {'q': None, 'q2': 'f2', 'q4': 'f4'}
+CODEBOOKS = {
+  **{'c2': ('f2', None), 'c22': ('f2', 'f2'), 'c24': ('f2', 'f4')},
+  **{'c4': ('f4', None), 'c42': ('f4', 'f2'), 'c44': ('f4', 'f4')},
+}
 
 
 def read_sections(data):
@@ -208,6 +214,31 @@ def decode_stream(data, layers):
   return found
 
 
+def decode_indices(data, layers):
+  """`layers`: pairs (number of codewords, number of indices)."""
+  stream = Stream(data)
+  found = []
+  for K, size in layers:
+    came = [0] * size if K == 1 else []
+    counts = [0] * K
+    while len(came) < size:
+      n = len(came)
+      weights = [1 + (2**24 - K) * (2 * c + 1) // (2 * n + K) for c in counts]
+      first = weights.index(max(weights))
+      weights[first] += 2**24 - sum(weights)
+      excess = max(0, weights[first] - (2**24 - 45568))
+      others = [0 if i == first else w for i, w in enumerate(weights)]
+      weights[first] -= excess
+      weights[others.index(max(others))] += excess
+      for _ in range(min(size - n, max(32, n // 8))):
+        came.append(stream.pop(weights))
+      for index in came[n:]:
+        counts[index] += 1
+    found.append(came)
+  assert stream.state == 2**32 and not stream.words
+  return found
+
+
 def read_tables(body):
   found = []
   for way, plus, minus in struct.iter_unpack('<BHH', body):
@@ -227,7 +258,10 @@ def read_values(body, letter, total):
 
 
 def read(data):
-  """path -> (values, scales or None), flat lists of Python numbers."""
+  """path -> (values, scales or None), flat lists of Python numbers.
+
+  Of a codebook tensor, a third list: the codewords.
+  """
   sections = read_sections(data)
   head = zlib.decompress(sections['HEAD'][4:], -15)
   assert len(head) == struct.unpack_from('<I', sections['HEAD'])[0]
@@ -241,10 +275,21 @@ def read(data):
     ]
     codes = decode_stream(sections['CODE'][5 * len(ternary) :], layers)
     found = {p: (c, None) for c, (p, _) in zip(codes, ternary, strict=True)}
+  codebook = [(p, s[1:]) for p, s in specs if s[0] in CODEBOOKS]
+  if codebook:
+    layers = [(K, math.prod(shape) // d) for _, (K, d, *shape) in codebook]
+    runs = decode_indices(sections['INDX'], layers)
+    for (path, _), run in zip(codebook, runs, strict=True):
+      found[path] = run, None, None
   for encoding, (name, letter) in TYPES.items():
     runs = []
     for path, (kind, *shape) in specs:
-      if kind == encoding or (kind in INT8_SCALES and encoding == 'i1'):
+      if kind in CODEBOOKS:
+        parts = math.prod(shape[:2]), shape[-1]
+        for place, of in enumerate(CODEBOOKS[kind]):
+          if of == encoding:
+            runs.append((path, parts[place], 2 - place))
+      elif kind == encoding or (kind in INT8_SCALES and encoding == 'i1'):
         runs.append((path, math.prod(shape), 0))
       elif SCALES.get(kind) == encoding:
         runs.append((path, shape[-1], 1))
@@ -267,9 +312,14 @@ def _check(given):
   found = read(artifact.dumps(given))
   assert found.keys() == given.tensors.keys()
   for path, tensor in given.tensors.items():
-    values, scale = found[path]
+    values, scale, *_ = found[path]
     if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
       assert values == tensor.codes.ravel().tolist()
+      assert scale == (None if tensor.scale is None else tensor.scale.tolist())
+    elif isinstance(tensor, tensors.CodebookTensor):
+      values, scale, codewords = found[path]
+      assert values == tensor.indices.ravel().tolist()
+      assert codewords == tensor.codewords.ravel().tolist()
       assert scale == (None if tensor.scale is None else tensor.scale.tolist())
     else:
       assert values == tensor.ravel().tolist() and scale is None
@@ -277,6 +327,63 @@ def _check(given):
 
 def test_agrees_on_a_small_artifact(small):
   _check(small)
+
+
+def _codebook(rng, shape, size, wide, dtype, scale):
+  indices = rng.integers(0, size, shape) * rng.integers(0, 2, shape)
+  codewords = rng.normal(size=(size, wide)).astype(dtype)
+  scales = None if scale is None else np.arange(shape[-1]).astype(scale)
+  return tensors.CodebookTensor(indices.astype(np.uint8), codewords, scales)
+
+
+def test_agrees_on_codebook_tensors(small):
+  rng = np.random.default_rng(6)
+  rows = [
+    *((2, 1, 'f2', None), (3, 4, 'f4', None), (256, 2, 'f2', 'f2')),
+    *((1, 3, 'f2', 'f4'), (16, 1, 'f4', 'f2'), (100, 5, 'f4', 'f4')),
+  ]
+  kernels = {
+    f'params/v{i}/kernel': _codebook(rng, (3, 7 * i + 1, 5), *row)
+    for i, row in enumerate(rows)
+  }
+  _check(small._replace(tensors={**small.tensors, **kernels}))
+
+
+@hypothesis.given(
+  st.lists(
+    st.tuples(st.integers(1, 256), st.integers(0, 300), st.integers(0, 9)),
+    max_size=4,
+  )
+)
+def test_agrees_on_any_indices(layers):
+  rng = np.random.default_rng(7)
+  arrays = [
+    np.minimum(rng.geometric(0.01 + skew / 10, n) - 1, size - 1).astype('u1')
+    for size, n, skew in layers
+  ]
+  sizes = [size for size, _, _ in layers]
+  found = decode_indices(
+    indices.encode(arrays, sizes), [layer[:2] for layer in layers]
+  )
+  assert found == [array.tolist() for array in arrays]
+
+
+def test_agrees_with_the_indices_of_the_specification():
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'format.md'
+  (hex_bytes,) = re.findall(
+    r'become the stream `([0-9A-F ]+)`', page.read_text()
+  )
+  stream = bytes.fromhex(hex_bytes)
+  assert indices.encode([np.array([2, 0, 1], np.uint8)], [3]) == stream
+  assert decode_indices(stream, [(3, 3)]) == [[2, 0, 1]]
+
+
+def test_agrees_where_an_index_is_as_likely_as_may_be():
+  array = np.zeros(9000, np.uint8)
+  array[::1000] = 1
+  for size in (2, 3, 256):
+    stream = indices.encode([array], [size])
+    assert decode_indices(stream, [(size, 9000)]) == [array.tolist()]
 
 
 @pytest.mark.parametrize('sparsity', [0.0, 0.7])

@@ -78,6 +78,18 @@ def int8(draw):
   return tensors.Int8Tensor(codes, scale)
 
 
+@st.composite
+def codebook(draw):
+  size, wide = draw(st.sampled_from([1, 2, 5, 256])), draw(st.integers(1, 3))
+  axes = st_numpy.array_shapes(min_dims=2, max_dims=5, min_side=0, max_side=5)
+  elements = st.integers(0, size - 1)
+  indices = draw(st_numpy.arrays(np.uint8, axes, elements=elements))
+  kinds = st.sampled_from([np.dtype('f2'), np.dtype('f4')])
+  codewords = draw(bit_patterns(kinds, st.just((size, wide))))
+  scale = draw(scales(indices.shape[-1]))
+  return tensors.CodebookTensor(indices, codewords, scale)
+
+
 def make_layer(shape, seed):
   """Few dense rows and columns; filters whose taps agree in sign."""
   rng = np.random.default_rng(seed)
@@ -88,7 +100,8 @@ def make_layer(shape, seed):
 
 
 DTYPES = st.sampled_from([dtype for _, dtype in layout.DTYPES.values()])
-TENSORS = ternary() | int8() | bit_patterns(DTYPES, st.just(()) | SHAPES)
+VALUES = bit_patterns(DTYPES, st.just(()) | SHAPES)
+TENSORS = ternary() | int8() | codebook() | VALUES
 # Short ones, and the deepest and the longest that there may be.
 PATHS = (
   st.lists(NAMES, min_size=1, max_size=4)

@@ -61,6 +61,14 @@ def test_tree_by_hand():
     'params/q/line': tensors.Int8Tensor(
       np.array([-127, 2, 0], np.int8), np.array([0.25], np.float16)
     ),
+    'params/v/kernel': tensors.CodebookTensor(
+      np.array([[0, 1], [2, 0]], np.uint8),
+      np.array([[1, 2], [3, 4], [5, 6]], np.float16),
+      np.array([0.5, 3], np.float32),
+    ),
+    'params/v/folded': tensors.CodebookTensor(
+      np.array([[1, 0]], np.uint8), np.array([[0.1], [-1]], np.float32)
+    ),
     'params/n/scale': np.array([2, 4], np.float16),
     'params/n/bias': np.array([1, 0], np.float16),
     'params/c': np.array([-7], np.int8),
@@ -75,6 +83,12 @@ def test_tree_by_hand():
   assert tree['params']['q']['kernel'].tolist() == [[63.5, -9], [0, 3]]
   assert tree['params']['q']['folded'].tolist() == [[1, 0], [-1, 1]]
   assert tree['params']['q']['line'].tolist() == [-31.75, 0.5, 0]
+  assert tree['params']['v']['kernel'].tolist() == [
+    *([0.5, 9], [1, 12]),
+    *([2.5, 3], [3, 6]),
+  ]
+  folded = tree['params']['v']['folded']
+  assert folded.tolist() == [[-1, float(np.float32(0.1))]]
   assert tree['params']['c'].tolist() == [-7]
   assert tree['batch_stats']['n']['mean'].tolist() == [0, 0]
   assert tree['batch_stats']['n']['var'].shape == (2,)

@@ -1,0 +1,134 @@
+"""The ANS coder under all codes: its words as bytes, its exact integers.
+
+constriction is given floats from which it rebuilds integer weights without
+rounding, so that a stream means the same on every machine.
+"""
+
+import constriction
+import numpy as np
+
+PRECISION = 24  # bits of constriction's probabilities
+# What a stream may be asked for, which bounds the time it takes to read one:
+# no code may cost less than 1/256 bit.
+MAX_CODES_PER_BYTE = 1 << 11
+FREE_BYTES = 64
+
+_MAX_BYTES_PER_CODE = 3  # no probability is below 2^-24
+# The words of the state that the encoder starts from, 2^32. A smaller one would
+# not grow with the likeliest symbols: as many as one likes would cost nothing.
+_START = (0, 1)
+
+
+def start() -> constriction.stream.stack.AnsCoder:
+  """An encoder that holds nothing.
+
+  >>> to_bytes(start())
+  b''
+  """
+  return constriction.stream.stack.AnsCoder(np.array(_START, np.uint32))
+
+
+def to_bytes(coder: constriction.stream.stack.AnsCoder) -> bytes:
+  """What an encoder has written.
+
+  Args:
+    coder: of `start`.
+
+  Returns:
+    Its 32-bit words, little-endian, in the order in which they were written,
+    less the zero bytes at the end; nothing where nothing was encoded.
+
+  >>> coder = start()
+  >>> weights = np.array([1 << 23, 1 << 22, 1 << 22])
+  >>> coder.encode_reverse(np.array([1, 2], np.int32), categorical(weights))
+  >>> to_bytes(coder).hex(' ')
+  '00 00 80 03 10'
+  """
+  words = coder.get_compressed()
+  if _is_at_start(words):
+    return b''
+  return words.astype('<u4').tobytes().rstrip(b'\0')
+
+
+def from_bytes(
+  stream: bytes | memoryview, num_codes: int, name: str
+) -> constriction.stream.stack.AnsCoder:
+  """The inverse of `to_bytes`: a decoder.
+
+  Args:
+    stream: what `to_bytes` returned.
+    num_codes: how many will be decoded from it.
+    name: of what it holds, for messages.
+
+  Returns:
+    A decoder.
+
+  Raises:
+    ValueError: the stream ends in a zero byte, is longer than so many codes
+      can be, or spells out what an empty one stands for.
+
+  >>> from_bytes(b'\\1\\0', 1, 'codes')
+  Traceback (most recent call last):
+  ValueError: codes: the stream ends in a zero byte
+  """
+  if stream[-1:] == b'\0':
+    raise ValueError(f'{name}: the stream ends in a zero byte')
+  if len(stream) > _MAX_BYTES_PER_CODE * num_codes + FREE_BYTES:
+    # Before it is copied; its end would show that it holds more.
+    raise ValueError(f'{name}: the stream holds more than the codes')
+  words = np.zeros(-(-len(stream) // 4), '<u4')
+  words.view(np.uint8)[: len(stream)] = np.frombuffer(stream, np.uint8)
+  if _is_at_start(words):
+    raise ValueError(f'{name}: a stream that holds none')
+  if not len(words):
+    words = np.array(_START, '<u4')
+  return constriction.stream.stack.AnsCoder(words.astype('=u4', copy=False))
+
+
+def check_end(coder: constriction.stream.stack.AnsCoder, name: str) -> None:
+  """Refuses a stream that is not used up by exactly what was decoded.
+
+  >>> check_end(from_bytes(b'', 0, 'codes'), 'codes')
+  """
+  if not _is_at_start(coder.get_compressed()):
+    raise ValueError(f'{name}: the stream holds more than the codes')
+
+
+def to_floats(weights: np.ndarray) -> np.ndarray:
+  """The floats from which constriction rebuilds exactly these weights.
+
+  Args:
+    weights: integers, `[.., n]`, >= 1, which sum to `2^PRECISION`.
+
+  Returns:
+    float64, `weights - 1`.
+
+  >>> to_floats(np.array([3, 1]))
+  array([2., 0.])
+  """
+  # constriction gives each of n symbols weight 1 and shares the other
+  # 2^24 - n in proportion to the floats. These sum to exactly 2^24 - n, so
+  # that its factor is one and every product and sum is an exact integer.
+  return (weights - 1).astype(np.float64)
+
+
+def categorical(
+  weights: np.ndarray,
+) -> constriction.stream.model.Categorical:
+  """The model of symbols with fixed weights.
+
+  Args:
+    weights: as of `to_floats`, `[n]`.
+
+  Returns:
+    A model of constriction.
+
+  >>> model = categorical(np.array([1 << 23, 1 << 23]))
+  """
+  return constriction.stream.model.Categorical(
+    to_floats(weights), lazy=False, perfect=False
+  )
+
+
+def _is_at_start(words: np.ndarray) -> bool:
+  return words.size == len(_START) and tuple(words.tolist()) == _START
