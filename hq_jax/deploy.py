@@ -12,6 +12,7 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import models
+from hq_jax import quantizers
 from hq_jax import sharding
 from hq_jax import tensors
 from hq_jax import train_state
@@ -21,7 +22,7 @@ from hq_jax import trees
 
 def make_artifact(
   variables: Mapping[str, Any],
-  ternary: Mapping[str, tensors.TernaryTensor],
+  ternary: Mapping[str, tensors.TernaryTensor | tensors.CodebookTensor],
   int8: Mapping[str, tensors.Int8Tensor] = {},
   *,
   max_error: float | None = None,
@@ -35,8 +36,9 @@ def make_artifact(
 
   Args:
     variables: `params` and `batch_stats`, arrays that NumPy can view.
-    ternary: codes and scales by the kernel's path in `params`.
-    int8: the same of kernels that are not ternary.
+    ternary: codes and scales by the kernel's path in `params`; or indices,
+      codewords and scales.
+    int8: the same of kernels that become int8.
     max_error: the largest relative error of every other tensor, which becomes
       int8, float16 or float32: the shortest within it (norms no int8); None for
       float16.
@@ -106,7 +108,9 @@ def artifact_of_state(
     _finalize(state.opt_state, state.params, recipe, rerank=rerank)
   )
   variables = sharding.to_host(state.variables)
-  is_tensor = lambda node: isinstance(node, tensors.TernaryTensor)
+  is_tensor = lambda node: isinstance(
+    node, tensors.TernaryTensor | tensors.CodebookTensor
+  )
   codes = {
     path: node
     for path, node in trees.flatten(finalized, is_leaf=is_tensor).items()
@@ -117,3 +121,25 @@ def artifact_of_state(
     path: artifact_lib.quantize_int8(leaves[path]) for path in int8_kernels
   }
   return make_artifact(variables, codes, int8, **arguments)
+
+
+def artifact_of_quantizer(
+  state: train_state.TrainState,
+  quantizer: quantizers.Quantizer,
+  **arguments: Any,
+) -> artifact_lib.Artifact:
+  """The artifact of a state whose optimizer is `transforms.straight_through`.
+
+  Args:
+    state: at any step.
+    quantizer: of its optimizer, with an `encode`.
+    **arguments: the keyword arguments of `make_artifact`.
+
+  Returns:
+    An artifact, on the host.
+  """
+  encode = lambda state: transforms.encode(
+    state.opt_state, state.params, quantizer
+  )
+  records = sharding.to_host(jax.jit(encode)(state))
+  return make_artifact(sharding.to_host(state.variables), records, **arguments)

@@ -117,6 +117,10 @@ def _watch(
   latents = state.params
   if optax.tree.get(state.opt_state, 'latents') is not None:
     latents = transforms.latents(state.opt_state, state.params)
+  if job.recipe is None:
+    return diagnostics.kernel_diagnostics(
+      state.params, latents, select=job.select
+    )
   kernels = trees.flatten_selected(state.params, job.select)
   return diagnostics.kernel_diagnostics(
     state.params,

@@ -20,6 +20,8 @@ from hq_jax import inputs
 from hq_jax import models
 from hq_jax import optimizers
 from hq_jax import planner
+from hq_jax import quantizers
+from hq_jax import rivals
 from hq_jax import steering
 from hq_jax import train_state
 from hq_jax import transforms
@@ -51,8 +53,10 @@ class Job(NamedTuple):
     steps_per_epoch: the number of batches nearest to the training set's size.
     wanted_bytes: of the file, where the ternary phase steers to a target.
     plan: what the file is to be made of.
-    recipe: in steps, with the sparsities of the plan.
-    select: the kernels that become ternary.
+    recipe: in steps, with the sparsities of the plan; None with a quantizer
+      that follows none.
+    quantizer: that one; None where the recipe's is used.
+    select: the kernels that become ternary, or are quantized by it.
     int8_kernels: paths of those that become int8.
   """
 
@@ -69,12 +73,17 @@ class Job(NamedTuple):
   steps_per_epoch: int
   wanted_bytes: int | None
   plan: planner.Plan
-  recipe: transforms.Recipe
+  recipe: transforms.Recipe | None
+  quantizer: quantizers.Quantizer | None
   select: trees.Selector
   int8_kernels: tuple[str, ...]
 
 
-def prepare(config: Mapping[str, Any], workdir: str) -> Job:
+def prepare(
+  config: Mapping[str, Any],
+  workdir: str,
+  dataset: datasets.Dataset | None = None,
+) -> Job:
   """Does all that can be refused, before anything compiles.
 
   Several processes call it together; what one of them refuses, all do.
@@ -82,6 +91,8 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   Args:
     config: a `ConfigDict` or nested dictionaries.
     workdir: the run's folder.
+    dataset: what `config.data` names, opened before, or a part of it; None to
+      open it.
 
   Returns:
     A job for `train.run`.
@@ -93,7 +104,7 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   checked = config_lib.validate(config)
   mesh = inputs.make_mesh(checked)
   optimizers.make_optimizer(checked.optimizer, lambda step: 0.0)
-  dataset = distributed.first_then_others(
+  dataset = dataset or distributed.first_then_others(
     lambda: inputs.load_dataset(checked.data)
   )
   job = distributed.together(lambda: _check(checked, workdir, mesh, dataset))
@@ -126,23 +137,7 @@ def _check(
   """The job, without the lock of its folder."""
   inputs.check_dataset(checked, dataset)
   steps_per_epoch = round(len(dataset.train) / checked.batch_size)
-  fields = config_lib.to_dict(checked)['model']
-  arguments = {key: x for key, x in fields.items() if x is not None}
-  name = arguments.pop('name')
-  try:
-    model = models.build(
-      name, num_classes=len(dataset.class_names), arguments=arguments
-    )
-  except ValueError as error:
-    raise inputs.with_field(error, 'config.', config_lib.Config) from error
-  header = {
-    'model': name,
-    'model_arguments': arguments,
-    'input_shape': dataset.image_shape,
-    'preprocessing': normalization.preprocessing(dataset),
-    'class_names': dataset.class_names,
-    'max_error': checked.max_error,
-  }
+  model, header = build_model(checked, dataset)
   shapes = jax.eval_shape(
     model.init,
     jax.random.key(0),
@@ -152,7 +147,12 @@ def _check(
   plan = make_plan(checked, shapes, header)
   planned = _resolve(checked, plan, steps_per_epoch)
   try:  # What does not fit these kernels.
-    tx = transforms.hq(optax.identity(), planned['recipe'], planned['select'])
+    tx = make_transformation(
+      optax.identity(),
+      planned['recipe'],
+      planned['quantizer'],
+      planned['select'],
+    )
     jax.eval_shape(tx.init, shapes['params'])
   except ValueError as error:
     raise ValueError(f'config.recipe.{error}') from None
@@ -160,8 +160,9 @@ def _check(
   recipe = checked.recipe
   if (
     checked.fill_target
+    and planned['recipe'] is not None
     and recipe.straight_through
-    and (recipe.sparsity is None)
+    and recipe.sparsity is None
   ):
     assert checked.target_ratio is not None  # `validate` saw to it.
     wanted_bytes = steering.get_wanted_bytes(
@@ -182,6 +183,41 @@ def _check(
     wanted_bytes=wanted_bytes,
     **planned,
   )
+
+
+def build_model(
+  config: config_lib.Config, dataset: datasets.Dataset
+) -> tuple[nn.Module, dict[str, Any]]:
+  """The network of a config, and what a file says of it.
+
+  Args:
+    config: validated.
+    dataset: opened.
+
+  Returns:
+    The Flax module, and the header; see `Job`.
+
+  Raises:
+    ValueError: where the network is not known or takes no such arguments.
+  """
+  fields = config_lib.to_dict(config)['model']
+  arguments = {key: x for key, x in fields.items() if x is not None}
+  name = arguments.pop('name')
+  try:
+    model = models.build(
+      name, num_classes=len(dataset.class_names), arguments=arguments
+    )
+  except ValueError as error:
+    raise inputs.with_field(error, 'config.', config_lib.Config) from error
+  header = {
+    'model': name,
+    'model_arguments': arguments,
+    'input_shape': dataset.image_shape,
+    'preprocessing': normalization.preprocessing(dataset),
+    'class_names': dataset.class_names,
+    'max_error': config.max_error,
+  }
+  return model, header
 
 
 def replan(job: Job, variables: Any) -> Job:
@@ -226,6 +262,11 @@ def make_plan(
       known.
   """
   make_artifact = functools.partial(deploy.make_artifact, **header)
+  quantizer = rivals.make_quantizer(config)
+  if quantizer is not None:
+    return rivals.predict(
+      config.quantizer.name, quantizer, variables, make_artifact
+    )
   recipe = config.recipe
   if recipe.distribution not in planner.ALLOCATIONS:
     raise ValueError(
@@ -267,6 +308,9 @@ def ship(
   Returns:
     An artifact, on the host.
   """
+  if job.quantizer is not None:
+    return deploy.artifact_of_quantizer(state, job.quantizer, **job.header)
+  assert job.recipe is not None  # Where there is no quantizer.
   make = lambda recipe, rerank: deploy.artifact_of_state(
     state,
     recipe,
@@ -307,6 +351,15 @@ def _resolve(
   config: config_lib.Config, plan: planner.Plan, steps_per_epoch: int
 ) -> dict[str, Any]:
   """The fields of a `Job` that follow from its plan."""
+  quantizer = rivals.make_quantizer(config)
+  if quantizer is not None:
+    return {
+      'plan': plan,
+      'recipe': None,
+      'quantizer': quantizer,
+      'select': lambda path, leaf: path in plan.layers,
+      'int8_kernels': (),
+    }
   sparsities = planner.sparsities(plan)
   if not sparsities:
     raise ValueError(
@@ -316,9 +369,33 @@ def _resolve(
   return {
     'plan': plan,
     'recipe': make_recipe(config, sparsities, steps_per_epoch),
+    'quantizer': None,
     'select': lambda path, leaf: path in sparsities,
     'int8_kernels': planner.with_encoding(plan, 'int8'),
   }
+
+
+def make_transformation(
+  inner: optax.GradientTransformation,
+  recipe: transforms.Recipe | None,
+  quantizer: quantizers.Quantizer | None,
+  select: trees.Selector,
+) -> optax.GradientTransformationExtraArgs:
+  """What trains quantized weights: by a recipe, or by another quantizer.
+
+  Args:
+    inner: the optimizer.
+    recipe: see `Job`.
+    quantizer: see `Job`.
+    select: the kernels.
+
+  Returns:
+    An optax transformation.
+  """
+  if quantizer is not None:
+    return transforms.straight_through(inner, quantizer, select=select)
+  assert recipe is not None  # Where there is no quantizer.
+  return transforms.hq(inner, recipe, select)
 
 
 def make_recipe(

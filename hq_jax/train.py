@@ -18,6 +18,7 @@ from hq_jax import optimizers
 from hq_jax import preemption
 from hq_jax import provenance
 from hq_jax import report
+from hq_jax import rivals
 from hq_jax import sharding
 from hq_jax import stages
 from hq_jax import train_state
@@ -51,24 +52,10 @@ def run(
   """
   watch = watch or preemption.Watch(job.mesh)
   history = workdir_lib.History(job.workdir, is_kept=distributed.is_first())
-  eval_step = evaluate.make_eval_step(job.model)
-  batches = eval_batches.make_eval_batches(
-    job.dataset.test,
-    preprocessing=job.header['preprocessing'],
-    batch_size=job.config.batch_size,
-    unreadable=job.unreadable,
-    num_threads=job.config.data.num_threads,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
-
-  def evaluate_on_test(variables, before_batch=lambda: None):
-    return evaluate.evaluate(
-      eval_step, variables, batches, job.mesh, before_batch
-    )
-
+  evaluate_on_test = make_evaluation(job)
   with watch.finishing_steps():
-    job, dense, state = _fit(job, history, evaluate_on_test, watch)
+    dense = fit_dense(job, history, evaluate_on_test, watch)
+    job, state = compress(job, dense, history, evaluate_on_test, watch)
   shipped = job_lib.ship(job, state, is_last=True)
   path = os.path.join(job.workdir, workdir_lib.MODEL)
   write = lambda: write_model(job.workdir, shipped)
@@ -109,20 +96,61 @@ def run(
   )
 
 
-def _fit(
+def make_evaluation(job: job_lib.Job) -> Callable[..., dict[str, Any]]:
+  """Makes the evaluation on a job's test images.
+
+  Args:
+    job: of `job.prepare`.
+
+  Returns:
+    A function from variables, and what to call before each batch, to metrics.
+  """
+  eval_step = evaluate.make_eval_step(job.model)
+  batches = eval_batches.make_eval_batches(
+    job.dataset.test,
+    preprocessing=job.header['preprocessing'],
+    batch_size=job.config.batch_size,
+    unreadable=job.unreadable,
+    num_threads=job.config.data.num_threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+  def evaluate_on_test(variables, before_batch=lambda: None):
+    return evaluate.evaluate(
+      eval_step, variables, batches, job.mesh, before_batch
+    )
+
+  return evaluate_on_test
+
+
+def fit_dense(
   job: job_lib.Job,
   history: workdir_lib.History,
   evaluate_on_test: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
-) -> tuple[job_lib.Job, train_state.TrainState, train_state.TrainState]:
-  """Both stages: the job as planned anew, and the states at their ends."""
-  dense_stage = make_dense_stage(job)
+) -> train_state.TrainState:
+  """Trains the dense network, or goes on with it.
+
+  Args:
+    job: of `job.prepare`.
+    history: see `loop.fit`.
+    evaluate_on_test: of `make_evaluation`.
+    watch: see `loop.fit`.
+
+  Returns:
+    The state at its end, without that of the optimizer.
+
+  Raises:
+    FloatingPointError: as `loop.fit`; and its other errors.
+  """
+  stage = make_dense_stage(job)
   dense = loop.fit(
     job,
-    dense_stage,
+    stage,
     lambda: train_state.init(
       job.model,
-      dense_stage.tx,
+      stage.tx,
       jax.random.key(job.config.seed),
       job.dataset.image_shape,
       job.mesh,
@@ -133,18 +161,42 @@ def _fit(
     watch,
   )
   # Of no use any more, and twice the size of the network or more.
-  dense = dense.replace(opt_state=())
+  return dense.replace(opt_state=())
+
+
+def compress(
+  job: job_lib.Job,
+  dense: train_state.TrainState,
+  history: workdir_lib.History,
+  evaluate_on_test: Callable[..., dict[str, Any]],
+  watch: preemption.Watch,
+) -> tuple[job_lib.Job, train_state.TrainState]:
+  """Plans anew for a dense network, and compresses it, or goes on with that.
+
+  Args:
+    job: of `job.prepare`.
+    dense: of `fit_dense`.
+    history: see `loop.fit`.
+    evaluate_on_test: of `make_evaluation`.
+    watch: see `loop.fit`.
+
+  Returns:
+    The job with the new plan, and the state at the end.
+
+  Raises:
+    FloatingPointError: as `loop.fit`; and its other errors.
+  """
   job = job_lib.replan(job, sharding.to_host(dense.variables))
-  compress_stage = make_compress_stage(job, dense.variables)
+  stage = make_compress_stage(job, dense.variables)
   state = loop.fit(
     job,
-    compress_stage,
-    lambda: train_state.restart(dense, compress_stage.tx, job.mesh),
+    stage,
+    lambda: train_state.restart(dense, stage.tx, job.mesh),
     history,
     evaluate_on_test,
     watch,
   )
-  return job, dense, state
+  return job, state
 
 
 def make_dense_stage(job: job_lib.Job) -> stages.Stage:
@@ -186,9 +238,10 @@ def make_compress_stage(
   )
   return stages.Stage(
     name='compress',
-    tx=transforms.hq(
+    tx=job_lib.make_transformation(
       optimizers.make_optimizer(config.optimizer, schedule),
       job.recipe,
+      rivals.make_quantizer(config, schedule),
       job.select,
     ),
     schedule=schedule,

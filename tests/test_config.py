@@ -72,8 +72,13 @@ _GOOD = {
   'recipe.tangent': (False,),
   'recipe.project': (False,),
   'recipe.prune': (False,),
+  'recipe.prune_gradients': ('straight_through',),
   'recipe.reinit': (False,),
   'recipe.straight_through': (False,),
+  'quantizer.name': ('binary',),
+  'quantizer.bits': (2, 8),
+  'quantizer.group_size': (1, 9),
+  'quantizer.num_codewords': (2, 256),
 }
 for _phase in ('dense', 'prune', 'ternary'):
   _GOOD |= {
@@ -155,8 +160,16 @@ _BAD = {
   'recipe.tangent': {'bool': (1, 0, None, 'true')},
   'recipe.project': {'bool': (1,)},
   'recipe.prune': {'bool': (1,)},
+  'recipe.prune_gradients': {'str': (None, 3)},
   'recipe.reinit': {'bool': (1,)},
   'recipe.straight_through': {'bool': (1,)},
+  'quantizer.name': {'str': (None, 3)},
+  'quantizer.bits': {'an int of 2 to 8': (1, 9), 'int': _INTS},
+  'quantizer.group_size': {'at least 1': (0, -1), 'int': _INTS},
+  'quantizer.num_codewords': {
+    'an int of 2 to 256': (1, 257),
+    'int': _INTS,
+  },
 }
 for _phase in ('dense', 'prune', 'ternary'):
   _BAD |= {
@@ -247,7 +260,7 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       'config.sed is 1, but there is no such field; wanted one of: seed,'
       ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
       ' batch_size, max_skipped_steps, checkpoint, mesh, data, model,'
-      ' optimizer, distill, dense, prune, ternary, recipe',
+      ' optimizer, distill, dense, prune, ternary, recipe, quantizer',
     ),
     (
       {'data': {'nme': 'digits'}},

@@ -167,12 +167,13 @@ def _find_public():
       is_made_here = getattr(value, '__module__', '') == module.__name__
       if is_made_here and callable(value) and not name.startswith('_'):
         found[f'{module.__name__}.{name}'] = value
-  # Those that are public because `transforms` says so.
-  found |= {
-    f'transforms.{name}': value
-    for name, value in vars(transforms).items()
-    if callable(value) and not name.startswith('_')
-  }
+  # Those that are public because their package says so.
+  for package in (quantizers, transforms):
+    found |= {
+      f'{package.__name__}.{name}': value
+      for name, value in vars(package).items()
+      if callable(value) and not name.startswith('_')
+    }
   return found
 
 
@@ -190,8 +191,9 @@ def _section(value, title):
 
 
 def test_the_public_names_are_found():
-  assert {'transforms.hq', 'hq_jax.trees.select'} <= set(FUNCTIONS)
-  assert {'transforms.Recipe', 'hq_jax.quantizers.Quantizer'} <= set(CLASSES)
+  assert {'hq_jax.transforms.hq', 'hq_jax.trees.select'} <= set(FUNCTIONS)
+  wanted = {'hq_jax.transforms.Recipe', 'hq_jax.quantizers.Quantizer'}
+  assert wanted <= set(CLASSES)
 
 
 @pytest.mark.parametrize('name', PUBLIC)

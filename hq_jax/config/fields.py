@@ -96,7 +96,8 @@ class Model:
 
   Attributes:
     name: a name in `models`.
-    widths: the channels of each stage, of `small_resnet` alone.
+    widths: the channels of each stage of `small_resnet`, or the units of each
+      hidden layer of `mlp`.
     num_blocks: the blocks of each stage, of `small_resnet` alone.
     dtype: of the computation: float32 or bfloat16.
   """
@@ -175,7 +176,9 @@ class Recipe:
     refresh_steps: steps between two exact thresholds.
     tangent: gradients along the sphere.
     project: weights are put back on the sphere.
-    prune: weights are pruned before they become ternary.
+    prune: the sparsity rises over the prune phase.
+    prune_gradients: of weights that are pruned meanwhile: masked, or
+      straight_through.
     reinit: weights are moved toward their ternary point.
     straight_through: training ends with ternary weights.
   """
@@ -191,8 +194,31 @@ class Recipe:
   tangent: bool = True
   project: bool = True
   prune: bool = True
+  prune_gradients: str = 'masked'
   reinit: bool = True
   straight_through: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantizer:
+  """What the weights become; the other methods are there to compare with.
+
+  Attributes:
+    name: `ternary` is the method of this library, as `recipe` and
+      `target_ratio` say. The others, `twn`, `binary`, `uniform` and `vector`,
+      see `quantizers`, have neither: they take no `prune.epochs`, and their
+      file has the size that it has.
+    bits: of a weight, of `uniform` alone.
+    group_size: weights that share a codeword, of `vector` alone.
+    num_codewords: of each kernel at most, of `vector` alone.
+  """
+
+  name: str = 'ternary'
+  bits: int = _field(2, lambda x: 2 <= x <= 8, 'an int of 2 to 8')
+  group_size: int = _at_least(1, 4)
+  num_codewords: int = _field(
+    16, lambda x: 2 <= x <= 256, 'an int of 2 to 256'
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -260,6 +286,7 @@ class Config:
     prune: the phase that prunes and reinitializes.
     ternary: the phase that trains ternary weights.
     recipe: see `Recipe`.
+    quantizer: see `Quantizer`.
   """
 
   seed: int = _field(0, lambda x: 0 <= x < 2**31, 'an int in [0, 2**31)')
@@ -282,3 +309,4 @@ class Config:
   prune: Phase = Phase()
   ternary: Phase = Phase()
   recipe: Recipe = Recipe()
+  quantizer: Quantizer = Quantizer()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from hq_jax import trees
 from hq_jax.models import layers
+from hq_jax.models import mlp
 from hq_jax.models import mobilenet
 from hq_jax.models import resnet
 from hq_jax.models import small
@@ -24,6 +25,7 @@ class _Entry(NamedTuple):
 _CIFAR_WIDTHS = (16, 32, 64)
 
 _MODELS = {
+  'mlp': _Entry(mlp.MLP, arguments=('widths',)),
   'small_resnet': _Entry(small.SmallResNet, arguments=('widths', 'num_blocks')),
   # Networks for 32x32 pixels of 6n + 2 layers; a convolution, not zeros, where
   # the number of channels changes.
@@ -90,7 +92,8 @@ def build(
   for key, most in _MOST.items():
     if key in kwargs:
       kwargs[key] = _check_counts(f'model.{key}', kwargs[key], most)
-  if len({len(kwargs.get(key, ())) for key in ('widths', 'num_blocks')}) > 1:
+  counts = [key for key in _MOST if key in entry.arguments]
+  if len({len(kwargs.get(key, ())) for key in counts}) > 1:
     raise ValueError(
       f'model.widths is {kwargs.get("widths")} and model.num_blocks'
       f' {kwargs.get("num_blocks")}, wanted the same length'
@@ -109,10 +112,10 @@ def _check_counts(name: str, value: Any, most: int) -> tuple[int, ...]:
 
 
 def pair_norms(params: chex.ArrayTree) -> dict[str, str]:
-  """Which batch norm follows which convolution directly.
+  """Which batch norm follows which convolution or dense layer directly.
 
-  In these models such a pair carries the same name but for `norm` and `conv`,
-  and its convolution has no bias: `stem/norm1` follows `stem/conv1`.
+  In these models such a pair carries the same name but for `norm` and `conv` or
+  `dense`, and its layer has no bias: `stem/norm1` follows `stem/conv1`.
 
   >>> pair_norms({'conv_a': {'kernel': 0}, 'norm_a': {'scale': 0}})
   {'norm_a': 'conv_a'}
@@ -121,7 +124,7 @@ def pair_norms(params: chex.ArrayTree) -> dict[str, str]:
     params: the parameters of one of these models.
 
   Returns:
-    The path of the convolution by that of the norm.
+    The path of the layer by that of the norm.
   """
   paths = trees.flatten(params)
   pairs = {}
@@ -130,9 +133,10 @@ def pair_norms(params: chex.ArrayTree) -> dict[str, str]:
     parent, slash, name = module.rpartition('/')
     if leaf != 'scale' or not name.startswith('norm'):
       continue
-    conv = f'{parent}{slash}conv{name.removeprefix("norm")}'
-    if f'{conv}/kernel' in paths and f'{conv}/bias' not in paths:
-      pairs[module] = conv
+    for kind in ('conv', 'dense'):
+      layer = f'{parent}{slash}{kind}{name.removeprefix("norm")}'
+      if f'{layer}/kernel' in paths and f'{layer}/bias' not in paths:
+        pairs[module] = layer
   return pairs
 
 

@@ -9,3 +9,4 @@ from hq_jax.planner.plans import Plan as Plan
 from hq_jax.planner.plans import sparsities as sparsities
 from hq_jax.planner.plans import with_encoding as with_encoding
 from hq_jax.planner.prices import entropy_bytes as entropy_bytes
+from hq_jax.planner.probes import find_kernels as find_kernels

@@ -21,8 +21,8 @@ class LayerPlan(NamedTuple):
   """What becomes of one kernel.
 
   Attributes:
-    encoding: 'ternary', 'int8' or 'float16'.
-    sparsity: the fraction of zeros; 0 where it is not ternary.
+    encoding: 'ternary', 'int8' or 'float16'; or another quantizer's name.
+    sparsity: the fraction of zeros that is wanted; 0 where none is.
     num_bytes: of its codes or values in the file, predicted.
     cosine_distance: between the kernel and what the file holds of it, the mean
       over its output channels.
@@ -103,18 +103,19 @@ def describe(plan: Plan) -> str:
 100,000 bytes (25.0x)'
 
   Args:
-    plan: with a ternary kernel or more.
+    plan: with a kernel or more.
 
   Returns:
     Text without a line break.
   """
-  zeros = sparsities(plan).values()
-  parts = [f'{max(zeros):.1%} zeros in {len(zeros)} ternary kernels']
-  if min(zeros) < max(zeros):
-    parts = [f'{min(zeros):.1%} to {parts[0]}']
-  for encoding in ('int8', 'float16'):
-    if found := with_encoding(plan, encoding):
-      parts.append(f'{len(found)} in {encoding}')
+  parts = []
+  if zeros := sparsities(plan).values():
+    parts = [f'{max(zeros):.1%} zeros in {len(zeros)} ternary kernels']
+    if min(zeros) < max(zeros):
+      parts = [f'{min(zeros):.1%} to {parts[0]}']
+  others = {layer.encoding for layer in plan.layers.values()} - {'ternary'}
+  for encoding in sorted(others, reverse=True):
+    parts.append(f'{len(with_encoding(plan, encoding))} in {encoding}')
   return (
     f'{", ".join(parts)}; at most {plan.predicted_bytes:,} of'
     f' {plan.dense_bytes:,} bytes'

@@ -1,5 +1,6 @@
 """Optax transformations: the parts of the method, and `hq`, all of them."""
 
+from hq_jax.transforms._encode import encode as encode
 from hq_jax.transforms._hq import finalize as finalize
 from hq_jax.transforms._hq import hq as hq
 from hq_jax.transforms._hq import latents as latents

@@ -100,14 +100,11 @@ def _make_parts(inner, recipe, sparsity, select, channel_axis):
   """What is chained around `inner`, in its order."""
   kernels = {'select': select, 'channel_axis': channel_axis}
   ranking = {'scope': recipe.scope, 'unit_norm': recipe.project} | kernels
-  if isinstance(sparsity, dict):
-    ramps = {path: recipe.get_ramp(s) for path, s in sparsity.items()}
-  else:
-    ramps = recipe.get_ramp(sparsity)
+  ramps = _make_ramps(recipe, sparsity)
   parts = [inner]
   if recipe.tangent:
     parts.insert(0, _tangent.tangent(**kernels))
-  if recipe.prune and recipe.prune_steps:
+  if recipe.prune and recipe.prune_steps and not recipe.is_ramp_ternary:
     parts.append(
       _prune.prune(
         ramps,
@@ -127,11 +124,17 @@ def _make_parts(inner, recipe, sparsity, select, channel_axis):
   return parts
 
 
+def _make_ramps(recipe, sparsity):
+  if isinstance(sparsity, dict):
+    return {path: recipe.get_ramp(s) for path, s in sparsity.items()}
+  return recipe.get_ramp(sparsity)
+
+
 def _make_quantizer(recipe, sparsity):
   if not recipe.straight_through:
     return quantizers.identity()
   return quantizers.ternary(
-    sparsity,
+    _make_ramps(recipe, sparsity) if recipe.is_ramp_ternary else sparsity,
     begin_step=recipe.ternary_begin_step,
     end_step=recipe.end_step,
     refresh_steps=recipe.refresh_steps,

@@ -13,6 +13,8 @@ from hq_jax import schedules
 from hq_jax import thresholds
 from hq_jax import trees
 
+_PRUNE_GRADIENTS = ('masked', 'straight_through')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -20,8 +22,11 @@ class Recipe:
 
   From `begin_step` the sparsity rises from `initial_sparsity` to `sparsity`
   over `prune_steps`, in `num_stages` equal stages, and at each stage's end the
-  weights are reinitialized. From `begin_step + prune_steps` the parameters are
-  ternary. Before `begin_step` they are dense, on the sphere.
+  weights are reinitialized. Meanwhile weights are pruned and stay zero, and
+  from `begin_step + prune_steps` the parameters are ternary; or, where pruning
+  is straight-through, they are ternary from `begin_step` on, with more and more
+  zeros, and every latent weight goes on moving. Before `begin_step` they are
+  dense, on the sphere.
 
   >>> Recipe(sparsity=0.85, prune_steps=100).ternary_begin_step
   100
@@ -50,7 +55,10 @@ class Recipe:
     tangent: whether gradients are projected onto the tangent of the sphere.
     project: whether weights are put back on the sphere after each step;
       without it, `abs(w)` is ranked instead of `abs(u)`.
-    prune: whether weights are pruned before they become ternary.
+    prune: whether the sparsity rises; without it, parameters have all their
+      zeros from `begin_step + prune_steps` on.
+    prune_gradients: what a weight that is pruned gets in the meantime: nothing
+      ('masked'), or the gradient at its ternary value ('straight_through').
     reinit: whether they are reinitialized.
     straight_through: whether training ends with ternary weights; without it
       they are rounded after training, by `finalize`.
@@ -70,6 +78,7 @@ class Recipe:
   tangent: bool = True
   project: bool = True
   prune: bool = True
+  prune_gradients: str = 'masked'
   reinit: bool = True
   straight_through: bool = True
 
@@ -92,10 +101,16 @@ class Recipe:
         raise ValueError(
           f'{name} is {value}, wanted an int of at least {least}'
         )
-    if self.end_step is not None and self.end_step < self.ternary_begin_step:
+    prune_end_step = self.begin_step + self.prune_steps
+    if self.end_step is not None and self.end_step < prune_end_step:
       raise ValueError(
         f'end_step is {self.end_step}, wanted at least begin_step +'
-        f' prune_steps = {self.ternary_begin_step}'
+        f' prune_steps = {prune_end_step}'
+      )
+    if self.prune_gradients not in _PRUNE_GRADIENTS:
+      raise ValueError(
+        f'prune_gradients is {self.prune_gradients!r}, wanted one of:'
+        f' {", ".join(_PRUNE_GRADIENTS)}'
       )
     in_stages = self.reinit or self.ramp == 'staged'
     if in_stages and 0 < self.prune_steps < self.num_stages:
@@ -149,9 +164,16 @@ class Recipe:
     return hash(tuple((name, str(values[name])) for name in values))
 
   @property
+  def is_ramp_ternary(self) -> bool:
+    """Whether parameters are ternary while their sparsity rises."""
+    straight_through = self.prune_gradients == 'straight_through'
+    is_ramp = self.prune and self.prune_steps > 0
+    return is_ramp and self.straight_through and straight_through
+
+  @property
   def ternary_begin_step(self) -> int:
     """The first step whose parameters are ternary."""
-    return self.begin_step + self.prune_steps
+    return self.begin_step + (0 if self.is_ramp_ternary else self.prune_steps)
 
   def get_ramp(self, sparsity: float) -> optax.Schedule:
     """The sparsity by step, of what ends at the one given."""

@@ -37,7 +37,8 @@ def straight_through(
   `optax.apply_updates` gives `q(w')`. Leaves that are not selected pass
   through `inner` as usual. `inner` is given the latents as its `params`, so
   weight decay and the like act on them. The update has the dtypes of the
-  parameters.
+  parameters. What the quantizer learns of its own, it learns from the same `g`,
+  before the latents move.
 
   Gradients of which any is NaN or infinite, selected or not, are never applied:
   parameters and state stay as they are, but for `skipped_count`.
@@ -101,6 +102,9 @@ def straight_through(
     axes = trees.find_axes(params, select, channel_axis)
 
     def apply():
+      quantizer_state = quantizer.learn(
+        trees.mask(updates, axes), state.latents, state.quantizer_state, axes
+      )
       moves, opt_state = inner.update(
         updates,
         state.latent_opt_state,
@@ -113,7 +117,7 @@ def straight_through(
         trees.mask(moves, axes),
       )
       quantized, quantizer_state = quantizer.update(
-        latents, state.quantizer_state, trees.mask(params, axes), axes
+        latents, quantizer_state, trees.mask(params, axes), axes
       )
       moves = trees.map_selected(
         lambda axis, u, q, p: _difference(q, p), axes, moves, quantized, params

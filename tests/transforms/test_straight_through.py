@@ -242,3 +242,33 @@ def test_a_nan_of_the_optimizers_own_is_not_hidden_by_the_codes(rng):
   got = got['head']['kernel']
   assert np.isnan(got[:, 2]).all()
   assert np.isfinite(np.delete(got, 2, 1)).all()
+
+
+def test_the_quantizer_learns_from_the_gradient_as_it_comes(rng):
+  # A quantizer whose state is what it was given to learn from.
+  recorder = quantizers.identity()._replace(
+    init=lambda latents, axes: (latents, latents),
+    learn=lambda grads, latents, state, axes: (grads, latents),
+  )
+  params = _params(rng)['head']
+  tx = transforms.straight_through(optax.sgd(0.5), recorder)
+  grads = jax.tree.map(lambda p: _normal(rng, p.shape), params)
+  _, state = jax.jit(tx.update)(grads, tx.init(params), params)
+  given, latents = state.quantizer_state
+  # Not halved, and with the latents before they moved; kernels alone.
+  np.testing.assert_array_equal(given['kernel'], grads['kernel'])
+  np.testing.assert_array_equal(latents['kernel'], params['kernel'])
+  assert isinstance(given['bias'], optax.MaskedNode)
+  assert (state.latents['kernel'] != params['kernel']).all()
+
+
+def test_nothing_is_learnt_from_what_is_not_finite(rng):
+  params = _params(rng)['head']
+  tx = transforms.straight_through(optax.sgd(0.5), quantizers.uniform(2))
+  state = tx.init(params)
+  grads = jax.tree.map(jnp.ones_like, params)
+  spoilt = grads | {'bias': grads['bias'].at[0].set(jnp.nan)}
+  for given, moves in ((spoilt, False), (grads, True)):
+    _, after = jax.jit(tx.update)(given, state, params)
+    before = state.quantizer_state.log_steps['kernel']
+    assert bool(after.quantizer_state.log_steps['kernel'] != before) == moves

@@ -1,35 +1,17 @@
-"""Quantizers: from latent weights to the weights that the model sees."""
+"""Ternary weights on the sphere: the quantizer of the method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from hq_jax import sphere
 from hq_jax import ternary as ternary_lib
 from hq_jax import thresholds as thresholds_lib
-
-
-class Quantizer(NamedTuple):
-  """A pair of pure functions, in the manner of `optax.GradientTransformation`.
-
-  Attributes:
-    init: from the latents (a tree in which what is not selected is an
-      `optax.MaskedNode`) and the channel axis of each (see `trees.find_axes`)
-      to the quantizer's state.
-    update: from latents, state, the parameters that the model sees (masked as
-      the latents are) and channel axes to the quantized tree, in the dtypes of
-      the parameters, and the next state. Called once a step, after the latents
-      moved.
-  """
-
-  init: Callable[[chex.ArrayTree, chex.ArrayTree], Any]
-  update: Callable[
-    [chex.ArrayTree, Any, chex.ArrayTree, chex.ArrayTree],
-    tuple[chex.ArrayTree, Any],
-  ]
+from hq_jax.quantizers import _base
 
 
 class TernaryState(NamedTuple):
@@ -42,14 +24,14 @@ class TernaryState(NamedTuple):
 
 
 def ternary(
-  sparsity: float | Mapping[str, float],
+  sparsity: float | optax.Schedule | Mapping[str, float | optax.Schedule],
   *,
   begin_step: int = 0,
   end_step: int | None = None,
   refresh_steps: int = 50,
   scope: str = 'layer',
   unit_norm: bool = True,
-) -> Quantizer:
+) -> _base.Quantizer:
   """Ternary weights on the sphere, with a dead zone that follows the latents.
 
   Forward: `t_j = sign(w_j) [a_j > threshold]` and `q_j = ||w_j|| t_j /
@@ -76,8 +58,9 @@ def ternary(
   Array([ True,  True, False, False], dtype=bool)
 
   Args:
-    sparsity: the fraction of zeros in each kernel, in [0, 1); one for all, or
-      by path (see `distributions.resolve`).
+    sparsity: the fraction of zeros in each kernel, in [0, 1), or a schedule
+      from the update to it; one for all, or by path (see
+      `distributions.resolve`).
     begin_step: the first update that ternarizes.
     end_step: one more than the last update, where it is known: what training
       ends with then has exactly this sparsity.
@@ -95,7 +78,7 @@ def ternary(
   """
   values = sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]
   for value in values:
-    if not 0.0 <= value < 1.0:
+    if not callable(value) and not 0.0 <= value < 1.0:
       raise ValueError(f'sparsity is {value}, wanted a fraction in [0, 1)')
   if refresh_steps < 1 or begin_step < 0:
     raise ValueError(
@@ -104,18 +87,22 @@ def ternary(
     )
   grouped = thresholds_lib.parse_scope(scope) is not None
 
-  def scale_kept(value, factor):
+  def scale_kept(value, factor, count):
     if isinstance(value, Mapping):
-      return {path: scale_kept(item, factor) for path, item in value.items()}
+      return {
+        path: scale_kept(item, factor, count) for path, item in value.items()
+      }
+    if callable(value):
+      value = value(count)
     # Where nobody set a factor, exactly the sparsity: not 1 - (1 - s).
     scaled = jnp.maximum(1.0 - (1.0 - value) * factor, 0.0)
     return value if grouped else jnp.where(factor == 1.0, value, scaled)
 
-  def rank(latents, axes, factor):
+  def rank(latents, axes, factor, count):
     return thresholds_lib.split(
       thresholds_lib.get_thresholds(
         latents,
-        scale_kept(sparsity, factor),
+        scale_kept(sparsity, factor, count),
         axes=axes,
         scope=scope,
         unit_norm=unit_norm,
@@ -123,7 +110,7 @@ def ternary(
     )
 
   def init_fn(latents, axes):
-    shapes = jax.eval_shape(lambda latents: rank(latents, axes, 1.0), latents)
+    shapes = jax.eval_shape(lambda latents: rank(latents, axes, 1.0, 0), latents)
     return TernaryState(
       jnp.zeros([], jnp.int32),
       jnp.ones([], jnp.float32),
@@ -141,7 +128,7 @@ def ternary(
       refresh |= count == end_step - 1
     thresholds = jax.lax.cond(
       refresh,
-      lambda: rank(latents, axes, state.kept_factor),
+      lambda: rank(latents, axes, state.kept_factor, count),
       lambda: state.thresholds,
     )
     get_codes = lambda: jax.tree.map(
@@ -179,22 +166,4 @@ def ternary(
     state = TernaryState(count + 1, state.kept_factor, thresholds, scales)
     return quantized, state
 
-  return Quantizer(init_fn, update_fn)
-
-
-def identity() -> Quantizer:
-  """The quantizer that changes nothing: `q = w`.
-
-  >>> import jax.numpy as jnp
-  >>> w = {'kernel': jnp.ones((1, 2))}
-  >>> identity().update(w, (), w, {'kernel': 1})
-  ({'kernel': Array([[1., 1.]], dtype=float32)}, ())
-
-  Returns:
-    A `Quantizer` without state.
-  """
-
-  def update_fn(latents, state, params, axes):
-    return jax.tree.map(lambda w, p: w.astype(p.dtype), latents, params), state
-
-  return Quantizer(lambda latents, axes: (), update_fn)
+  return _base.Quantizer(init_fn, update_fn)

@@ -1,0 +1,189 @@
+"""Accuracy at equal file size: this library, its rivals, its own parts.
+
+  python -m benchmarks.accuracy --workdir=runs/accuracy
+
+Every method starts from the same dense network, has as many epochs, and finds
+its learning rate with the same search on held-out training images; then it is
+trained with several seeds at each ratio and writes a file, from which accuracy
+is measured. The ratio is float32 bytes of one reference network over bytes of
+the file: methods that have no smaller codes have a narrower network.
+
+Every run is a file in the workdir's `results`; what is there is not run again,
+so that an interrupted benchmark goes on with the same command. Prints a
+Markdown table, and as its last line a JSON object; writes `results.json` and
+pictures in the workdir.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from typing import Any, NamedTuple
+
+import tqdm
+
+from benchmarks.accuracy import tasks
+
+_RATIOS = (30.0, 40.0, 60.0)
+
+
+class _Failure(NamedTuple):
+  text: str
+
+
+def make_searches(
+  cells: Sequence[tuple[str, str]], methods: Sequence[str]
+) -> list[tasks.Task]:
+  """The runs that decide each method's learning rate.
+
+  Args:
+    cells: sets and networks.
+    methods: names in `tasks.METHODS`.
+
+  Returns:
+    Tasks.
+  """
+  return [
+    tasks.Task(*cell, method, tasks.SEARCH_RATIO, rate, tasks.SEARCH_SEED, True)
+    for cell, method, rate in itertools.product(cells, methods, tasks.RATES)
+  ]
+
+
+def choose_rates(
+  results: Sequence[dict[str, Any]],
+) -> dict[tuple[str, str, str], float]:
+  """The rate of the best held-out accuracy, by set, network and method.
+
+  Args:
+    results: of searches.
+
+  Returns:
+    Rates; the smaller one of equals.
+  """
+  best: dict[tuple[str, str, str], dict[str, Any]] = {}
+  for result in sorted(results, key=lambda found: found['rate']):
+    key = result['set'], result['network'], result['method']
+    if key not in best or result['accuracy'] > best[key]['accuracy']:
+      best[key] = result
+  return {key: result['rate'] for key, result in best.items()}
+
+
+def main() -> None:
+  """Runs, or reads what was run, and prints."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--workdir', default='runs/accuracy')
+  parser.add_argument('--sets', nargs='+', default=['digits', 'glyphs/16'])
+  parser.add_argument('--networks', nargs='+', default=['mlp', 'resnet'])
+  parser.add_argument('--methods', nargs='+', default=list(tasks.METHODS))
+  parser.add_argument('--ratios', type=float, nargs='+', default=_RATIOS)
+  parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+  parser.add_argument('--processes', type=int, default=os.cpu_count())
+  arguments = parser.parse_args()
+  cells = list(itertools.product(arguments.sets, arguments.networks))
+  searched = make_searches(cells, arguments.methods)
+  dense = [
+    tasks.Task(*cell, 'dense', 0.0, 0.0, seed)
+    for cell, seed in itertools.product(cells, arguments.seeds)
+  ]
+  product = itertools.product(
+    cells, arguments.ratios, arguments.methods, arguments.seeds
+  )
+  finals = [
+    tasks.Task(*cell, method, ratio, 0.0, seed)
+    for cell, ratio, method, seed in product
+  ]
+  with _open_pool(arguments.processes, arguments.workdir) as run_all:
+    every = [*searched, *finals]
+    run_all('fit', 'fit', _first(every, lambda task: task[:4]))
+    starts = _first(
+      [*every, *dense], lambda task: _get_start(task, arguments.workdir)
+    )
+    run_all('dense', 'fit_dense', starts)
+    rates = choose_rates(run_all('search', 'run', searched))
+    finals = [
+      task._replace(rate=rates[task.set, task.network, task.method])
+      for task in finals
+    ]
+    results = run_all('train', 'run', [*dense, *finals])
+  print(json.dumps({'runs': len(results)}))
+
+
+def _first(
+  found: Sequence[tasks.Task], key: Callable[[tasks.Task], Any]
+) -> list[tasks.Task]:
+  """The first task of each key."""
+  first: dict[Any, tasks.Task] = {}
+  for task in found:
+    first.setdefault(key(task), task)
+  return list(first.values())
+
+
+def _get_start(task: tasks.Task, root: str) -> str:
+  from benchmarks.accuracy import runs
+
+  budget = tasks.BUDGETS[task.set, task.network]
+  fitted = {} if task.method == 'dense' else runs.fit(task, budget, root)
+  return runs.get_start(task, fitted, budget, root)
+
+
+@contextlib.contextmanager
+def _open_pool(num_processes: int, root: str):
+  """A function that runs tasks, a process for each core."""
+  context = multiprocessing.get_context('spawn')
+  cores = context.Queue()
+  for core in itertools.islice(
+    itertools.cycle(sorted(os.sched_getaffinity(0))), num_processes
+  ):
+    cores.put(core)
+  with concurrent.futures.ProcessPoolExecutor(
+    num_processes, context, initializer=_start, initargs=(cores,)
+  ) as pool:
+
+    def run_all(title, what, found):
+      futures = [pool.submit(_run, what, task, root) for task in found]
+      results, failed = [], []
+      for future in tqdm.tqdm(
+        concurrent.futures.as_completed(futures), desc=title, total=len(futures)
+      ):
+        result = future.result()
+        is_failure = isinstance(result, _Failure)
+        (failed if is_failure else results).append(result)
+      for failure in failed:
+        print(failure.text, file=sys.stderr)
+      if failed:
+        sys.exit(f'{len(failed)} of {len(found)} runs failed')
+      return results
+
+    yield run_all
+
+
+def _start(cores: multiprocessing.Queue) -> None:
+  # Before JAX looks at how many there are: a small network is not faster on
+  # several cores, but several of them are.
+  os.sched_setaffinity(0, {cores.get()})
+
+
+def _run(what: str, task: tasks.Task, root: str) -> Any:
+  """Calls a function of `runs`; what went wrong comes back as a `_Failure`."""
+  from benchmarks.accuracy import runs
+
+  budget = tasks.BUDGETS[task.set, task.network]
+  try:
+    with (
+      open(os.devnull, 'w', encoding='utf-8') as nowhere,
+      contextlib.redirect_stdout(nowhere),
+    ):
+      found = getattr(runs, what)(task, budget, root)
+      return found if what == 'run' else None
+  except Exception:  # The others go on.
+    return _Failure(f'{task.name}\n{traceback.format_exc()}')
+
+
+if __name__ == '__main__':
+  main()

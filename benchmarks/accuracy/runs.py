@@ -1,0 +1,218 @@
+"""One run of the benchmark, through the library's own loop."""
+
+import functools
+import json
+import os
+import shutil
+import time
+from typing import Any
+
+from absl import logging
+from flax import serialization
+import numpy as np
+
+from benchmarks.accuracy import tasks
+from hq_jax import artifact as artifact_lib
+from hq_jax import checkpoint
+from hq_jax import config as config_lib
+from hq_jax import evaluate
+from hq_jax import files
+from hq_jax import job as job_lib
+from hq_jax import preemption
+from hq_jax import provenance
+from hq_jax import sharding
+from hq_jax import train
+from hq_jax import train_state
+from hq_jax import workdir as workdir_lib
+from hq_jax.data import datasets
+from hq_jax.data import eval_batches
+
+
+def run(
+  task: tasks.Task, budget: tasks.Budget, root: str, *, keep: bool = False
+) -> dict[str, Any]:
+  """The result of a run, which is made where it is not there.
+
+  Args:
+    task: which.
+    budget: its epochs.
+    root: the benchmark's folder.
+    keep: whether the run's history stays on the disk.
+
+  Returns:
+    What `results/NAME.json` holds.
+  """
+  path = os.path.join(root, 'results', f'{task.name}.json')
+  if os.path.exists(path):
+    return _read(path)
+  started = time.monotonic()
+  logging.set_verbosity(logging.WARNING)
+  checkpoint.silence_orbax()
+  dataset = _load(task.set, task.is_search)
+  reference_bytes = tasks.count_bytes(task, budget, dataset)
+  result = task._asdict() | {
+    'reference_bytes': reference_bytes,
+    'dense_epochs': budget.dense_epochs,
+    'compress_epochs': budget.compress_epochs,
+    'commit': provenance.get_commit(),
+    'hardware': provenance.get_hardware(),
+  }
+  if task.method == 'dense':
+    result |= _measure_dense(task, budget, root, dataset)
+  else:
+    result |= _measure_file(task, budget, root, dataset, keep)
+    result['file_ratio'] = reference_bytes / result['file_bytes']
+  result['seconds'] = round(time.monotonic() - started, 1)
+  _write(path, result)
+  return result
+
+
+def fit(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
+  """As `tasks.fit`, found once for all seeds.
+
+  Args:
+    task: which run.
+    budget: its epochs.
+    root: the benchmark's folder.
+
+  Returns:
+    Fields by their names with dots.
+  """
+  name = (
+    f'{task.set.replace("/", "")}-{task.network}-{task.method}'
+    f'-{task.ratio:g}x.json'
+  )
+  path = os.path.join(root, 'fitted', name)
+  if os.path.exists(path):
+    return _read(path)
+  fitted = tasks.fit(task, budget, _load(task.set, is_search=False))
+  _write(path, fitted)
+  return fitted
+
+
+def get_start(
+  task: tasks.Task, fitted: dict[str, Any], budget: tasks.Budget, root: str
+) -> str:
+  """The file of the dense network that a run starts from, or that it is.
+
+  All methods share it that share the network's widths and the seed.
+
+  Args:
+    task: which run.
+    fitted: of `fit`.
+    budget: its epochs.
+    root: the benchmark's folder.
+
+  Returns:
+    A path.
+  """
+  config = tasks.make_config(task, budget, fitted)
+  kind = 'search' if task.is_search else 'final'
+  widths = '-'.join(map(str, config.model.widths))
+  name = (
+    f'{kind}-{task.set.replace("/", "")}-{task.network}-{widths}'
+    f'-{config.dense.epochs}epochs-seed{task.seed}'
+  )
+  return os.path.join(root, 'dense', f'{name}.msgpack')
+
+
+def fit_dense(
+  task: tasks.Task, budget: tasks.Budget, root: str
+) -> dict[str, Any]:
+  """Trains the dense network that a run starts from, where it is not there.
+
+  Two processes must not do that for the same network at once.
+
+  Args:
+    task: which run.
+    budget: its epochs.
+    root: the benchmark's folder.
+
+  Returns:
+    `params` and `batch_stats`, as nested dictionaries of arrays.
+  """
+  fitted = fit(task, budget, root) if task.method != 'dense' else {}
+  path = get_start(task, fitted, budget, root)
+  if not os.path.exists(path):
+    config = tasks.make_config(task, budget, fitted)
+    config.quantizer.name = 'ternary'  # The dense stage knows none.
+    config.prune.epochs, config.ternary.epochs = 0, 1
+    config.target_ratio = 2.0
+    folder = path.removesuffix('.msgpack')
+    dataset = _load(task.set, task.is_search)
+    with (job := job_lib.prepare(config, folder, dataset)).lock:
+      history = workdir_lib.History(folder, is_kept=True)
+      watch = preemption.Watch(job.mesh)
+      state = train.fit_dense(job, history, train.make_evaluation(job), watch)
+    variables = sharding.to_host(state.variables)
+    files.write_bytes(path, serialization.msgpack_serialize(variables))
+    shutil.rmtree(folder)
+  with open(path, 'rb') as file:
+    return serialization.msgpack_restore(file.read())
+
+
+def _read(path: str) -> dict[str, Any]:
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)
+
+
+def _write(path: str, found: dict[str, Any]) -> None:
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  text = json.dumps(found, indent=1, sort_keys=True)
+  files.write_bytes(path, text.encode())
+
+
+def _measure_dense(task, budget, root, dataset) -> dict[str, Any]:
+  variables = fit_dense(task, budget, root)
+  config = config_lib.validate(tasks.make_config(task, budget, {}))
+  model, header = job_lib.build_model(config, dataset)
+  found = _evaluate(config, model, header, dataset, variables)
+  return {'accuracy': found['accuracy']}
+
+
+def _evaluate(config, model, header, dataset, variables) -> dict[str, Any]:
+  batches = eval_batches.make_eval_batches(
+    dataset.test,
+    preprocessing=header['preprocessing'],
+    batch_size=config.batch_size,
+  )
+  return evaluate.evaluate(
+    evaluate.make_eval_step(model), variables, batches, sharding.make_mesh()
+  )
+
+
+def _measure_file(task, budget, root, dataset, keep) -> dict[str, Any]:
+  fitted = fit(task, budget, root)
+  variables = fit_dense(task, budget, root)
+  config = tasks.make_config(task, budget, fitted)
+  folder = os.path.join(root, 'runs', task.name)
+  with (job := job_lib.prepare(config, folder, dataset)).lock:
+    history = workdir_lib.History(folder, is_kept=True)
+    evaluate_on_test = train.make_evaluation(job)
+    watch = preemption.Watch(job.mesh)
+    variables = sharding.to_devices(variables, job.mesh)
+    dense = train_state.TrainState(step=None, opt_state=(), **variables)
+    job, state = train.compress(job, dense, history, evaluate_on_test, watch)
+    path = train.write_model(folder, job_lib.ship(job, state, is_last=True))
+    with open(path, 'rb') as file:
+      data = file.read()
+    in_file = artifact_lib.to_variables(artifact_lib.loads(data, path))
+    found, at_start = evaluate_on_test(in_file), evaluate_on_test(variables)
+    last = history.rows[-1]
+  shutil.rmtree(os.path.join(folder, workdir_lib.CHECKPOINTS))
+  if not keep:
+    shutil.rmtree(folder)
+  return {
+    'accuracy': found['accuracy'],
+    'file_bytes': len(data),
+    'start_accuracy': at_start['accuracy'],
+    'train_accuracy': last['train_accuracy'],
+    'cosine_distance': float(np.mean(list(last['cosine_distance'].values()))),
+    'fitted': fitted,
+  }
+
+
+@functools.cache
+def _load(name: str, is_search: bool) -> datasets.Dataset:
+  dataset = datasets.load(name)
+  return tasks.hold_out(dataset) if is_search else dataset

@@ -1,0 +1,322 @@
+"""What is run: sets, networks, methods, and a config for each run."""
+
+import bisect
+from collections.abc import Mapping
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hq_jax import config as config_lib
+from hq_jax import deploy
+from hq_jax import job as job_lib
+from hq_jax import planner
+from hq_jax import rivals
+from hq_jax.data import datasets
+
+RATES = (1e-3, 3e-3, 7e-3, 1.5e-2)  # what is searched, for every method
+SEARCH_RATIO = 40.0
+SEARCH_SEED = 100  # none of those that are reported
+
+# Of the training images, what the search keeps to measure accuracy on.
+_HELD_OUT = 0.2
+
+# LSQ's step grows, and with it the entropy of its codes: from 1.5 bits for
+# Gaussian weights to 1.8 and less, as trained.
+_UNIFORM_BITS = 1.8
+
+# What `vector` may choose from: weights in a group, codewords.
+_CODEBOOKS = tuple(
+  (size, num_codewords)
+  for size in (2, 4, 8)
+  for num_codewords in (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+  if 0.3 <= math.log2(num_codewords) / size <= 2
+)
+
+# 64ths of the reference network's widths, for methods whose bits a weight are
+# given: what does not fit is made narrower, and what leaves room is wider.
+_WIDTHS = tuple(range(96, 15, -1))
+
+
+class Budget(NamedTuple):
+  """What every method has on a set with a network.
+
+  Attributes:
+    dense_epochs: of the dense network that all start from.
+    compress_epochs: of compression; of the reference, more dense ones.
+    batch_size: images in a step.
+    max_shift: see `config.Data`.
+  """
+
+  dense_epochs: int
+  compress_epochs: int
+  batch_size: int
+  max_shift: int
+
+
+BUDGETS = {
+  ('digits', 'mlp'): Budget(20, 40, 64, 0),
+  ('digits', 'resnet'): Budget(15, 30, 64, 0),
+  ('glyphs/16', 'mlp'): Budget(15, 20, 128, 0),
+  ('glyphs/16', 'resnet'): Budget(5, 8, 64, 0),
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+  'mlp': {'name': 'mlp', 'widths': (256, 256, 256)},
+  'resnet': {
+    'name': 'small_resnet',
+    'widths': (16, 32, 64),
+    'num_blocks': (1, 1, 1),
+  },
+}
+
+_PLAIN = {
+  'recipe.tangent': False,
+  'recipe.project': False,
+  'recipe.prune': False,
+  'recipe.reinit': False,
+  'recipe.distribution': 'uniform',
+}
+_OURS = {
+  'recipe.prune_gradients': 'straight_through',
+  'recipe.initial_sparsity': 0.6,
+  'recipe.reinit': False,
+  'recipe.distribution': 'cosine_distance',
+}
+# Fields by method. What has a recipe is steered to its ratio.
+METHODS: dict[str, dict[str, Any]] = {
+  'hq': _OURS,
+  'plain': _PLAIN,
+  'vector': {'quantizer.name': 'vector', 'recipe.refresh_steps': 1},
+  'binary': {'quantizer.name': 'binary'},
+  'uniform': {'quantizer.name': 'uniform'},
+  'twn': {'quantizer.name': 'twn'},
+  'hq_no_sphere': _OURS | {'recipe.tangent': False, 'recipe.project': False},
+  'hq_no_prune': _OURS | {'recipe.prune': False},
+  'hq_reinit': _OURS | {'recipe.reinit': True, 'recipe.reinit_strength': 0.1},
+  'hq_masked': _OURS | {'recipe.prune_gradients': 'masked'},
+  'hq_uniform': _OURS | {'recipe.distribution': 'uniform'},
+  'hq_tree': _OURS | {'recipe.distribution': 'uniform', 'recipe.scope': 'tree'},
+  'hq_distill': _OURS | {'distill.weight': 0.5},
+  'plain_distill': _PLAIN | {'distill.weight': 0.5},
+}
+RIVALS = ('plain', 'vector', 'binary', 'uniform', 'twn')
+ABLATIONS = tuple(name for name in METHODS if '_' in name)
+# The part of the compression in which the sparsity rises.
+_RAMP = 2 / 3
+_RATE_AFTER_RAMP = 0.25  # of a cosine, then
+
+
+class Task(NamedTuple):
+  """One run.
+
+  Attributes:
+    set: a name in `BUDGETS`.
+    network: a name in `NETWORKS`.
+    method: a name in `METHODS`, or 'dense'.
+    ratio: float32 bytes of the reference network over bytes of the file; 0 for
+      'dense'.
+    rate: the peak of the learning rate; 0 for 'dense'.
+    seed: of everything.
+    is_search: whether accuracy is measured on held-out training images.
+  """
+
+  set: str
+  network: str
+  method: str
+  ratio: float
+  rate: float
+  seed: int
+  is_search: bool = False
+
+  @property
+  def name(self) -> str:
+    """A name for its files."""
+    kind = 'search' if self.is_search else 'final'
+    return (
+      f'{kind}-{self.set.replace("/", "")}-{self.network}-{self.method}'
+      f'-{self.ratio:g}x-rate{self.rate:g}-seed{self.seed}'
+    )
+
+
+def hold_out(dataset: datasets.Dataset) -> datasets.Dataset:
+  """A set without its test images: some of the training images stand in.
+
+  Args:
+    dataset: in memory, in random order.
+
+  Returns:
+    The data set.
+  """
+  size = len(dataset.train) - round(_HELD_OUT * len(dataset.train))
+  part = lambda where: dataclasses.replace(
+    dataset.train,
+    images=dataset.train.images[where],
+    labels=dataset.train.labels[where],
+  )
+  return dataset._replace(train=part(slice(size)), test=part(slice(size, None)))
+
+
+def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
+  """The config of a run.
+
+  Args:
+    task: which.
+    budget: its epochs.
+    fitted: of `fit`.
+
+  Returns:
+    A `ConfigDict`.
+  """
+  config = config_lib.get_defaults()
+  config.seed = task.seed
+  config.batch_size = budget.batch_size
+  config.data.name = task.set
+  config.data.max_shift = budget.max_shift
+  config.model.name = NETWORKS[task.network]['name']
+  config.model.widths = NETWORKS[task.network]['widths']
+  if 'num_blocks' in NETWORKS[task.network]:
+    config.model.num_blocks = NETWORKS[task.network]['num_blocks']
+  config.checkpoint.every_epochs = 1000
+  config.dense.epochs = budget.dense_epochs
+  config.dense.learning_rate = 3e-3
+  config.prune.epochs = 0
+  config.ternary.epochs = budget.compress_epochs
+  if task.method == 'dense':
+    config.dense.epochs += budget.compress_epochs
+    return config
+  config.target_ratio = task.ratio
+  fields = dict(METHODS[task.method]) | dict(fitted)
+  if fields.get('recipe.prune', True) and 'quantizer.name' not in fields:
+    config.prune.epochs = round(_RAMP * budget.compress_epochs)
+    config.ternary.epochs -= config.prune.epochs
+  for name, value in fields.items():
+    group, _, field = name.partition('.')
+    config[group][field] = value
+  config.prune.learning_rate = config.ternary.learning_rate = task.rate
+  config.prune.warmup_fraction = config.ternary.warmup_fraction = 0.1
+  if config.prune.epochs:  # Near to one cosine over both.
+    config.prune.final_fraction = _RATE_AFTER_RAMP
+    config.ternary.learning_rate *= _RATE_AFTER_RAMP
+    config.ternary.warmup_fraction = 0.0
+  return config
+
+
+def fit(
+  task: Task, budget: Budget, dataset: datasets.Dataset
+) -> dict[str, Any]:
+  """The fields with which a method reaches its ratio.
+
+  Of codebooks, the one of least cosine distance whose file is small enough; of
+  binary and few-level networks, the widest one; on Gaussian weights, before
+  anything is trained. A network with a recipe is steered to its ratio.
+
+  Args:
+    task: which.
+    budget: its epochs.
+    dataset: opened.
+
+  Returns:
+    Fields by their names with dots.
+  """
+  name = METHODS[task.method].get('quantizer.name')
+  if name is None:
+    return {}
+  wanted = count_bytes(task, budget, dataset) / task.ratio
+  if name == 'vector':
+    choices = [
+      {'quantizer.group_size': size, 'quantizer.num_codewords': num_codewords}
+      for size, num_codewords in _CODEBOOKS
+    ]
+  else:
+    widths = NETWORKS[task.network]['widths']
+    choices = [
+      {'model.widths': tuple(round(part * width / 64) for width in widths)}
+      for part in _WIDTHS
+    ]
+  get_plan = functools.cache(
+    lambda index: _predict(task, budget, dataset, choices[index])
+  )
+  fits = lambda index: (
+    _get_bytes(task, budget, dataset, choices[index], get_plan(index)) <= wanted
+  )
+  if name == 'vector':
+    found = [index for index in range(len(choices)) if fits(index)]
+    found.sort(key=lambda index: _get_distance(get_plan(index)))
+  else:  # The narrower, the smaller.
+    first = bisect.bisect_left(range(len(choices)), True, key=fits)
+    found = list(range(len(choices)))[first:]
+  if found:
+    return choices[found[0]]
+  raise ValueError(
+    f'ratio is {task.ratio:g}, wanted one that {task.method} can reach'
+  )
+
+
+def count_bytes(task: Task, budget: Budget, dataset: datasets.Dataset) -> int:
+  """The float32 bytes of the reference network.
+
+  Args:
+    task: which.
+    budget: its epochs.
+    dataset: opened.
+
+  Returns:
+    Bytes.
+  """
+  _, shapes, _ = _build(task, budget, dataset, {})
+  return 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def _build(
+  task: Task,
+  budget: Budget,
+  dataset: datasets.Dataset,
+  fields: Mapping[str, Any],
+) -> tuple[config_lib.Config, Any, dict[str, Any]]:
+  config = config_lib.validate(make_config(task, budget, fields))
+  model, header = job_lib.build_model(config, dataset)
+  shapes = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32),
+  )
+  return config, shapes, header
+
+
+def _predict(
+  task: Task,
+  budget: Budget,
+  dataset: datasets.Dataset,
+  fields: Mapping[str, Any],
+) -> planner.Plan:
+  config, shapes, header = _build(task, budget, dataset, fields)
+  quantizer = rivals.make_quantizer(config)
+  assert quantizer is not None  # `fit` asks for rivals alone.
+  return rivals.predict(
+    config.quantizer.name,
+    quantizer,
+    shapes,
+    functools.partial(deploy.make_artifact, **header),
+  )
+
+
+def _get_distance(plan: planner.Plan) -> float:
+  return sum(layer.cosine_distance for layer in plan.layers.values())
+
+
+def _get_bytes(
+  task: Task,
+  budget: Budget,
+  dataset: datasets.Dataset,
+  fields: Mapping[str, Any],
+  plan: planner.Plan,
+) -> float:
+  if METHODS[task.method]['quantizer.name'] != 'uniform':
+    return plan.predicted_bytes
+  _, shapes, _ = _build(task, budget, dataset, fields)
+  kernels = planner.find_kernels(shapes['params'])
+  num_weights = sum(math.prod(kernel.shape) for kernel in kernels.values())
+  return plan.fixed_bytes + _UNIFORM_BITS / 8 * num_weights

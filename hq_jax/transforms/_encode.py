@@ -1,0 +1,70 @@
+"""What a file holds of a state whose quantizer has records of its own."""
+
+from typing import Any
+
+import chex
+import optax
+
+from hq_jax import quantizers
+from hq_jax import tensors
+from hq_jax import trees
+
+
+def encode(
+  opt_state: Any,
+  params: chex.ArrayTree,
+  quantizer: quantizers.Quantizer,
+  *,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+) -> dict[str, tensors.TernaryTensor | tensors.CodebookTensor]:
+  """The records of the quantized kernels, for export.
+
+  For `straight_through` around any quantizer that has an `encode`; of `hq`, see
+  `finalize`. Before the first update they are those of the first latents.
+
+  >>> import jax.numpy as jnp
+  >>> import optax
+  >>> from hq_jax.transforms import _straight_through
+  >>> params = {'a': {'kernel': jnp.array([[0.5], [-1.5]])}}
+  >>> quantizer = quantizers.binary()
+  >>> tx = _straight_through.straight_through(optax.sgd(0.0), quantizer)
+  >>> updates, state = tx.update(params, tx.init(params), params)
+  >>> found = encode(state, params, quantizer)
+  >>> found['a/kernel'].codes.ravel(), found['a/kernel'].scale
+  (Array([ 1, -1], dtype=int8), Array([1.], dtype=float32))
+
+  Args:
+    opt_state: a state that holds one of `straight_through`, at any depth.
+    params: the parameters.
+    quantizer: the one it was made with.
+    channel_axis: the one it was made with.
+
+  Returns:
+    Records by path: their values are the parameters' own after an update, to
+    the last bit where these are float32.
+
+  Raises:
+    ValueError: where the state holds no latents, or the quantizer has no
+      records.
+  """
+  if quantizer.encode is None:
+    raise ValueError(
+      'quantizer has no encode, wanted one that has: of hq, see finalize'
+    )
+  latents = optax.tree.get(opt_state, 'latents')
+  if latents is None:
+    raise ValueError(
+      'opt_state holds no latents, wanted the state of straight_through'
+    )
+  found = trees.flatten(latents)
+  axes = trees.find_axes(params, lambda path, leaf: path in found, channel_axis)
+  state = optax.tree.get(opt_state, 'quantizer_state')
+  encoded = quantizer.encode(latents, state, axes)
+  is_record = lambda node: isinstance(
+    node, tensors.TernaryTensor | tensors.CodebookTensor
+  )
+  return {
+    path: node
+    for path, node in trees.flatten(encoded, is_leaf=is_record).items()
+    if is_record(node)
+  }
