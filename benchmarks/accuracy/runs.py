@@ -137,7 +137,7 @@ def fit_dense(
     config = tasks.make_config(task, budget, fitted)
     config.quantizer.name = 'ternary'  # The dense stage knows none.
     config.prune.epochs, config.ternary.epochs = 0, 1
-    config.target_ratio = 2.0
+    config.target_ratio = 16.0
     folder = path.removesuffix('.msgpack')
     dataset = _load(task.set, task.is_search)
     with (job := job_lib.prepare(config, folder, dataset)).lock:

@@ -61,7 +61,7 @@ BUDGETS = {
   ('digits', 'mlp'): Budget(20, 40, 64, 0),
   ('digits', 'resnet'): Budget(15, 30, 64, 0),
   ('glyphs/16', 'mlp'): Budget(15, 20, 128, 0),
-  ('glyphs/16', 'resnet'): Budget(5, 8, 64, 0),
+  ('glyphs/16', 'resnet'): Budget(4, 6, 64, 0),
 }
 NETWORKS: dict[str, dict[str, Any]] = {
   'mlp': {'name': 'mlp', 'widths': (256, 256, 256)},
@@ -100,6 +100,7 @@ METHODS: dict[str, dict[str, Any]] = {
   'hq_uniform': _OURS | {'recipe.distribution': 'uniform'},
   'hq_tree': _OURS | {'recipe.distribution': 'uniform', 'recipe.scope': 'tree'},
   'hq_distill': _OURS | {'distill.weight': 0.5},
+  'plain_planned': _PLAIN | {'recipe.distribution': 'cosine_distance'},
   'plain_distill': _PLAIN | {'distill.weight': 0.5},
 }
 RIVALS = ('plain', 'vector', 'binary', 'uniform', 'twn')
