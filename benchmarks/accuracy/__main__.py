@@ -16,25 +16,15 @@ pictures in the workdir.
 
 import argparse
 from collections.abc import Callable, Sequence
-import concurrent.futures
-import contextlib
 import itertools
 import json
-import multiprocessing
 import os
-import sys
-import traceback
-from typing import Any, NamedTuple
+from typing import Any
 
-import tqdm
-
+from benchmarks.accuracy import pool
 from benchmarks.accuracy import tasks
 
 _RATIOS = (30.0, 40.0, 60.0)
-
-
-class _Failure(NamedTuple):
-  text: str
 
 
 def make_searches(
@@ -98,7 +88,7 @@ def main() -> None:
     tasks.Task(*cell, method, ratio, 0.0, seed)
     for cell, ratio, method, seed in product
   ]
-  with _open_pool(arguments.processes, arguments.workdir) as run_all:
+  with pool.open_pool(arguments.processes, arguments.workdir) as run_all:
     every = [*searched, *finals]
     run_all('fit', 'fit', _first(every, lambda task: task[:4]))
     starts = _first(
@@ -130,59 +120,6 @@ def _get_start(task: tasks.Task, root: str) -> str:
   budget = tasks.BUDGETS[task.set, task.network]
   fitted = {} if task.method == 'dense' else runs.fit(task, budget, root)
   return runs.get_start(task, fitted, budget, root)
-
-
-@contextlib.contextmanager
-def _open_pool(num_processes: int, root: str):
-  """A function that runs tasks, a process for each core."""
-  context = multiprocessing.get_context('spawn')
-  cores = context.Queue()
-  for core in itertools.islice(
-    itertools.cycle(sorted(os.sched_getaffinity(0))), num_processes
-  ):
-    cores.put(core)
-  with concurrent.futures.ProcessPoolExecutor(
-    num_processes, context, initializer=_start, initargs=(cores,)
-  ) as pool:
-
-    def run_all(title, what, found):
-      futures = [pool.submit(_run, what, task, root) for task in found]
-      results, failed = [], []
-      for future in tqdm.tqdm(
-        concurrent.futures.as_completed(futures), desc=title, total=len(futures)
-      ):
-        result = future.result()
-        is_failure = isinstance(result, _Failure)
-        (failed if is_failure else results).append(result)
-      for failure in failed:
-        print(failure.text, file=sys.stderr)
-      if failed:
-        sys.exit(f'{len(failed)} of {len(found)} runs failed')
-      return results
-
-    yield run_all
-
-
-def _start(cores: multiprocessing.Queue) -> None:
-  # Before JAX looks at how many there are: a small network is not faster on
-  # several cores, but several of them are.
-  os.sched_setaffinity(0, {cores.get()})
-
-
-def _run(what: str, task: tasks.Task, root: str) -> Any:
-  """Calls a function of `runs`; what went wrong comes back as a `_Failure`."""
-  from benchmarks.accuracy import runs
-
-  budget = tasks.BUDGETS[task.set, task.network]
-  try:
-    with (
-      open(os.devnull, 'w', encoding='utf-8') as nowhere,
-      contextlib.redirect_stdout(nowhere),
-    ):
-      found = getattr(runs, what)(task, budget, root)
-      return found if what == 'run' else None
-  except Exception:  # The others go on.
-    return _Failure(f'{task.name}\n{traceback.format_exc()}')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,84 @@
+"""Runs side by side: a process, and one core, for each."""
+
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import contextlib
+import itertools
+import multiprocessing
+import os
+import sys
+import traceback
+from typing import Any, NamedTuple
+
+import tqdm
+
+from benchmarks.accuracy import tasks
+
+
+class _Failure(NamedTuple):
+  text: str
+
+
+@contextlib.contextmanager
+def open_pool(
+  num_processes: int, root: str
+) -> Iterator[Callable[[str, str, Sequence[tasks.Task]], list[Any]]]:
+  """Opens a process for each core.
+
+  Args:
+    num_processes: how many.
+    root: the benchmark's folder.
+
+  Yields:
+    A function from a title, the name of a function in `runs`, and tasks, to
+    what it returns for them, in any order. It ends the program where one
+    failed, after all others are done.
+  """
+  context = multiprocessing.get_context('spawn')
+  cores = context.Queue()
+  for core in itertools.islice(
+    itertools.cycle(sorted(os.sched_getaffinity(0))), num_processes
+  ):
+    cores.put(core)
+  with concurrent.futures.ProcessPoolExecutor(
+    num_processes, context, initializer=_start, initargs=(cores,)
+  ) as pool:
+
+    def run_all(title, what, found):
+      futures = [pool.submit(_run, what, task, root) for task in found]
+      results, failed = [], []
+      for future in tqdm.tqdm(
+        concurrent.futures.as_completed(futures), desc=title, total=len(futures)
+      ):
+        result = future.result()
+        is_failure = isinstance(result, _Failure)
+        (failed if is_failure else results).append(result)
+      for failure in failed:
+        print(failure.text, file=sys.stderr)
+      if failed:
+        sys.exit(f'{len(failed)} of {len(found)} runs failed')
+      return results
+
+    yield run_all
+
+
+def _start(cores: multiprocessing.Queue) -> None:
+  # Before JAX looks at how many there are: a small network is not faster on
+  # several cores, but several of them are.
+  os.sched_setaffinity(0, {cores.get()})
+
+
+def _run(what: str, task: tasks.Task, root: str) -> Any:
+  """Calls a function of `runs`; what went wrong comes back as a `_Failure`."""
+  from benchmarks.accuracy import runs
+
+  budget = tasks.BUDGETS[task.set, task.network]
+  try:
+    with (
+      open(os.devnull, 'w', encoding='utf-8') as nowhere,
+      contextlib.redirect_stdout(nowhere),
+    ):
+      found = getattr(runs, what)(task, budget, root)
+      return found if what == 'run' else None
+  except Exception:  # The others go on.
+    return _Failure(f'{task.name}\n{traceback.format_exc()}')
