@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -19,6 +20,7 @@ from hq_jax import steering
 from hq_jax import train_state
 from hq_jax import transforms
 from hq_jax import trees
+from hq_jax.data import pipeline
 
 
 def make_watch(job: job_lib.Job) -> Callable[[train_state.TrainState], Any]:
@@ -30,8 +32,15 @@ def make_watch(job: job_lib.Job) -> Callable[[train_state.TrainState], Any]:
   Returns:
     A function from a state to a table of numbers for each diagnostic.
   """
-  watch = functools.partial(_watch, job=job)
-  return jax.jit(watch, out_shardings=sharding.replicated(job.mesh))
+  compiled = functools.partial(
+    jax.jit, out_shardings=sharding.replicated(job.mesh)
+  )
+  watch = compiled(functools.partial(_watch, job=job))
+  if not job.config.measure_bias:
+    return watch
+  measure = compiled(functools.partial(_measure_bias, job=job))
+  batch = sharding.to_global(_get_first_batch(job), job.mesh)
+  return lambda state: watch(state) | {'ste_bias': measure(state, batch)}
 
 
 def finish(
@@ -129,4 +138,42 @@ def _watch(
     scope=job.recipe.scope,
     unit_norm=job.recipe.project,
     select=job.select,
+  )
+
+
+def _get_first_batch(job: job_lib.Job) -> pipeline.Batch:
+  """The same images at every epoch and in every stage."""
+  batches = pipeline.make_train_iterator(
+    job.dataset,
+    batch_size=job.config.batch_size,
+    seed=job.config.seed,
+    min_area=1.0,
+    unreadable=job.unreadable,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  return next(batches)
+
+
+def _measure_bias(
+  state: train_state.TrainState, batch: pipeline.Batch, job: job_lib.Job
+) -> dict[str, jax.Array]:
+  def get_loss(params):
+    logits, _ = job.model.apply(
+      {'params': params, 'batch_stats': state.batch_stats},
+      batch['image'],
+      train=True,
+      mutable=['batch_stats'],
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['label']
+    )
+    return jnp.mean(losses)
+
+  latents = state.params
+  if optax.tree.get(state.opt_state, 'latents') is not None:
+    latents = transforms.latents(state.opt_state, state.params)
+  grads = jax.grad(get_loss)
+  return diagnostics.ste_bias(
+    grads(state.params), grads(latents), select=job.select
   )

@@ -27,6 +27,7 @@ _FREE_FIELDS = (
   'data.max_unreadable',
   'data.num_threads',
   'max_skipped_steps',
+  'measure_bias',
   'mesh.fsdp',
   'pretrained',  # `inputs.pretrained` tells what is in it.
 )

@@ -33,6 +33,7 @@ _GOOD = {
   'pretrained_head': (False,),
   'batch_size': (1, 4096),
   'max_skipped_steps': (0, 5),
+  'measure_bias': (True,),
   'checkpoint.every_epochs': (1, 100),
   'checkpoint.every_steps': (None, 1, 5000),
   'checkpoint.keep': (2, 10),
@@ -103,6 +104,7 @@ _BAD = {
   'pretrained_head': {'bool': (1, 0, None, 'true')},
   'batch_size': {'at least 1': (0, -64), 'int': _INTS},
   'max_skipped_steps': {'at least 0': (-1,), 'int': _INTS},
+  'measure_bias': {'bool': (1, 0, None)},
   'checkpoint.every_epochs': {'at least 1': (0, -1), 'int': _INTS},
   'checkpoint.every_steps': {'at least 1': (0, -1), 'int': (True, 1.0)},
   'checkpoint.keep': {'at least 2': (1, 0, -1), 'int': _INTS},
@@ -259,7 +261,7 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       {'sed': 1},
       'config.sed is 1, but there is no such field; wanted one of: seed,'
       ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
-      ' batch_size, max_skipped_steps, checkpoint, mesh, data, model,'
+      ' batch_size, max_skipped_steps, measure_bias, checkpoint, mesh, data, model,'
       ' optimizer, distill, dense, prune, ternary, recipe, quantizer',
     ),
     (

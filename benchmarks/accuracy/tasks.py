@@ -82,9 +82,11 @@ _PLAIN = {
 _OURS = {
   'recipe.prune_gradients': 'straight_through',
   'recipe.initial_sparsity': 0.6,
-  'recipe.reinit': False,
+  'recipe.reinit_strength': 0.1,
   'recipe.distribution': 'cosine_distance',
 }
+_UNIFORM = {'recipe.distribution': 'uniform'}
+_DISTILL = {'distill.weight': 0.5}
 # Fields by method. What has a recipe is steered to its ratio.
 METHODS: dict[str, dict[str, Any]] = {
   'hq': _OURS,
@@ -93,18 +95,20 @@ METHODS: dict[str, dict[str, Any]] = {
   'binary': {'quantizer.name': 'binary'},
   'uniform': {'quantizer.name': 'uniform'},
   'twn': {'quantizer.name': 'twn'},
+  # Without a part, or with another in its place.
   'hq_no_sphere': _OURS | {'recipe.tangent': False, 'recipe.project': False},
   'hq_no_prune': _OURS | {'recipe.prune': False},
-  'hq_reinit': _OURS | {'recipe.reinit': True, 'recipe.reinit_strength': 0.1},
+  'hq_no_reinit': _OURS | {'recipe.reinit': False},
   'hq_masked': _OURS | {'recipe.prune_gradients': 'masked'},
-  'hq_uniform': _OURS | {'recipe.distribution': 'uniform'},
-  'hq_tree': _OURS | {'recipe.distribution': 'uniform', 'recipe.scope': 'tree'},
-  'hq_distill': _OURS | {'distill.weight': 0.5},
+  'hq_uniform': _OURS | _UNIFORM,
+  'hq_tree': _OURS | _UNIFORM | {'recipe.scope': 'tree'},
+  'hq_distill': _OURS | _DISTILL,
+  # And what of it a plain straight-through estimator can have too.
   'plain_planned': _PLAIN | {'recipe.distribution': 'cosine_distance'},
-  'plain_distill': _PLAIN | {'distill.weight': 0.5},
+  'plain_distill': _PLAIN | _DISTILL,
 }
 RIVALS = ('plain', 'vector', 'binary', 'uniform', 'twn')
-ABLATIONS = tuple(name for name in METHODS if '_' in name)
+ABLATIONS = tuple(METHODS)[len(RIVALS) + 1 :]
 # The part of the compression in which the sparsity rises.
 _RAMP = 2 / 3
 _RATE_AFTER_RAMP = 0.25  # of a cosine, then

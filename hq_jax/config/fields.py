@@ -216,9 +216,7 @@ class Quantizer:
   name: str = 'ternary'
   bits: int = _field(2, lambda x: 2 <= x <= 8, 'an int of 2 to 8')
   group_size: int = _at_least(1, 4)
-  num_codewords: int = _field(
-    16, lambda x: 2 <= x <= 256, 'an int of 2 to 256'
-  )
+  num_codewords: int = _field(16, lambda x: 2 <= x <= 256, 'an int of 2 to 256')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,6 +274,9 @@ class Config:
     max_skipped_steps: so many steps in a row whose loss or gradient is NaN or
       infinite are skipped before the run ends with an error; 0 ends it at the
       first.
+    measure_bias: that of the straight-through gradient is measured after each
+      epoch, on one batch: how far it points from the gradient at the latent
+      weights; see `diagnostics.ste_bias`.
     checkpoint: see `Checkpoint`.
     mesh: see `Mesh`.
     data: see `Data`.
@@ -299,6 +300,7 @@ class Config:
   pretrained_head: bool = True
   batch_size: int = _at_least(1, 64)
   max_skipped_steps: int = _at_least(0, 0)
+  measure_bias: bool = False
   checkpoint: Checkpoint = Checkpoint()
   mesh: Mesh = Mesh()
   data: Data = Data()

@@ -110,7 +110,7 @@ def ternary(
     )
 
   def init_fn(latents, axes):
-    shapes = jax.eval_shape(lambda latents: rank(latents, axes, 1.0, 0), latents)
+    shapes = jax.eval_shape(lambda w: rank(w, axes, 1.0, 0), latents)
     return TernaryState(
       jnp.zeros([], jnp.int32),
       jnp.ones([], jnp.float32),
