@@ -85,7 +85,7 @@ def main() -> None:
     cells, arguments.ratios, arguments.methods, arguments.seeds
   )
   finals = [
-    tasks.Task(*cell, method, ratio, 0.0, seed)
+    tasks.Task(*cell, method, ratio, 1.0, seed)  # Its rate is found below.
     for cell, ratio, method, seed in product
   ]
   with pool.open_pool(arguments.processes, arguments.workdir) as run_all:
