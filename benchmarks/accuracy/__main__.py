@@ -15,16 +15,18 @@ pictures in the workdir.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import itertools
-import json
 import os
 from typing import Any
 
 from benchmarks.accuracy import pool
+from benchmarks.accuracy import report
 from benchmarks.accuracy import tasks
 
-_RATIOS = (30.0, 40.0, 60.0)
+_RATIOS = (20.0, 30.0, 40.0, 60.0)
+_PART_RATIOS = (40.0, 60.0)  # of what lacks a part
+_TRACED = ('hq', 'plain')
 
 
 def make_searches(
@@ -40,7 +42,9 @@ def make_searches(
     Tasks.
   """
   return [
-    tasks.Task(*cell, method, tasks.SEARCH_RATIO, rate, tasks.SEARCH_SEED, True)
+    tasks.Task(
+      *cell, method, tasks.SEARCH_RATIO, rate, tasks.SEARCH_SEED, 'search'
+    )
     for cell, method, rate in itertools.product(cells, methods, tasks.RATES)
   ]
 
@@ -64,6 +68,39 @@ def choose_rates(
   return {key: result['rate'] for key, result in best.items()}
 
 
+def make_finals(
+  cells: Sequence[tuple[str, str]],
+  arguments: argparse.Namespace,
+  rates: Mapping[tuple[str, str, str], float],
+) -> list[tasks.Task]:
+  """What is run once the rates are known.
+
+  Args:
+    cells: sets and networks.
+    arguments: of the command.
+    rates: of `choose_rates`; where one is missing, it stands open.
+
+  Returns:
+    Tasks.
+  """
+  found = []
+  for cell, seed in itertools.product(cells, arguments.seeds):
+    found.append(tasks.Task(*cell, 'dense', 0.0, 0.0, seed))
+  for cell, method in itertools.product(cells, arguments.methods):
+    is_part = method in tasks.ABLATIONS
+    ratios = arguments.part_ratios if is_part else arguments.ratios
+    rate = rates.get((*cell, method), 1.0)
+    for ratio, seed in itertools.product(ratios, arguments.seeds):
+      found.append(tasks.Task(*cell, method, ratio, rate, seed))
+    if method in _TRACED:
+      seeds = arguments.seeds[: arguments.traces]
+      found += [
+        tasks.Task(*cell, method, tasks.SEARCH_RATIO, rate, seed, 'trace')
+        for seed in seeds
+      ]
+  return found
+
+
 def main() -> None:
   """Runs, or reads what was run, and prints."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,36 +109,24 @@ def main() -> None:
   parser.add_argument('--networks', nargs='+', default=['mlp', 'resnet'])
   parser.add_argument('--methods', nargs='+', default=list(tasks.METHODS))
   parser.add_argument('--ratios', type=float, nargs='+', default=_RATIOS)
+  parser.add_argument(
+    '--part_ratios', type=float, nargs='+', default=_PART_RATIOS
+  )
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+  parser.add_argument('--traces', type=int, default=3)
   parser.add_argument('--processes', type=int, default=os.cpu_count())
   arguments = parser.parse_args()
   cells = list(itertools.product(arguments.sets, arguments.networks))
   searched = make_searches(cells, arguments.methods)
-  dense = [
-    tasks.Task(*cell, 'dense', 0.0, 0.0, seed)
-    for cell, seed in itertools.product(cells, arguments.seeds)
-  ]
-  product = itertools.product(
-    cells, arguments.ratios, arguments.methods, arguments.seeds
-  )
-  finals = [
-    tasks.Task(*cell, method, ratio, 1.0, seed)  # Its rate is found below.
-    for cell, ratio, method, seed in product
-  ]
   with pool.open_pool(arguments.processes, arguments.workdir) as run_all:
-    every = [*searched, *finals]
-    run_all('fit', 'fit', _first(every, lambda task: task[:4]))
-    starts = _first(
-      [*every, *dense], lambda task: _get_start(task, arguments.workdir)
-    )
+    every = [*searched, *make_finals(cells, arguments, {})]
+    of_files = [task for task in every if task.method != 'dense']
+    run_all('fit', 'fit', _first(of_files, lambda task: task[:4]))
+    starts = _first(every, lambda task: _get_start(task, arguments.workdir))
     run_all('dense', 'fit_dense', starts)
     rates = choose_rates(run_all('search', 'run', searched))
-    finals = [
-      task._replace(rate=rates[task.set, task.network, task.method])
-      for task in finals
-    ]
-    results = run_all('train', 'run', [*dense, *finals])
-  print(json.dumps({'runs': len(results)}))
+    run_all('train', 'run', make_finals(cells, arguments, rates))
+  report.write(arguments.workdir)
 
 
 def _first(

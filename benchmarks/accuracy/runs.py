@@ -28,16 +28,13 @@ from hq_jax.data import datasets
 from hq_jax.data import eval_batches
 
 
-def run(
-  task: tasks.Task, budget: tasks.Budget, root: str, *, keep: bool = False
-) -> dict[str, Any]:
+def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
   """The result of a run, which is made where it is not there.
 
   Args:
     task: which.
     budget: its epochs.
     root: the benchmark's folder.
-    keep: whether the run's history stays on the disk.
 
   Returns:
     What `results/NAME.json` holds.
@@ -48,7 +45,7 @@ def run(
   started = time.monotonic()
   logging.set_verbosity(logging.WARNING)
   checkpoint.silence_orbax()
-  dataset = _load(task.set, task.is_search)
+  dataset = _load(task.set, task.kind == 'search')
   reference_bytes = tasks.count_bytes(task, budget, dataset)
   result = task._asdict() | {
     'reference_bytes': reference_bytes,
@@ -60,7 +57,7 @@ def run(
   if task.method == 'dense':
     result |= _measure_dense(task, budget, root, dataset)
   else:
-    result |= _measure_file(task, budget, root, dataset, keep)
+    result |= _measure_file(task, budget, root, dataset)
     result['file_ratio'] = reference_bytes / result['file_bytes']
   result['seconds'] = round(time.monotonic() - started, 1)
   _write(path, result)
@@ -85,7 +82,7 @@ def fit(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
   path = os.path.join(root, 'fitted', name)
   if os.path.exists(path):
     return _read(path)
-  fitted = tasks.fit(task, budget, _load(task.set, is_search=False))
+  fitted = tasks.fit(task, budget, _load(task.set, False))
   _write(path, fitted)
   return fitted
 
@@ -107,7 +104,7 @@ def get_start(
     A path.
   """
   config = tasks.make_config(task, budget, fitted)
-  kind = 'search' if task.is_search else 'final'
+  kind = 'search' if task.kind == 'search' else 'final'
   widths = '-'.join(map(str, config.model.widths))
   name = (
     f'{kind}-{task.set.replace("/", "")}-{task.network}-{widths}'
@@ -139,7 +136,7 @@ def fit_dense(
     config.prune.epochs, config.ternary.epochs = 0, 1
     config.target_ratio = 16.0
     folder = path.removesuffix('.msgpack')
-    dataset = _load(task.set, task.is_search)
+    dataset = _load(task.set, task.kind == 'search')
     with (job := job_lib.prepare(config, folder, dataset)).lock:
       history = workdir_lib.History(folder, is_kept=True)
       watch = preemption.Watch(job.mesh)
@@ -181,7 +178,7 @@ def _evaluate(config, model, header, dataset, variables) -> dict[str, Any]:
   )
 
 
-def _measure_file(task, budget, root, dataset, keep) -> dict[str, Any]:
+def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
   fitted = fit(task, budget, root)
   variables = fit_dense(task, budget, root)
   config = tasks.make_config(task, budget, fitted)
@@ -199,9 +196,12 @@ def _measure_file(task, budget, root, dataset, keep) -> dict[str, Any]:
     in_file = artifact_lib.to_variables(artifact_lib.loads(data, path))
     found, at_start = evaluate_on_test(in_file), evaluate_on_test(variables)
     last = history.rows[-1]
-  shutil.rmtree(os.path.join(folder, workdir_lib.CHECKPOINTS))
-  if not keep:
-    shutil.rmtree(folder)
+  shutil.rmtree(folder)
+  traced = {'phase', 'epoch', 'test_accuracy', 'cosine_distance', 'ste_bias'}
+  history = [
+    {name: value for name, value in row.items() if name in traced}
+    for row in history.rows
+  ]
   return {
     'accuracy': found['accuracy'],
     'file_bytes': len(data),
@@ -209,7 +209,7 @@ def _measure_file(task, budget, root, dataset, keep) -> dict[str, Any]:
     'train_accuracy': last['train_accuracy'],
     'cosine_distance': float(np.mean(list(last['cosine_distance'].values()))),
     'fitted': fitted,
-  }
+  } | ({'history': history} if task.kind == 'trace' else {})
 
 
 @functools.cache

@@ -125,7 +125,8 @@ class Task(NamedTuple):
       'dense'.
     rate: the peak of the learning rate; 0 for 'dense'.
     seed: of everything.
-    is_search: whether accuracy is measured on held-out training images.
+    kind: 'final'; 'search', whose accuracy is measured on held-out training
+      images; or 'trace', which measures the bias after each epoch.
   """
 
   set: str
@@ -134,14 +135,13 @@ class Task(NamedTuple):
   ratio: float
   rate: float
   seed: int
-  is_search: bool = False
+  kind: str = 'final'
 
   @property
   def name(self) -> str:
     """A name for its files."""
-    kind = 'search' if self.is_search else 'final'
     return (
-      f'{kind}-{self.set.replace("/", "")}-{self.network}-{self.method}'
+      f'{self.kind}-{self.set.replace("/", "")}-{self.network}-{self.method}'
       f'-{self.ratio:g}x-rate{self.rate:g}-seed{self.seed}'
     )
 
@@ -185,6 +185,7 @@ def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
   if 'num_blocks' in NETWORKS[task.network]:
     config.model.num_blocks = NETWORKS[task.network]['num_blocks']
   config.checkpoint.every_epochs = 1000
+  config.measure_bias = task.kind == 'trace'
   config.dense.epochs = budget.dense_epochs
   config.dense.learning_rate = 3e-3
   config.prune.epochs = 0

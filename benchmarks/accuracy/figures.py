@@ -1,0 +1,125 @@
+"""Accuracy against bytes; cosine distance and bias over training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import figure as figure_lib
+from matplotlib import ticker
+
+from benchmarks.accuracy import tables
+from benchmarks.accuracy import tasks
+from hq_jax.report import drawing
+
+_COLOURS = {
+  'hq': 'black',
+  'plain': '#D55E00',
+  'vector': '#0072B2',
+  'binary': '#009E73',
+  'uniform': '#CC79A7',
+  'twn': '#E69F00',
+}
+_MARKERS = dict(zip(_COLOURS, 'osD^vP', strict=True))
+
+
+def draw_accuracy(
+  summaries: Mapping[tables.Key, tables.Summary],
+) -> figure_lib.Figure:
+  """A plot for each set and network: ours, the rivals, and dense as a line.
+
+  Args:
+    summaries: of `tables.summarize`, of at least one method with a file.
+
+  Returns:
+    A figure.
+  """
+  cells = sorted({key[:2] for key in summaries if key[2] in _COLOURS})
+  figure = drawing.make_figure(520 * len(cells), 520)
+  for index, cell in enumerate(cells):
+    axes = figure.add_subplot(1, len(cells), index + 1)
+    for method in ('hq', *tasks.RIVALS):
+      points = sorted(
+        (found.file_bytes, found.mean, found.standard_error)
+        for key, found in summaries.items()
+        if key[:3] == (*cell, method)
+      )
+      if points:
+        num_bytes, means, errors = zip(*points, strict=True)
+        axes.errorbar(
+          num_bytes,
+          [100 * mean for mean in means],
+          [100 * (error or 0.0) for error in errors],
+          color=_COLOURS[method],
+          marker=_MARKERS[method],
+          linewidth=2.2 if method == 'hq' else 1.2,
+          capsize=3,
+          label=tables.NAMES[method],
+          zorder=3 if method == 'hq' else 2,
+        )
+    dense = summaries.get((*cell, 'dense', 0.0))
+    if dense is not None:
+      axes.axhline(
+        100 * dense.mean, color='#777777', linestyle='--', label='dense'
+      )
+    axes.set_title(f'{cell[0]}, {cell[1]}', loc='left')
+    axes.set_xlabel('bytes of the file')
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    axes.tick_params(axis='x', labelrotation=30)
+    axes.grid(axis='y')
+    if index == 0:
+      axes.set_ylabel('test accuracy, %')
+      axes.legend(loc='lower right', fontsize=9)
+  return figure
+
+
+def draw_bias(results: Sequence[Mapping[str, Any]]) -> figure_lib.Figure:
+  """Distance and bias of every kernel over the epochs, plain beside ours.
+
+  Args:
+    results: of `tables.read`, of traces: at least one; the first seed of each
+      method, set and network is drawn.
+
+  Returns:
+    A figure: a column for each set, network and method.
+  """
+  first: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+  for result in sorted(results, key=lambda found: found['seed']):
+    key = result['set'], result['network'], result['method']
+    first.setdefault(key, result)
+  keys = sorted(first, key=lambda key: (*key[:2], key[2] == 'hq'))
+  figure = drawing.make_figure(380 * len(keys), 640)
+  panels = figure.subplots(
+    2, len(keys), squeeze=False, sharey='row', sharex='col'
+  )
+  labels = {
+    'cosine_distance': 'cosine distance',
+    'ste_bias': 'bias of the gradient, 1 - cos',
+  }
+  for column, key in enumerate(keys):
+    history = first[key]['history']
+    paths = list(history[0]['ste_bias'])
+    colours = drawing.layer_colours(len(paths))
+    for row, (name, label) in enumerate(labels.items()):
+      axes = panels[row, column]
+      for path, colour in zip(paths, colours, strict=True):
+        axes.plot(
+          [found['epoch'] for found in history],
+          [found[name][path] for found in history],
+          color=colour,
+          linewidth=1.2,
+        )
+      mean = [sum(found[name].values()) / len(paths) for found in history]
+      axes.plot(
+        [found['epoch'] for found in history],
+        mean,
+        color='black',
+        linewidth=2.6,
+        path_effects=drawing.outline(),
+      )
+      axes.grid(axis='y')
+      if column == 0:
+        axes.set_ylabel(label)
+    panels[0, column].set_title(
+      f'{key[0]}, {key[1]}:\n{tables.NAMES[key[2]]}', loc='left', fontsize=10
+    )
+    panels[1, column].set_xlabel('epoch')
+  return figure

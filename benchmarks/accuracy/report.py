@@ -1,0 +1,86 @@
+"""Tables, pictures and `results.json` of all that was run.
+
+  python -m benchmarks.accuracy.report --workdir=runs/accuracy
+
+The benchmark ends with it; alone, it shows what is there so far.
+"""
+
+import argparse
+import json
+import os
+from typing import Any
+
+from benchmarks.accuracy import figures
+from benchmarks.accuracy import tables
+from benchmarks.accuracy import tasks
+from hq_jax import files
+from hq_jax.report import drawing
+
+
+def make(root: str) -> dict[str, Any]:
+  """What `results.json` holds.
+
+  Args:
+    root: the benchmark's folder.
+
+  Returns:
+    `cells` (see `tables.make_cells`), `methods` (each at each ratio), `bias`
+    (see `tables.make_traces`), `runs`, `commits` and `hardware`.
+  """
+  results = tables.read(root)
+  summaries = tables.summarize(results)
+  return {
+    'cells': tables.make_cells(summaries),
+    'methods': [
+      dict(zip(('set', 'network', 'method', 'ratio'), key, strict=True))
+      | found._asdict()
+      for key, found in sorted(summaries.items())
+    ],
+    'bias': tables.make_traces(tables.read(root, 'trace')),
+    'runs': len(results),
+    'commits': sorted({result['commit'] for result in results}),
+    'hardware': sorted({str(result['hardware']) for result in results}),
+  }
+
+
+def write(root: str) -> None:
+  """Writes `results.json` and the pictures, and prints the tables.
+
+  The last line that it prints is a JSON object of the cells.
+
+  Args:
+    root: the benchmark's folder.
+
+  Raises:
+    OSError: where a file cannot be written.
+  """
+  found = make(root)
+  summaries = tables.summarize(tables.read(root))
+  traces = tables.read(root, 'trace')
+  with drawing.style():
+    pictures = {}
+    if any(key[2] != 'dense' for key in summaries):
+      pictures['accuracy.png'] = figures.draw_accuracy(summaries)
+    if traces:
+      pictures['bias.png'] = figures.draw_bias(traces)
+    contents = {name: drawing.to_png(x) for name, x in pictures.items()}
+  text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False)
+  contents['results.json'] = f'{text}\n'.encode()
+  for name, content in contents.items():
+    files.write_bytes(os.path.join(root, name), content)
+  print(tables.make_table(summaries, ('dense', 'hq', *tasks.RIVALS)))
+  print()
+  print(tables.make_table(summaries, ('hq', 'plain', *tasks.ABLATIONS)))
+  print()
+  print(json.dumps(found['cells'], sort_keys=True))
+
+
+def main() -> None:
+  """Reports."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--workdir', default='runs/accuracy')
+  write(parser.parse_args().workdir)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,234 @@
+"""What the runs amount to: means, standard errors, the best rival."""
+
+from collections.abc import Mapping, Sequence
+import glob
+import json
+import math
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.accuracy import tasks
+
+NAMES = {
+  'dense': 'dense',
+  'hq': 'ours',
+  'plain': 'plain ternary STE',
+  'vector': 'vector quantization',
+  'binary': 'binary (BWN)',
+  'uniform': '2-bit (LSQ)',
+  'twn': 'TWN',
+  'hq_no_sphere': 'without the sphere',
+  'hq_no_prune': 'without pruning',
+  'hq_no_reinit': 'without reinitialization',
+  'hq_masked': 'masked gradients while pruning',
+  'hq_uniform': 'per-layer sparsity, the same in all',
+  'hq_tree': 'one threshold for all layers',
+  'hq_distill': 'with distillation',
+  'plain_planned': 'plain STE, planned sparsity',
+  'plain_distill': 'plain STE, with distillation',
+}
+
+Key = tuple[str, str, str, float]
+
+
+class Summary(NamedTuple):
+  """The seeds of a method at a ratio.
+
+  Attributes:
+    mean: of the accuracy, a fraction.
+    standard_error: of the mean; None for one seed.
+    seeds: how many.
+    file_bytes: the mean.
+    ratio: the least of the seeds' own.
+    rate: the learning rate.
+  """
+
+  mean: float
+  standard_error: float | None
+  seeds: int
+  file_bytes: float
+  ratio: float
+  rate: float
+
+
+def read(root: str, kind: str = 'final') -> list[dict[str, Any]]:
+  """All results of a kind.
+
+  Args:
+    root: the benchmark's folder.
+    kind: see `tasks.Task`.
+
+  Returns:
+    Results, in the order of their names.
+  """
+  results = []
+  for path in sorted(
+    glob.glob(os.path.join(root, 'results', f'{kind}-*.json'))
+  ):
+    with open(path, encoding='utf-8') as file:
+      results.append(json.load(file))
+  return results
+
+
+def summarize(results: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
+  """Means over seeds, by set, network, method and ratio.
+
+  Args:
+    results: of `read`.
+
+  Returns:
+    Summaries.
+  """
+  groups: dict[Key, list[Mapping[str, Any]]] = {}
+  for result in results:
+    key = (
+      result['set'],
+      result['network'],
+      result['method'],
+      result['ratio'],
+    )
+    groups.setdefault(key, []).append(result)
+  return {key: _summarize(group) for key, group in groups.items()}
+
+
+def _summarize(group: Sequence[Mapping[str, Any]]) -> Summary:
+  found = np.array([result['accuracy'] for result in group])
+  error = None
+  if len(found) > 1:
+    error = float(found.std(ddof=1) / math.sqrt(len(found)))
+  return Summary(
+    float(found.mean()),
+    error,
+    len(found),
+    float(np.mean([result.get('file_bytes', 0) for result in group])),
+    min(result.get('file_ratio', 1.0) for result in group),
+    group[0]['rate'],
+  )
+
+
+def make_cells(summaries: Mapping[Key, Summary]) -> list[dict[str, Any]]:
+  """Ours beside the best rival, for each set, network and ratio.
+
+  Args:
+    summaries: of `summarize`.
+
+  Returns:
+    Rows of `results.json`; accuracies are fractions. `margin_in_se` is the
+    difference over the root of the sum of both squared standard errors.
+  """
+  cells = []
+  for (set_name, network, method, ratio), ours in sorted(summaries.items()):
+    if method != 'hq':
+      continue
+    get = lambda name, at, where=(set_name, network): summaries.get(
+      (*where, name, at)
+    )
+    dense = get('dense', 0.0)
+    rivals = {
+      name: found for name in tasks.RIVALS if (found := get(name, ratio))
+    }
+    if dense is None or not rivals:
+      continue
+    best = max(rivals, key=lambda name: rivals[name].mean)
+    cells.append(
+      {
+        'set': set_name,
+        'network': network,
+        'ratio': ratio,
+        'seeds': ours.seeds,
+        'dense_mean': dense.mean,
+        'ours_mean': ours.mean,
+        'ours_se': ours.standard_error,
+        'rival': best,
+        'rival_mean': rivals[best].mean,
+        'rival_se': rivals[best].standard_error,
+        'rivals': {
+          name: {
+            'mean': found.mean,
+            'se': found.standard_error,
+            'file_bytes': found.file_bytes,
+            'margin_in_se': _margin(ours, found),
+          }
+          for name, found in rivals.items()
+        },
+      }
+    )
+  return cells
+
+
+def _margin(ours: Summary, other: Summary) -> float | None:
+  if ours.standard_error is None or other.standard_error is None:
+    return None
+  error = math.hypot(ours.standard_error, other.standard_error)
+  return (ours.mean - other.mean) / error if error else None
+
+
+def make_traces(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """How distance, bias and accuracy go together, run by run.
+
+  Args:
+    results: of `read`, of traces.
+
+  Returns:
+    A row for each run: means over the kernels and over the last half of the
+    epochs.
+  """
+  rows = []
+  for result in results:
+    history = result['history'][len(result['history']) // 2 :]
+    mean = lambda name, rows=history: float(
+      np.mean([list(row[name].values()) for row in rows])
+    )
+    rows.append(
+      {name: result[name] for name in ('set', 'network', 'method', 'seed')}
+      | {
+        'cosine_distance': mean('cosine_distance'),
+        'ste_bias': mean('ste_bias'),
+        'accuracy': result['accuracy'],
+      }
+    )
+  return rows
+
+
+def make_table(summaries: Mapping[Key, Summary], methods: Sequence[str]) -> str:
+  """A Markdown table: a row for each method, a column for each file size.
+
+  Args:
+    summaries: of `summarize`.
+    methods: the rows, in their order.
+
+  Returns:
+    The table; accuracies in percent, with standard errors.
+  """
+  columns = sorted(
+    {
+      (set_name, network, ratio)
+      for set_name, network, method, ratio in summaries
+      if method in methods and method != 'dense'
+    }
+  )
+  heads = [f'{s} {network} {ratio:g}x' for s, network, ratio in columns]
+  lines = [
+    f'| method | {" | ".join(heads)} |',
+    '|---' * (len(columns) + 1) + '|',
+  ]
+  for method in methods:
+    row = [
+      _format(
+        summaries.get((s, n, method, 0.0 if method == 'dense' else ratio))
+      )
+      for s, n, ratio in columns
+    ]
+    if any(row):
+      lines.append(f'| {NAMES[method]} | {" | ".join(row)} |')
+  return '\n'.join(lines)
+
+
+def _format(found: Summary | None) -> str:
+  if found is None:
+    return ''
+  if found.standard_error is None:
+    return f'{100 * found.mean:.2f}'
+  return f'{100 * found.mean:.2f} ± {100 * found.standard_error:.2f}'
