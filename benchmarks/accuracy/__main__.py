@@ -114,15 +114,18 @@ def main() -> None:
   )
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
   parser.add_argument('--traces', type=int, default=3)
+  parser.add_argument('--epochs_fraction', type=float, default=1.0)
   parser.add_argument('--processes', type=int, default=os.cpu_count())
   arguments = parser.parse_args()
   cells = list(itertools.product(arguments.sets, arguments.networks))
   searched = make_searches(cells, arguments.methods)
-  with pool.open_pool(arguments.processes, arguments.workdir) as run_all:
+  fraction = arguments.epochs_fraction
+  where = arguments.processes, arguments.workdir, fraction
+  with pool.open_pool(*where) as run_all:
     every = [*searched, *make_finals(cells, arguments, {})]
     of_files = [task for task in every if task.method != 'dense']
     run_all('fit', 'fit', _first(of_files, lambda task: task[:4]))
-    starts = _first(every, lambda task: _get_start(task, arguments.workdir))
+    starts = _first(every, lambda task: _get_start(task, *where[1:]))
     run_all('dense', 'fit_dense', starts)
     rates = choose_rates(run_all('search', 'run', searched))
     run_all('train', 'run', make_finals(cells, arguments, rates))
@@ -139,10 +142,10 @@ def _first(
   return list(first.values())
 
 
-def _get_start(task: tasks.Task, root: str) -> str:
+def _get_start(task: tasks.Task, root: str, fraction: float) -> str:
   from benchmarks.accuracy import runs
 
-  budget = tasks.BUDGETS[task.set, task.network]
+  budget = tasks.get_budget(task, fraction)
   fitted = {} if task.method == 'dense' else runs.fit(task, budget, root)
   return runs.get_start(task, fitted, budget, root)
 

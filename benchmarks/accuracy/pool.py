@@ -21,13 +21,14 @@ class _Failure(NamedTuple):
 
 @contextlib.contextmanager
 def open_pool(
-  num_processes: int, root: str
+  num_processes: int, root: str, fraction: float = 1.0
 ) -> Iterator[Callable[[str, str, Sequence[tasks.Task]], list[Any]]]:
   """Opens a process for each core.
 
   Args:
     num_processes: how many.
     root: the benchmark's folder.
+    fraction: of the epochs; see `tasks.get_budget`.
 
   Yields:
     A function from a title, the name of a function in `runs`, and tasks, to
@@ -45,7 +46,10 @@ def open_pool(
   ) as pool:
 
     def run_all(title, what, found):
-      futures = [pool.submit(_run, what, task, root) for task in found]
+      futures = [
+        pool.submit(_run, what, task, tasks.get_budget(task, fraction), root)
+        for task in found
+      ]
       results, failed = [], []
       for future in tqdm.tqdm(
         concurrent.futures.as_completed(futures), desc=title, total=len(futures)
@@ -68,11 +72,10 @@ def _start(cores: multiprocessing.Queue) -> None:
   os.sched_setaffinity(0, {cores.get()})
 
 
-def _run(what: str, task: tasks.Task, root: str) -> Any:
+def _run(what: str, task: tasks.Task, budget: tasks.Budget, root: str) -> Any:
   """Calls a function of `runs`; what went wrong comes back as a `_Failure`."""
   from benchmarks.accuracy import runs
 
-  budget = tasks.BUDGETS[task.set, task.network]
   try:
     with (
       open(os.devnull, 'w', encoding='utf-8') as nowhere,

@@ -38,10 +38,13 @@ def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
 
   Returns:
     What `results/NAME.json` holds.
+
+  Raises:
+    ValueError: where a result of other epochs is there.
   """
   path = os.path.join(root, 'results', f'{task.name}.json')
   if os.path.exists(path):
-    return _read(path)
+    return _check_epochs(_read(path), budget, path)
   started = time.monotonic()
   logging.set_verbosity(logging.WARNING)
   checkpoint.silence_orbax()
@@ -146,6 +149,15 @@ def fit_dense(
     shutil.rmtree(folder)
   with open(path, 'rb') as file:
     return serialization.msgpack_restore(file.read())
+
+
+def _check_epochs(
+  found: dict[str, Any], budget: tasks.Budget, path: str
+) -> dict[str, Any]:
+  epochs = found['dense_epochs'], found['compress_epochs']
+  if epochs != (wanted := budget[:2]):
+    raise ValueError(f'{path}: its epochs are {epochs}, wanted {wanted}')
+  return found
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -29,10 +29,11 @@ _HELD_OUT = 0.2
 _UNIFORM_BITS = 1.8
 
 # What `vector` may choose from: weights in a group, codewords.
+_SIZES = tuple(sorted({round(4 * 2 ** (step / 4)) for step in range(25)}))
 _CODEBOOKS = tuple(
   (size, num_codewords)
   for size in (2, 4, 8)
-  for num_codewords in (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+  for num_codewords in _SIZES
   if 0.3 <= math.log2(num_codewords) / size <= 2
 )
 
@@ -144,6 +145,24 @@ class Task(NamedTuple):
       f'{self.kind}-{self.set.replace("/", "")}-{self.network}-{self.method}'
       f'-{self.ratio:g}x-rate{self.rate:g}-seed{self.seed}'
     )
+
+
+def get_budget(task: Task, fraction: float = 1.0) -> Budget:
+  """The budget of a run, or a part of it: for a look at whether all works.
+
+  Args:
+    task: which.
+    fraction: of the epochs; three remain at least.
+
+  Returns:
+    A budget.
+  """
+  budget = BUDGETS[task.set, task.network]
+  scale = lambda epochs: max(3, round(fraction * epochs))
+  return budget._replace(
+    dense_epochs=scale(budget.dense_epochs),
+    compress_epochs=scale(budget.compress_epochs),
+  )
 
 
 def hold_out(dataset: datasets.Dataset) -> datasets.Dataset:
