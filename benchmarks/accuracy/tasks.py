@@ -28,13 +28,10 @@ _HELD_OUT = 0.2
 # Gaussian weights to 1.8 and less, as trained.
 _UNIFORM_BITS = 1.8
 
-# What `vector` may choose from: weights in a group, codewords.
-_SIZES = tuple(sorted({round(4 * 2 ** (step / 4)) for step in range(25)}))
-_CODEBOOKS = tuple(
-  (size, num_codewords)
-  for size in (2, 4, 8)
-  for num_codewords in _SIZES
-  if 0.3 <= math.log2(num_codewords) / size <= 2
+# What `vector` may choose from: weights in a group, and codewords.
+_GROUP_SIZES = (2, 4, 8)
+_NUM_CODEWORDS = tuple(
+  sorted({round(4 * 2 ** (step / 4)) for step in range(25)}, reverse=True)
 )
 
 # 64ths of the reference network's widths, for methods whose bits a weight are
@@ -251,30 +248,35 @@ def fit(
     return {}
   wanted = count_bytes(task, budget, dataset) / task.ratio
   if name == 'vector':
-    choices = [
-      {'quantizer.group_size': size, 'quantizer.num_codewords': num_codewords}
-      for size, num_codewords in _CODEBOOKS
+    series = [
+      [
+        {'quantizer.group_size': size, 'quantizer.num_codewords': number}
+        for number in _NUM_CODEWORDS
+      ]
+      for size in _GROUP_SIZES
     ]
   else:
     widths = NETWORKS[task.network]['widths']
-    choices = [
-      {'model.widths': tuple(round(part * width / 64) for width in widths)}
-      for part in _WIDTHS
+    series = [
+      [
+        {'model.widths': tuple(round(part * width / 64) for width in widths)}
+        for part in _WIDTHS
+      ]
     ]
-  get_plan = functools.cache(
-    lambda index: _predict(task, budget, dataset, choices[index])
-  )
-  fits = lambda index: (
-    _get_bytes(task, budget, dataset, choices[index], get_plan(index)) <= wanted
-  )
-  if name == 'vector':
-    found = [index for index in range(len(choices)) if fits(index)]
-    found.sort(key=lambda index: _get_distance(get_plan(index)))
-  else:  # The narrower, the smaller.
-    first = bisect.bisect_left(range(len(choices)), True, key=fits)
-    found = list(range(len(choices)))[first:]
+
+  def fits(fields):
+    plan = _predict(task, budget, dataset, fields)
+    return _get_bytes(task, budget, dataset, fields, plan) <= wanted
+
+  found = []
+  for choices in series:  # The further on, the smaller.
+    first = bisect.bisect_left(choices, True, key=fits)
+    found += choices[first : first + 1]
   if found:
-    return choices[found[0]]
+    return min(
+      found,
+      key=lambda fields: _get_distance(_predict(task, budget, dataset, fields)),
+    )
   raise ValueError(
     f'ratio is {task.ratio:g}, wanted one that {task.method} can reach'
   )

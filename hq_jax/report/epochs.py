@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 from matplotlib import axes as axes_lib
 from matplotlib import ticker
 
+from hq_jax.report import methods
+
 _COLOURS = {'dense': '#EEEEEE', 'prune': '#DCEAF5', 'ternary': '#FCEBD2'}
 
 
@@ -51,6 +53,7 @@ def shade_phases(
   axes: axes_lib.Axes,
   history: Sequence[Mapping[str, Any]],
   labels: bool = True,
+  quantizer: str = methods.OURS,
 ) -> None:
   """Shades the phases behind a plot over epochs, and names them above it.
 
@@ -64,6 +67,7 @@ def shade_phases(
     axes: what is drawn on; its x axis is set to the epochs.
     history: rows with `phase` and `epoch`.
     labels: whether the names are written.
+    quantizer: what the last phase is called.
   """
   axes.set_xlabel('epoch')
   if not history:
@@ -95,7 +99,7 @@ def shade_phases(
     raised = phase.end - phase.start < 0.12 * (last - first) and not raised
     if labels:
       axes.annotate(
-        phase.name,
+        quantizer if phase.name == methods.OURS else phase.name,
         ((phase.start + phase.end) / 2, 1),
         xycoords=axes.get_xaxis_transform(),
         xytext=(0, 14 if raised else 3),

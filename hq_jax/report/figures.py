@@ -12,6 +12,7 @@ import numpy as np
 
 from hq_jax.report import drawing
 from hq_jax.report import epochs
+from hq_jax.report import methods
 from hq_jax.report import results
 from hq_jax.report import tables
 
@@ -20,7 +21,9 @@ _MOST_NAMES = 14
 
 
 def draw_cosine_distance(
-  history: Sequence[Mapping[str, Any]], shapes: Mapping[str, Sequence[int]]
+  history: Sequence[Mapping[str, Any]],
+  shapes: Mapping[str, Sequence[int]],
+  quantizer: str = methods.OURS,
 ) -> figure_lib.Figure:
   """The cosine distance of every kernel over the epochs, and their mean.
 
@@ -31,18 +34,19 @@ def draw_cosine_distance(
   Args:
     history: validated rows.
     shapes: of the kernels, by path.
+    quantizer: what the weights become.
 
   Returns:
     A figure of 1000 x 540 pixels.
   """
   figure = drawing.make_figure(1000, 540)
   axes = figure.add_subplot()
-  epochs.shade_phases(axes, history)
+  epochs.shade_phases(axes, history, quantizer=quantizer)
   paths = results.sort_kernels(shapes)
   _draw_distances(axes, history, paths)
   axes.set_ylabel('cosine distance, 1 - cos')
   axes.set_title(
-    'From latent weights to their ternary projection', pad=26, loc='left'
+    f'From latent weights to their {quantizer} projection', pad=26, loc='left'
   )
   if len(paths) <= _MOST_NAMES:
     axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
@@ -88,6 +92,7 @@ def draw_training(
   history: Sequence[Mapping[str, Any]],
   dense_accuracy: float,
   file_accuracy: float,
+  quantizer: str = methods.OURS,
 ) -> figure_lib.Figure:
   """Accuracy and loss over the epochs.
 
@@ -98,13 +103,14 @@ def draw_training(
     history: validated rows.
     dense_accuracy: of the dense network, a fraction.
     file_accuracy: of the model in the file, a fraction.
+    quantizer: what the weights become.
 
   Returns:
     A figure of 1000 x 640 pixels.
   """
   figure = drawing.make_figure(1000, 640)
   upper, lower = figure.subplots(2, 1, sharex=True)
-  epochs.shade_phases(upper, history)
+  epochs.shade_phases(upper, history, quantizer=quantizer)
   epochs.shade_phases(lower, history, labels=False)
   upper.set_xlabel('')
   _draw_pair(upper, history, 'accuracy')
@@ -151,9 +157,10 @@ def draw_sizes(report: Mapping[str, Any]) -> figure_lib.Figure:
   """
   figure = drawing.make_figure(1000, 400)
   left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
+  quantizer = methods.get_quantizer(report.get('config', {}))
   _draw_bars(
     left,
-    ['dense, float32', 'ternary in memory', '.hq file'],
+    ['dense, float32', f'{quantizer} in memory', '.hq file'],
     [report['dense_bytes'], report['resident_bytes'], report['file_bytes']],
     [drawing.GREY, drawing.BLUE, drawing.VERMILION],
   )

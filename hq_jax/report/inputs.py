@@ -45,7 +45,8 @@ class Inputs(NamedTuple):
       `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`,
       `learning_rate`, `seconds`; and, by the path of a kernel, `sparsity` (a
       fraction) and `cosine_distance` (mean over channels of 1 - cos between
-      the latent kernel and its ternary projection at the final sparsity).
+      the latent kernel and its ternary projection at the final sparsity; with
+      another quantizer, and the kernel that the network computes with).
       It may be empty, and numbers in it may be NaN or None.
     config: of the run: nested dicts of plain values.
     seed: of the run.

@@ -9,6 +9,7 @@ from matplotlib import ticker
 
 from hq_jax.report import drawing
 from hq_jax.report import epochs
+from hq_jax.report import methods
 from hq_jax.report import results
 
 
@@ -38,7 +39,8 @@ def draw(
     fontweight='bold',
   )
   _draw_sizes(left, report)
-  _draw_distance(right, history)
+  quantizer = methods.get_quantizer(report.get('config', {}))
+  _draw_distance(right, history, quantizer)
   return figure
 
 
@@ -99,10 +101,10 @@ def _set_limits(axes: axes_lib.Axes, sizes: Any, accuracies: Any) -> None:
 
 
 def _draw_distance(
-  axes: axes_lib.Axes, history: Sequence[Mapping[str, Any]]
+  axes: axes_lib.Axes, history: Sequence[Mapping[str, Any]], quantizer: str
 ) -> None:
-  axes.set_title('Cosine distance to ternary', loc='left', pad=18)
-  epochs.shade_phases(axes, history)
+  axes.set_title(f'Cosine distance to {quantizer}', loc='left', pad=18)
+  epochs.shade_phases(axes, history, quantizer=quantizer)
   if not history:
     return
   x = [row['epoch'] for row in history]
@@ -125,6 +127,6 @@ def _draw_distance(
     **epochs.get_marker(history),
   )
   drawing.start_at_zero(axes, values)
-  axes.set_ylabel('1 - cos(latent, ternary)')
+  axes.set_ylabel(f'1 - cos(latent, {quantizer})')
   axes.legend(loc='best')
   axes.grid(axis='y')

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import json
 from typing import Any
 
+from hq_jax.report import methods
 from hq_jax.report import results
 
 _RATIO = (
@@ -69,13 +70,13 @@ def format_markdown(report: Mapping[str, Any]) -> str:
   Returns:
     Markdown, a line break at its end.
   """
+  quantizer = methods.get_quantizer(report['config'])
   main = _main_rows(report)
   main[-1][0] = f'`{report["file"]}`'
   record = {key: report[key] for key in ('config', 'hardware')}
   sections = [
     f'# {report["model"]}: {report["ratio"]:.2f} times smaller',
-    'Made by a reconstruction of Hyperspherical Quantization from the '
-    "paper's abstract.",
+    methods.describe_origin(quantizer),
     _to_markdown(main),
     f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
     f'{report["num_examples"]:,} images; that of the file is measured on the '
@@ -86,9 +87,7 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     '![bytes](sizes.png)',
     '## Layers',
     _to_markdown(_layer_rows(report)),
-    'Entropy: order 0, bits per code. Cosine distance: mean over channels of '
-    '1 - cos between the latent kernel and its ternary projection at the final '
-    'sparsity, at the end of the dense phase (start) and of training (end).',
+    methods.describe_layers(quantizer),
     '![cosine distance](cosine_distance.png)',
     '![weights](weights.png)',
     '## Run',
@@ -119,6 +118,7 @@ def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:
   bits = lambda num_bytes: f'{8 * num_bytes / report["num_weights"]:.2f}'
   percent = lambda name: f'{report[f"{name}_accuracy"]:.2%}'
   dense_bytes, resident_bytes = report['dense_bytes'], report['resident_bytes']
+  quantizer = methods.get_quantizer(report.get('config', {}))
   return [
     ['model', 'bytes', 'ratio', 'bits per weight', 'test accuracy'],
     [
@@ -129,7 +129,7 @@ def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:
       percent('dense'),
     ],
     [
-      'ternary in memory',
+      f'{quantizer} in memory',
       f'{resident_bytes:,}',
       '-',
       bits(resident_bytes),

@@ -10,6 +10,7 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax import tensors
 from hq_jax.report import drawing
+from hq_jax.report import methods
 from hq_jax.report import results
 
 _MOST_LAYERS = 4
@@ -33,12 +34,13 @@ def draw(
   dense: Mapping[str, np.ndarray],
   latent: Mapping[str, np.ndarray],
   found: Mapping[str, artifact_lib.Tensor],
+  quantizer: str = methods.OURS,
 ) -> figure_lib.Figure:
   """Histograms of the weights on the sphere, before and after.
 
   A column per kernel (the first, the last, and some between), above it the
   dense weights, below it the latents at the end, each `sqrt(m) w_j /
-  ||w_j||`, and the ternary points that the file holds.
+  ||w_j||`, and the points of ternary or binary codes that the file holds.
 
   >>> kernel = np.array([[1.0, 0.1], [0.1, -1.0]])
   >>> codes = np.array([[1, 0], [0, -1]], np.int8)
@@ -50,6 +52,7 @@ def draw(
     dense: the kernels at the end of the dense phase, by path, finite.
     latent: the latents at the end; the same paths and shapes.
     found: what the file holds of them; the same paths and shapes.
+    quantizer: what the weights became.
 
   Returns:
     A figure 1000 pixels wide (480 for a single kernel) and 520 high.
@@ -58,8 +61,9 @@ def draw(
   paths = choose(results.sort_kernels(shapes), _MOST_LAYERS)
   figure = drawing.make_figure(1000 if len(paths) > 1 else 480, 520)
   grid = figure.subplots(2, len(paths), sharex='col', squeeze=False)
+  marks = {path: find_points(found[path]) for path in paths}
   for column, path in enumerate(paths):
-    points = find_points(found[path])
+    points = marks[path]
     limit = max(3.5, 1.7 * points.median if points else 0.0)
     for axes, kernel, colour in (
       (grid[0, column], dense[path], drawing.GREY),
@@ -72,11 +76,10 @@ def draw(
     grid[0, column].set_title(name, fontsize=10)
   grid[0, 0].set_ylabel('dense weights\n% per bin')
   grid[1, 0].set_ylabel('latent weights, end\n% per bin')
-  figure.supxlabel(
-    'weight / norm of its channel x sqrt(weights per channel)\n'
-    'dashed: the ternary points of the file',
-    fontsize=10,
-  )
+  label = 'weight / norm of its channel x sqrt(weights per channel)'
+  if any(marks.values()):
+    label += f'\ndashed: the {quantizer} points of the file'
+  figure.supxlabel(label, fontsize=10)
   return figure
 
 
@@ -171,7 +174,8 @@ def _draw_histogram(
 
 
 def _mark(axes: axes_lib.Axes, points: Points) -> None:
-  axes.axvline(0, color=drawing.VERMILION, linestyle='--', linewidth=1)
+  if points.high > 1:  # At 1 a channel has no zeros.
+    axes.axvline(0, color=drawing.VERMILION, linestyle='--', linewidth=1)
   for sign in (-1, 1):
     axes.axvline(
       sign * points.median,

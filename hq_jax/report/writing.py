@@ -11,6 +11,7 @@ from hq_jax import files
 from hq_jax.report import drawing
 from hq_jax.report import figures
 from hq_jax.report import inputs as inputs_lib
+from hq_jax.report import methods
 from hq_jax.report import results
 from hq_jax.report import summary
 from hq_jax.report import tables
@@ -60,6 +61,10 @@ def write(workdir: str, inputs: inputs_lib.Inputs) -> dict[str, Any]:
     OSError: a file cannot be read or written.
   """
   inputs_lib.validate(inputs)
+  quantizer = methods.get_quantizer(inputs.config)
+  inputs = inputs._replace(
+    history=methods.clean_history(inputs.history, quantizer)
+  )
   with open(inputs.file_path, 'rb') as file:
     data = file.read()
   artifact = artifact_lib.loads(data, os.fspath(inputs.file_path))
@@ -70,14 +75,17 @@ def write(workdir: str, inputs: inputs_lib.Inputs) -> dict[str, Any]:
   with drawing.style():
     pictures = {
       'cosine_distance.png': figures.draw_cosine_distance(
-        inputs.history, shapes
+        inputs.history, shapes, quantizer
       ),
       'training.png': figures.draw_training(
-        inputs.history, inputs.dense['accuracy'], inputs.file['accuracy']
+        inputs.history,
+        inputs.dense['accuracy'],
+        inputs.file['accuracy'],
+        quantizer,
       ),
       'sizes.png': figures.draw_sizes(report),
       'weights.png': weights.draw(
-        inputs.dense_kernels, inputs.latent_kernels, kernels
+        inputs.dense_kernels, inputs.latent_kernels, kernels, quantizer
       ),
       'summary.png': summary.draw(report, inputs.history),
     }
