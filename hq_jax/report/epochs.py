@@ -99,7 +99,7 @@ def shade_phases(
     raised = phase.end - phase.start < 0.12 * (last - first) and not raised
     if labels:
       axes.annotate(
-        quantizer if phase.name == methods.OURS else phase.name,
+        quantizer if phase.name == 'ternary' else phase.name,
         ((phase.start + phase.end) / 2, 1),
         xycoords=axes.get_xaxis_transform(),
         xytext=(0, 14 if raised else 3),

@@ -1,0 +1,97 @@
+"""What differs in the report of a run with another quantizer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# The quantizer of a config that names none.
+OURS = 'ternary'
+
+
+def get_quantizer(config: Mapping[str, Any]) -> str:
+  """What the weights became, as a config calls it.
+
+  >>> get_quantizer({'quantizer': {'name': 'binary'}}), get_quantizer({})
+  ('binary', 'ternary')
+
+  Args:
+    config: of a run: nested dicts.
+
+  Returns:
+    The name of a quantizer.
+  """
+  return config.get('quantizer', {}).get('name', OURS)
+
+
+def clean_history(
+  history: Sequence[Mapping[str, Any]], quantizer: str
+) -> list[dict[str, Any]]:
+  """Leaves out the distances that say nothing.
+
+  Dense weights have a distance to the ternary point that they will go to, at
+  the sparsity that is known before. To those of another quantizer they have
+  none: what the network computes with are the latent weights.
+
+  >>> row = {'phase': 'dense', 'cosine_distance': {'kernel': -0.0}}
+  >>> clean_history([row], 'vector')
+  [{'phase': 'dense', 'cosine_distance': {'kernel': None}}]
+  >>> clean_history([row], 'ternary') == [row]
+  True
+
+  Args:
+    history: validated rows.
+    quantizer: of `get_quantizer`.
+
+  Returns:
+    Rows.
+  """
+  rows = [dict(row) for row in history]
+  for row in rows:
+    if quantizer != OURS and row['phase'] == 'dense':
+      row['cosine_distance'] = dict.fromkeys(row['cosine_distance'])
+  return rows
+
+
+def describe_origin(quantizer: str) -> str:
+  """A sentence about what made the file.
+
+  >>> describe_origin('binary')[:48]
+  'Made with the quantizer `binary`, to be compared'
+
+  Args:
+    quantizer: of `get_quantizer`.
+
+  Returns:
+    Markdown without a line break.
+  """
+  method = "Hyperspherical Quantization from the paper's abstract"
+  if quantizer == OURS:
+    return f'Made by a reconstruction of {method}.'
+  return (
+    f'Made with the quantizer `{quantizer}`, to be compared with a'
+    f' reconstruction of {method}.'
+  )
+
+
+def describe_layers(quantizer: str) -> str:
+  """What the columns of the table of layers are.
+
+  >>> describe_layers('vector')[:47]
+  'Entropy: order 0, bits per code or index. Cosin'
+
+  Args:
+    quantizer: of `get_quantizer`.
+
+  Returns:
+    Text without a line break.
+  """
+  code, when = 'code or index', ', at the end of training (end)'
+  if quantizer == OURS:
+    code = 'code'
+    when = (
+      ' at the final sparsity, at the end of the dense phase (start) and of'
+      ' training (end)'
+    )
+  return (
+    f'Entropy: order 0, bits per {code}. Cosine distance: mean over channels of'
+    f' 1 - cos between the latent kernel and its {quantizer} projection{when}.'
+  )
