@@ -43,11 +43,7 @@ def get_config(arguments=None):
   config.distill.weight = args.distill
   config.dense.epochs = 150
   config.dense.learning_rate = 3e-3
-  config.prune.epochs = 50
-  config.prune.learning_rate = 2e-3
-  config.prune.final_fraction = 1 / 3
-  config.ternary.epochs = 100
-  config.ternary.learning_rate = 3e-3
+  config_lib.set_compression(config, 150, 5e-3)
   config.recipe.distribution = 'cosine_distance'
   config.recipe.refresh_steps = 50
   if args.debug:

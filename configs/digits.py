@@ -31,13 +31,7 @@ def get_config(arguments=None):
   config.distill.weight = args.distill
   config.dense.epochs = 20
   config.dense.learning_rate = 3e-3
-  config.prune.epochs = 15
-  config.prune.learning_rate = 3e-3
-  config.prune.warmup_fraction = 0.1
-  config.prune.final_fraction = 1 / 3
-  config.ternary.epochs = 25
-  config.ternary.learning_rate = 5e-3
-  config.ternary.warmup_fraction = 0.1
+  config_lib.set_compression(config, 40, 7e-3)
   config.recipe.distribution = 'cosine_distance'
   if args.debug:
     config.model.widths = (16, 32, 64)

@@ -58,15 +58,12 @@ def get_config(arguments=None):
   config.data.min_area = 0.35
   config.model.name = args.model
   config.distill.weight = args.distill
-  # A third each; the dense network is trained even where its weights are given,
-  # as its classifier is new.
+  # A third for the dense network, which is trained even where its weights are
+  # given, as its classifier is new.
   config.dense.epochs = args.epochs // 3
   config.dense.learning_rate = 3e-4 if args.pretrained else 1e-3
-  config.prune.epochs = args.epochs // 3
-  config.prune.learning_rate = 5e-4
-  config.prune.final_fraction = 1 / 3
-  config.ternary.epochs = args.epochs - 2 * (args.epochs // 3)
-  config.ternary.learning_rate = 1e-3
+  epochs = args.epochs - config.dense.epochs
+  config_lib.set_compression(config, epochs, 2e-3)
   config.recipe.distribution = 'cosine_distance'
   if args.debug:
     config.data.image_size = args.image_size or 32

@@ -56,11 +56,7 @@ def get_config(arguments=None):
   config.dense.epochs = 0 if args.pretrained else 90
   config.dense.learning_rate = 3e-3 * scale
   config.dense.warmup_fraction = 5 / 90
-  config.prune.epochs = 20
-  config.prune.learning_rate = 5e-4 * scale
-  config.prune.final_fraction = 1 / 3
-  config.ternary.epochs = 40
-  config.ternary.learning_rate = 1e-3 * scale
+  config_lib.set_compression(config, 60, 1e-3 * scale)
   config.recipe.distribution = 'cosine_distance'
   config.recipe.refresh_steps = 100
   if args.debug:

@@ -77,12 +77,8 @@ _PLAIN = {
   'recipe.reinit': False,
   'recipe.distribution': 'uniform',
 }
-_OURS = {
-  'recipe.prune_gradients': 'straight_through',
-  'recipe.initial_sparsity': 0.6,
-  'recipe.reinit_strength': 0.1,
-  'recipe.distribution': 'cosine_distance',
-}
+# All else that is ours is the default of a config.
+_OURS = {'recipe.distribution': 'cosine_distance'}
 _UNIFORM = {'recipe.distribution': 'uniform'}
 _DISTILL = {'distill.weight': 0.5}
 # Fields by method. What has a recipe is steered to its ratio.
@@ -107,9 +103,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 RIVALS = ('plain', 'vector', 'binary', 'uniform', 'twn')
 ABLATIONS = tuple(METHODS)[len(RIVALS) + 1 :]
-# The part of the compression in which the sparsity rises.
-_RAMP = 2 / 3
-_RATE_AFTER_RAMP = 0.25  # of a cosine, then
 
 
 class Task(NamedTuple):
@@ -211,18 +204,13 @@ def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
     return config
   config.target_ratio = task.ratio
   fields = dict(METHODS[task.method]) | dict(fitted)
+  config.prune.learning_rate = config.ternary.learning_rate = task.rate
+  config.ternary.warmup_fraction = 0.1
   if fields.get('recipe.prune', True) and 'quantizer.name' not in fields:
-    config.prune.epochs = round(_RAMP * budget.compress_epochs)
-    config.ternary.epochs -= config.prune.epochs
+    config_lib.set_compression(config, budget.compress_epochs, task.rate)
   for name, value in fields.items():
     group, _, field = name.partition('.')
     config[group][field] = value
-  config.prune.learning_rate = config.ternary.learning_rate = task.rate
-  config.prune.warmup_fraction = config.ternary.warmup_fraction = 0.1
-  if config.prune.epochs:  # Near to one cosine over both.
-    config.prune.final_fraction = _RATE_AFTER_RAMP
-    config.ternary.learning_rate *= _RATE_AFTER_RAMP
-    config.ternary.warmup_fraction = 0.0
   return config
 
 

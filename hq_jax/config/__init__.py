@@ -14,7 +14,9 @@ from hq_jax.config.fields import Mesh as Mesh
 from hq_jax.config.fields import Model as Model
 from hq_jax.config.fields import Optimizer as Optimizer
 from hq_jax.config.fields import Phase as Phase
+from hq_jax.config.fields import Quantizer as Quantizer
 from hq_jax.config.fields import Recipe as Recipe
+from hq_jax.config.phases import set_compression as set_compression
 from hq_jax.config.validation import check_field as check_field
 from hq_jax.config.validation import get_defaults as get_defaults
 from hq_jax.config.validation import is_optional as is_optional

@@ -186,15 +186,15 @@ class Recipe:
   sparsity: float | None = _fraction(None)
   distribution: str = 'uniform'
   scope: str = 'layer'
-  initial_sparsity: float = 0.3
+  initial_sparsity: float = 0.6
   ramp: str = 'cubic'
   num_stages: int = 4
-  reinit_strength: float = 0.5
+  reinit_strength: float = 0.1
   refresh_steps: int = 20
   tangent: bool = True
   project: bool = True
   prune: bool = True
-  prune_gradients: str = 'masked'
+  prune_gradients: str = 'straight_through'
   reinit: bool = True
   straight_through: bool = True
 
