@@ -261,8 +261,8 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       {'sed': 1},
       'config.sed is 1, but there is no such field; wanted one of: seed,'
       ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
-      ' batch_size, max_skipped_steps, measure_bias, checkpoint, mesh, data, model,'
-      ' optimizer, distill, dense, prune, ternary, recipe, quantizer',
+      ' batch_size, max_skipped_steps, measure_bias, checkpoint, mesh, data,'
+      ' model, optimizer, distill, dense, prune, ternary, recipe, quantizer',
     ),
     (
       {'data': {'nme': 'digits'}},

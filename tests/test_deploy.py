@@ -23,7 +23,13 @@ _HEADER = {
   'preprocessing': {'mean': [1.0], 'std': [2.0]},
   'class_names': ('a', 'b', 'c'),
 }
-_RECIPE = transforms.Recipe(sparsity=0.6, prune_steps=4, num_stages=2)
+_RECIPE = transforms.Recipe(
+  sparsity=0.6,
+  prune_steps=4,
+  prune_gradients='masked',
+  num_stages=2,
+  reinit_strength=0.5,
+)
 _TX = transforms.hq(optax.sgd(0.05), _RECIPE)
 
 

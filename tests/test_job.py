@@ -7,7 +7,9 @@ import pytest
 from configs import digits
 from hq_jax import job as job_lib
 from hq_jax import planner
+from hq_jax import quantizers
 from hq_jax import trees
+from hq_jax.data import sources
 
 
 @pytest.fixture(scope='module')
@@ -19,12 +21,13 @@ def data_dir(tmp_path_factory):
 def prepare(tmp_path, data_dir):
   jobs = []
 
-  def make(**fields):
+  def make(dataset=None, **fields):
     config = digits.get_config('debug')
     config.data.data_dir = str(data_dir)
     config.recipe.distribution = 'uniform'
     config.update_from_flattened_dict(fields)
-    jobs.append(job_lib.prepare(config, str(tmp_path / f'run{len(jobs)}')))
+    workdir = str(tmp_path / f'run{len(jobs)}')
+    jobs.append(job_lib.prepare(config, workdir, dataset))
     return jobs[-1]
 
   yield make
@@ -110,3 +113,50 @@ def test_weights_that_are_not_finite_are_refused(prepare):
 def test_a_target_without_ternary_kernels_is_refused(prepare):
   with pytest.raises(ValueError, match=r'^config\.target_ratio is 2, which is'):
     prepare(**{'recipe.distribution': 'cosine_distance', 'target_ratio': 2.0})
+
+
+PERCEPTRON = {
+  'model.name': 'mlp',
+  'model.widths': (8,),
+  'model.num_blocks': None,
+}
+
+
+def test_another_quantizer_has_no_recipe_and_no_target(prepare):
+  fields = PERCEPTRON | {'quantizer.name': 'binary', 'prune.epochs': 0}
+  job = prepare(**fields)
+  assert job.recipe is None and job.wanted_bytes is None
+  assert isinstance(job.quantizer, quantizers.Quantizer)
+  assert {path: x.encoding for path, x in job.plan.layers.items()} == {
+    'dense1/kernel': 'binary',
+    'head/kernel': 'binary',
+  }
+  found = {path for path in ('head/kernel', 'head/bias') if job.select(path, 0)}
+  assert found == {'head/kernel'}
+  # Planned again from weights, it is another plan of the same kernels.
+  again = job_lib.replan(job, _variables(job))
+  assert again.plan.layers.keys() == job.plan.layers.keys()
+  assert again.plan != job.plan and again.recipe is None
+
+
+def test_another_quantizer_does_not_prune(tmp_path, prepare):
+  with pytest.raises(
+    ValueError, match=r'^config\.prune\.epochs is 2, wanted 0'
+  ):
+    prepare(**PERCEPTRON | {'quantizer.name': 'binary'})
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_a_data_set_is_used_where_it_is_given(prepare, data_dir):
+  fields = PERCEPTRON | {'recipe.sparsity': 0.5}
+  whole = prepare(**fields).dataset
+  part = whole._replace(
+    train=sources.MemorySource(*sources.gather(whole.train, np.arange(128)))
+  )
+  # What the config names is not opened: there is no such folder.
+  fields['data.data_dir'] = str(data_dir / 'nowhere')
+  job = prepare(part, **fields)
+  assert job.dataset is part and job.steps_per_epoch == 2
+  assert len(job.dataset.test) == 500
+  with pytest.raises(ValueError, match=r'config\.batch_size is 256, .* 128 tr'):
+    prepare(part, batch_size=256, **fields)

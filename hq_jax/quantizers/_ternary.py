@@ -1,6 +1,6 @@
 """Ternary weights on the sphere: the quantizer of the method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -29,6 +29,7 @@ def ternary(
   begin_step: int = 0,
   end_step: int | None = None,
   refresh_steps: int = 50,
+  refresh_at: Sequence[int] = (),
   scope: str = 'layer',
   unit_norm: bool = True,
 ) -> _base.Quantizer:
@@ -65,6 +66,7 @@ def ternary(
     end_step: one more than the last update, where it is known: what training
       ends with then has exactly this sparsity.
     refresh_steps: updates between two exact thresholds, at least 1.
+    refresh_at: other updates with exact ones, such as the last of a ramp.
     scope: which weights compete; see `thresholds`.
     unit_norm: whether magnitudes are compared after dividing each channel by
       its norm.
@@ -126,6 +128,8 @@ def ternary(
     refresh = begun & ((count - begin_step) % refresh_steps == 0)
     if end_step is not None:
       refresh |= count == end_step - 1
+    for step in refresh_at:
+      refresh |= begun & (count == step)
     thresholds = jax.lax.cond(
       refresh,
       lambda: rank(latents, axes, state.kept_factor, count),

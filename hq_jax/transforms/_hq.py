@@ -133,11 +133,16 @@ def _make_ramps(recipe, sparsity):
 def _make_quantizer(recipe, sparsity):
   if not recipe.straight_through:
     return quantizers.identity()
+  refresh_at: tuple[int, ...] = ()
+  if recipe.is_ramp_ternary:
+    sparsity = _make_ramps(recipe, sparsity)
+    refresh_at = (recipe.begin_step + recipe.prune_steps - 1,)
   return quantizers.ternary(
-    _make_ramps(recipe, sparsity) if recipe.is_ramp_ternary else sparsity,
+    sparsity,
     begin_step=recipe.ternary_begin_step,
     end_step=recipe.end_step,
     refresh_steps=recipe.refresh_steps,
+    refresh_at=refresh_at,
     scope=recipe.scope,
     unit_norm=recipe.project,
   )

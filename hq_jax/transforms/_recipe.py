@@ -28,7 +28,7 @@ class Recipe:
   zeros, and every latent weight goes on moving. Before `begin_step` they are
   dense, on the sphere.
 
-  >>> Recipe(sparsity=0.85, prune_steps=100).ternary_begin_step
+  >>> Recipe(sparsity=0.85, begin_step=100, prune_steps=100).ternary_begin_step
   100
 
   Attributes:
@@ -69,16 +69,16 @@ class Recipe:
   scope: str = 'layer'
   begin_step: int = 0
   prune_steps: int = 0
-  initial_sparsity: float = 0.3
+  initial_sparsity: float = 0.6
   ramp: str = 'cubic'
   num_stages: int = 4
-  reinit_strength: float = 0.5
+  reinit_strength: float = 0.1
   refresh_steps: int = 50
   end_step: int | None = None
   tangent: bool = True
   project: bool = True
   prune: bool = True
-  prune_gradients: str = 'masked'
+  prune_gradients: str = 'straight_through'
   reinit: bool = True
   straight_through: bool = True
 

@@ -350,3 +350,15 @@ def test_fixed_bytes_are_those_of_the_layout(rng):
   }
   # Scales and tables of 740 channels and three kernels, at most.
   assert max(fixed.values()) - min(fixed.values()) < 2 * 740 + 1500
+
+
+def test_a_plan_without_ternary_kernels_is_described_by_what_it_has():
+  layer = planner.LayerPlan('binary', 0.0, 10, 0.2)
+  plan = planner.Plan(dict.fromkeys('abcd', layer), 40_000, 100, 1_000_000)
+  assert planner.describe(plan) == (
+    '4 in binary; at most 40,000 of 1,000,000 bytes (25.0x)'
+  )
+  layers = plan.layers | {'a': planner.LayerPlan('int8', 0.0, 80, 0.0)}
+  assert planner.describe(plan._replace(layers=layers)) == (
+    '1 in int8, 3 in binary; at most 40,000 of 1,000,000 bytes (25.0x)'
+  )

@@ -176,6 +176,39 @@ def test_kept_factor_scales_what_is_kept(rng, sparsity):
   assert update._cache_size() == 1
 
 
+@pytest.mark.parametrize(
+  'by_path', [True, pytest.param(False, marks=pytest.mark.slow)]
+)
+def test_the_sparsity_may_follow_a_schedule(rng, by_path):
+  latents = {'a': _kernel(rng, (10, 10)), 'b': _kernel(rng, (5, 4))}
+  ramp = lambda count: 0.1 * count
+  sparsity = {'a': ramp, 'b': 0.25} if by_path else ramp
+  quantizer = quantizers.ternary(
+    sparsity, begin_step=1, refresh_steps=2, end_step=7
+  )
+  found, _ = _run(quantizer, lambda t: latents, 7)
+  zeros = [_num_zeros(quantized) for quantized in found]
+  # Counted from the first update; refreshed at 1, 3 and 5, and at the last.
+  assert [x['a'] for x in zeros] == [0, 10, 10, 30, 30, 50, 60]
+  assert [x['b'] for x in zeros] == (
+    [0, 5, 5, 5, 5, 5, 5] if by_path else [0, 2, 2, 6, 6, 10, 12]
+  )
+
+
+def test_kept_factor_scales_what_a_schedule_keeps(rng):
+  latents, axes = {'a': _kernel(rng, (10, 10))}, {'a': 1}
+  quantizer = quantizers.ternary(lambda t: 0.9 - 0.1 * t, refresh_steps=1)
+  state, zeros = quantizer.init(latents, axes), []
+  update = jax.jit(
+    lambda state: quantizer.update(latents, state, latents, axes)
+  )
+  for factor in (1.0, 2.0, 2.0, 0.5):
+    quantized, state = update(state._replace(kept_factor=jnp.float32(factor)))
+    zeros.append(_num_zeros(quantized)['a'])
+  # Kept: 0.1, twice 0.2, twice 0.3, and half of 0.4.
+  assert zeros == [90, 60, 40, 80]
+
+
 def test_kept_factor_leaves_quotas_alone(rng):
   latents, axes = {'a': _kernel(rng, (8, 2))}, {'a': 1}
   quantizer = quantizers.ternary(0.5, scope='2:4')

@@ -20,6 +20,7 @@ from hq_jax import trees
 
 # Dense in updates 1 to 20, pruned in 21 to 60, ternary in 61 to 120.
 RECIPE = transforms.Recipe(
+  prune_gradients='masked',
   sparsity=0.7,
   begin_step=20,
   prune_steps=40,

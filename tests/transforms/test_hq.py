@@ -17,6 +17,7 @@ from hq_jax import transforms
 
 # Dense at 0 and 1, pruned at 2 to 7, ternary from 8.
 RECIPE = transforms.Recipe(
+  prune_gradients='masked',
   sparsity=0.75,
   begin_step=2,
   prune_steps=6,
@@ -294,12 +295,12 @@ def test_the_last_step_of_the_ramp_is_at_the_full_sparsity(num_steps):
   assert ramp(2) == 0
   assert ramp(3 + num_steps - 1) == 0.75
   if num_steps > 1:
-    np.testing.assert_allclose(ramp(3), 0.3, rtol=1e-6)
+    np.testing.assert_allclose(ramp(3), 0.6, rtol=1e-6)
     assert ramp(3 + num_steps - 2) < 0.75
 
 
 def test_a_ramp_may_begin_above_its_end():
-  # The default beginning, 0.3, with a target below it.
+  # The default beginning, 0.6, with a target below it.
   ramp = transforms.Recipe(sparsity=0.2, prune_steps=4).get_ramp(0.2)
   assert [float(ramp(t)) for t in (0, 4)] == [float(np.float32(0.2))] * 2
 
@@ -617,6 +618,168 @@ def test_output_channels_first():
   np.testing.assert_array_equal(codes.T, wanted.codes)
 
 
+# Ternary from the update 2 on, and every weight gets its gradient.
+RAMP = dataclasses.replace(RECIPE, prune_gradients='straight_through')
+
+
+def test_a_straight_through_ramp_is_ternary_from_its_beginning():
+  assert RAMP.ternary_begin_step == 2 and RECIPE.ternary_begin_step == 8
+  assert optax.tree.get(_run(RAMP)[-1][1], 'prune_count') is None
+  # The same cubic ramp as that of the masked weights.
+  assert _zeros(RAMP) == [0, 0, 16, 32, 41, 46, 48, 48, 48, 48]
+  ramp = RAMP.get_ramp(0.75)
+  assert _zeros(RAMP)[2:] == [round(64 * float(ramp(t))) for t in range(2, 10)]
+  for t, (params, _) in enumerate(_run(RAMP)[1:]):
+    for w in np.abs(params['kernel']).T:
+      if t >= 2:  # A channel has one magnitude, and may have lost it.
+        assert len(np.unique(w[w > 0])) <= 1
+      else:
+        assert len(np.unique(w)) == 16
+
+
+def test_a_straight_through_ramp_is_exact_at_each_refresh():
+  # At the updates 2, 5 and 8, and after the last one; in between thresholds
+  # stay where they are, and the zeros follow the latents.
+  recipe = dataclasses.replace(
+    RAMP, refresh_steps=3, reinit=False, end_step=NUM_STEPS
+  )
+  zeros = _zeros(recipe)
+  assert [zeros[t] for t in (0, 1, 2, 5, 8, 9)] == [0, 0, 16, 46, 48, 48]
+  assert zeros[3] != 32 and zeros[4] != 41
+
+
+@pytest.mark.slow
+def test_the_end_of_a_straight_through_ramp_is_exact():
+  recipe = dataclasses.replace(RAMP, refresh_steps=1000, end_step=NUM_STEPS)
+  zeros = _zeros(recipe)
+  assert zeros[2] == 16 and zeros[9] == 48 and zeros[8] != 48
+
+
+def test_pruned_latents_go_on_moving_in_a_straight_through_ramp():
+  lost, stuck = {}, {}
+  for recipe in (RECIPE, RAMP):
+    recipe = dataclasses.replace(recipe, reinit=False)
+    zeros = [np.asarray(p['kernel'] == 0) for p, _ in _run(recipe)[1:]]
+    latents = [np.asarray(w) for w in _latents(recipe)[1:]]
+    name = recipe.prune_gradients
+    # Weights that are zero at an update of the ramp, and not at the next.
+    lost[name] = sum((zeros[t] & ~zeros[t + 1]).sum() for t in range(2, 7))
+    stuck[name] = sum(
+      (zeros[t] & (latents[t] == latents[t + 1])).sum() for t in range(2, 7)
+    )
+  assert lost['masked'] == 0 and lost['straight_through'] > 5
+  # 16 + 32 + 41 + 46 + 48 zeros, of which every latent is zero, or moves.
+  assert stuck == {'masked': 183, 'straight_through': 0}
+
+
+def test_finalize_is_the_parameters_in_a_straight_through_ramp():
+  for t in range(NUM_STEPS + 1):
+    params, state = _run(RAMP)[t]
+    codes, scale = _finalize(state, params, RAMP)['kernel']
+    if (
+      t <= 2
+    ):  # After so many updates nothing is ternary: rounded at the end's.
+      assert int((codes == 0).sum()) == 48
+    else:
+      # The first step comes from dense weights; see `straight_through`.
+      np.testing.assert_allclose(
+        params['kernel'], codes * scale, rtol=2**-23 if t == 3 else 0, atol=0
+      )
+
+
+def test_without_a_ramp_prune_gradients_change_nothing():
+  masked = transforms.Recipe(sparsity=0.75)
+  recipe = dataclasses.replace(masked, prune_gradients='straight_through')
+  for one, other in zip(_run(masked), _run(recipe), strict=True):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'begin_step'),
+  [
+    ({}, 2),
+    ({'prune': False}, 8),
+    ({'straight_through': False}, 8),
+    ({'prune_steps': 0}, 2),
+    ({'prune_gradients': 'masked'}, 8),
+  ],
+)
+def test_when_the_parameters_are_ternary(changes, begin_step):
+  recipe = dataclasses.replace(RAMP, **changes)
+  assert recipe.ternary_begin_step == begin_step
+  assert recipe.is_ramp_ternary == (not changes)
+
+
+def test_prune_gradients_that_there_are_not_are_refused():
+  with pytest.raises(ValueError) as caught:
+    dataclasses.replace(RECIPE, prune_gradients='dense')
+  assert str(caught.value) == (
+    "prune_gradients is 'dense', wanted one of: masked, straight_through"
+  )
+
+
+def _count_kept(params, recipe, num_steps, factors=None):
+  """Weights that live in each kernel after each step, without gradients."""
+  tx = transforms.hq(optax.sgd(0.1), recipe)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  quick = {'xla_backend_optimization_level': 0}  # Compiles faster so.
+  step = jax.jit(tx.update, compiler_options=quick)
+  state, found = tx.init(params), []
+  for t in range(num_steps):
+    if t in (factors or {}):
+      state = transforms.with_kept_factor(state, factors[t])
+    updates, state = step(zero, state, params)
+    params = optax.apply_updates(params, updates)
+    found.append(_num_kept(params))
+  return found
+
+
+@pytest.mark.slow
+def test_a_straight_through_ramp_by_path(rng):
+  recipe = transforms.Recipe(
+    sparsity={'a/kernel': 0.25, 'b/.*': 0.875},
+    initial_sparsity=0.5,
+    prune_steps=2,
+    num_stages=1,
+    refresh_steps=1,
+    prune_gradients='straight_through',
+  )
+  # Of 64 and 512: the first ramp begins at its end, which is below 0.5.
+  found = _count_kept(_two_layers(rng), recipe, 3)
+  assert found == [[48, 256], [48, 64], [48, 64]]
+
+
+@pytest.mark.slow
+def test_a_straight_through_ramp_in_groups(rng):
+  recipe = transforms.Recipe(
+    sparsity=0.5,
+    scope='2:4',
+    initial_sparsity=0.0,
+    prune_steps=3,
+    num_stages=1,
+    refresh_steps=1,
+    ramp='linear',
+    prune_gradients='straight_through',
+  )
+  # Of 4 weights so many: 4, 3 and 2.
+  found = _count_kept(_two_layers(rng), recipe, 4)
+  assert found == [[64, 512], [48, 384], [32, 256], [32, 256]]
+
+
+def test_the_kept_factor_acts_after_a_straight_through_ramp(rng):
+  recipe = transforms.Recipe(
+    sparsity=0.8,
+    initial_sparsity=0.3,
+    prune_steps=2,
+    num_stages=1,
+    refresh_steps=1,
+    prune_gradients='straight_through',
+  )
+  params = {'a': {'kernel': _normal(rng, (20, 5))}}
+  found = _count_kept(params, recipe, 4, {2: 2.0, 3: 0.5})
+  assert found == [[70], [20], [40], [10]]
+
+
 @pytest.mark.parametrize(
   ('leaf', 'message'),
   [
@@ -684,3 +847,13 @@ def test_a_schedule_free_optimizer_inside(rng):
     codes, scale = layer['kernel']
     assert abs((codes == 0).mean() - 0.5) < 0.1
     assert scale.dtype == jnp.float32
+
+
+def test_a_straight_through_ramp_ends_exactly_however_rare_refreshes_are(rng):
+  recipe = transforms.Recipe(
+    sparsity=0.75, prune_steps=3, num_stages=1, refresh_steps=1000
+  )
+  params = {'a': {'kernel': _normal(rng, (20, 4))}}
+  found = _count_kept(params, recipe, 4, {})
+  # At the ramp's beginning, and, from its last step on, at its end.
+  assert found == [[32], [32], [20], [20]]

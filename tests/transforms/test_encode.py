@@ -1,0 +1,139 @@
+"""Records of a state: their values are the parameters, bit by bit."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax import quantizers
+from hq_jax import tensors
+from hq_jax import transforms
+
+RIVALS = {
+  'twn': quantizers.twn(),
+  'binary': quantizers.binary(),
+  'uniform': quantizers.uniform(3, optax.adam(0.05)),
+  'vector': quantizers.vector(group_size=2, num_codewords=8, refresh_steps=2),
+}
+SELECTED = {'conv/kernel', 'head/kernel'}
+
+# The small programs below compile faster so, and run slower.
+_quick_jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    'xla_backend_optimization_level': 0,
+    'xla_llvm_disable_expensive_passes': True,
+  },
+)
+
+
+def _params(rng):
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  return {
+    'conv': {'kernel': draw(2, 2, 4, 5)},
+    'head': {'kernel': draw(8, 3), 'bias': draw(3)},
+  }
+
+
+def _train(rng, tx, params, num_steps):
+  """Parameters and states under gradients that point anywhere."""
+  step = _quick_jit(tx.update)
+  state, found = tx.init(params), []
+  for _ in range(num_steps):
+    grads = jax.tree.map(
+      lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params
+    )
+    updates, state = step(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    found.append((params, state))
+  return found
+
+
+def _value(record):
+  """What a record stands for, by the equations of `tensors`."""
+  scale = 1.0 if record.scale is None else np.asarray(record.scale)
+  if isinstance(record, tensors.TernaryTensor):
+    assert record.codes.dtype == jnp.int8
+    return np.float32(record.codes) * scale
+  # [.., groups, out, d] to [.., groups, d, out] to [.., in, out].
+  groups = np.asarray(record.codewords, np.float32)[np.asarray(record.indices)]
+  groups = np.moveaxis(groups, -1, -2)
+  *outer, num_groups, size, num_channels = groups.shape
+  return groups.reshape(*outer, num_groups * size, num_channels) * scale
+
+
+def _assert_records_are(records, params):
+  assert records.keys() == SELECTED
+  for path, record in records.items():
+    module, leaf = path.split('/')
+    np.testing.assert_array_equal(
+      _value(record), params[module][leaf], err_msg=path
+    )
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'binary',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ('twn', 'uniform', 'vector')
+    ),
+  ],
+)
+def test_records_are_the_parameters_after_each_update(rng, name):
+  quantizer = RIVALS[name]
+  tx = transforms.straight_through(optax.adam(0.3), quantizer)
+  found = _train(rng, tx, _params(rng), 6)
+  encode = _quick_jit(
+    lambda state, params: transforms.encode(state, params, quantizer)
+  )
+  # The first update comes from dense parameters, see `straight_through`.
+  kernels = []
+  for params, state in found[1:]:
+    _assert_records_are(encode(state, params), params)
+    kernels.append(params['head']['kernel'])
+  assert (kernels[0] != kernels[-1]).any()
+
+
+def test_a_state_inside_others_is_found(rng):
+  quantizer = RIVALS['binary']
+  plain = transforms.straight_through(optax.sgd(0.5), quantizer)
+  tx = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.chain(plain, optax.identity())
+  )
+  for params, state in _train(rng, tx, _params(rng), 3)[1:]:
+    _assert_records_are(transforms.encode(state, params, quantizer), params)
+
+
+def test_only_what_was_selected_has_a_record(rng):
+  params, quantizer = _params(rng), RIVALS['binary']
+  tx = transforms.straight_through(optax.sgd(0.5), quantizer, select='head/k.*')
+  found = transforms.encode(tx.init(params), params, quantizer)
+  assert list(found) == ['head/kernel']
+  np.testing.assert_array_equal(
+    found['head/kernel'].codes, np.where(params['head']['kernel'] >= 0, 1, -1)
+  )
+
+
+def test_a_quantizer_without_records_is_refused(rng):
+  params = _params(rng)
+  state = transforms.hq(optax.sgd(0.1), transforms.Recipe()).init(params)
+  with pytest.raises(ValueError) as caught:
+    transforms.encode(state, params, quantizers.ternary(0.5))
+  assert str(caught.value) == (
+    'quantizer has no encode, wanted one that has: of hq, see finalize'
+  )
+
+
+def test_a_state_without_latents_is_refused(rng):
+  params = _params(rng)
+  state = optax.adam(0.1).init(params)
+  with pytest.raises(ValueError) as caught:
+    transforms.encode(state, params, RIVALS['binary'])
+  assert str(caught.value) == (
+    'opt_state holds no latents, wanted the state of straight_through'
+  )
