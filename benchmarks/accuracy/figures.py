@@ -33,7 +33,8 @@ def draw_accuracy(
     A figure.
   """
   cells = sorted({key[:2] for key in summaries if key[2] in _COLOURS})
-  figure = drawing.make_figure(520 * len(cells), 520)
+  figure = drawing.make_figure(460 * len(cells) + 220, 480)
+  named: dict[str, Any] = {}
   for index, cell in enumerate(cells):
     axes = figure.add_subplot(1, len(cells), index + 1)
     for method in ('hq', *tasks.RIVALS):
@@ -65,9 +66,12 @@ def draw_accuracy(
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
     axes.tick_params(axis='x', labelrotation=30)
     axes.grid(axis='y')
+    named |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     if index == 0:
       axes.set_ylabel('test accuracy, %')
-      axes.legend(loc='lower right', fontsize=9)
+  axes.legend(
+    named.values(), named, loc='center left', bbox_to_anchor=(1.02, 0.5)
+  )
   return figure
 
 
