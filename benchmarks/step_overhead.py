@@ -59,7 +59,8 @@ def make_recipe(phase: str, refresh_steps: int) -> transforms.Recipe:
     refresh_steps: steps between two exact thresholds.
 
   Returns:
-    A recipe with every part switched on.
+    A recipe with every part switched on, masked pruning among them: a step of
+    straight-through pruning is one of the ternary phase.
   """
   begin, prune = {
     'dense': (_LONG_STEPS, _SHORT_STEPS),
@@ -70,6 +71,7 @@ def make_recipe(phase: str, refresh_steps: int) -> transforms.Recipe:
     sparsity=0.85,
     begin_step=begin,
     prune_steps=prune,
+    prune_gradients='masked',
     refresh_steps=refresh_steps,
   )
 

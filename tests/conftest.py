@@ -1,9 +1,16 @@
 """Eight virtual CPU devices, and fixtures that several tests share."""
 
+import signal
+
 import jax
 import numpy as np
 import pytest
 from sklearn import datasets
+
+# A shell that runs the tests in the background has it ignored, and what is
+# ignored here is ignored by every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before the first computation: the number of devices is fixed by then.
 jax.config.update('jax_platforms', 'cpu')

@@ -113,10 +113,6 @@ class Running:
 @contextlib.contextmanager
 def start(words: Sequence[str], env: dict[str, str]) -> Iterator[Running]:
   """A process that does not outlive the block, nor do its children."""
-  # A shell that runs the tests in the background has it ignored, and what is
-  # ignored here is ignored by the process that is started.
-  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
   process = subprocess.Popen(
     words,
     cwd=ROOT,

@@ -26,13 +26,8 @@ ENCODINGS = {
   'twn': layout.TERNARY,
   'uniform': layout.CODEBOOK,
 }
-every_rival = pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=() if name == 'binary' else pytest.mark.slow)
-    for name in ENCODINGS
-  ],
-)
+every_rival = pytest.mark.parametrize('name', ENCODINGS)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -138,7 +133,6 @@ def _read(folder):
   return (folder / 'model.hq').read_bytes(), rows
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['vector', 'uniform'])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
   tmp_path, prepare, name

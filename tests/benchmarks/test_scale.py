@@ -175,7 +175,7 @@ def test_a_row_of_the_table():
     ('--devices=3', '--batch_size is 16, wanted a multiple of the 3 devices'),
     ('--rounds=0', '--rounds is 0, wanted at least 1'),
     ('--seed=-1', '--seed is -1, wanted 0 to 2**32 - 1'),
-    ('--model=vgg', "--model is 'vgg', wanted one of: small_resnet, resnet20,"),
+    ('--model=vgg', "--model is 'vgg', wanted one of: mlp, small_resnet,"),
     ('--optimizer=x', "--optimizer is 'x', wanted one of: adamw, sgd, lion"),
     ('--image_size=a', "argument --image_size: invalid int value: 'a'"),
     ('--network=a', 'unrecognized arguments: --network=a'),

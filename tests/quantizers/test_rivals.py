@@ -182,7 +182,7 @@ def _make_step(tx, data):
   return step
 
 
-@_by_default('vector')
+@_by_default('binary')
 def test_a_training_run_learns_and_ends_in_what_is_written(rng, name):
   # The last steps too give parameters that are the records' values, bit by bit.
   params, quantizer = _params(rng), RIVALS[name]

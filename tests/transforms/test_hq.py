@@ -56,6 +56,7 @@ def _loss(params, x, y):
   return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
+@pytest.mark.slow
 def test_a_plain_optax_loop_on_digits(digits, rng):
   (train_x, train_y), (test_x, test_y) = digits
   recipe = transforms.Recipe(sparsity=0.8, begin_step=50, prune_steps=100)
@@ -512,9 +513,10 @@ def _num_kept(params):
       marks=pytest.mark.slow,
     ),
     # eps (20 / 64) and eps (72 / 512) of each, eps = 144 / (20 + 72).
-    (
+    pytest.param(
       {'sparsity': 0.75, 'distribution': 'erdos_renyi_kernel'},
       [31, 113],
+      marks=pytest.mark.slow,
     ),
     ({'sparsity': 0.5, 'scope': '2:4'}, [32, 256]),
     pytest.param(
