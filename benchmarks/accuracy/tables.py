@@ -41,7 +41,7 @@ class Summary(NamedTuple):
     standard_error: of the mean; None for one seed.
     seeds: how many.
     file_bytes: the mean.
-    ratio: the least of the seeds' own.
+    least_ratio: of the seeds' files.
     rate: the learning rate.
   """
 
@@ -49,7 +49,7 @@ class Summary(NamedTuple):
   standard_error: float | None
   seeds: int
   file_bytes: float
-  ratio: float
+  least_ratio: float
   rate: float
 
 

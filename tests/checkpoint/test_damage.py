@@ -61,7 +61,7 @@ def _find_files(step):
 
 
 def _damage(rng, path):
-  """Flips a bit of a file, cuts it short or deletes it."""
+  """Flips a bit of a file, cuts it short or deletes it; whether it flipped."""
   data = bytearray(path.read_bytes())
   # A flipped bit of the list of arrays may be in a word that nobody reads.
   kind = rng.integers(1 if path.name == '_METADATA' else 0, 3)
@@ -75,6 +75,7 @@ def _damage(rng, path):
     path.write_bytes(data[:place])
   else:
     path.unlink()
+  return kind == 0
 
 
 def _assert_falls_back(checkpoints, steps, caplog):
@@ -100,7 +101,18 @@ def test_random_damage_is_noticed(open_checkpoints, steps, caplog, seed):
   rng = np.random.default_rng(seed)
   files = _find_files(steps / '8')
   assert len(files) >= 6
-  _damage(rng, files[seed % len(files)])
+  is_flipped = _damage(rng, files[seed % len(files)])
+  if is_flipped and files[seed % len(files)].parent.name == 'd':
+    # How the arrays lie in their files differs from time to time, and with it
+    # whether a bit is one that anybody reads: if not, nothing has changed.
+    state = open_checkpoints().restore(_make_large())
+    if int(state.step) == 8:
+      states.assert_identical(state, _make_large(8))
+      assert not states.warnings_of(caplog)
+      return
+    states.assert_identical(state, _make_large(4))
+    assert (steps / 'damaged' / '8').exists()
+    return
   _assert_falls_back(open_checkpoints(), steps, caplog)
 
 
