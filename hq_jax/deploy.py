@@ -108,14 +108,7 @@ def artifact_of_state(
     _finalize(state.opt_state, state.params, recipe, rerank=rerank)
   )
   variables = sharding.to_host(state.variables)
-  is_tensor = lambda node: isinstance(
-    node, tensors.TernaryTensor | tensors.CodebookTensor
-  )
-  codes = {
-    path: node
-    for path, node in trees.flatten(finalized, is_leaf=is_tensor).items()
-    if is_tensor(node)
-  }
+  codes = quantizers.flatten_records(finalized)
   leaves = trees.flatten(variables['params'])
   int8 = {
     path: artifact_lib.quantize_int8(leaves[path]) for path in int8_kernels

@@ -123,9 +123,7 @@ def _make_file(
 def _watch(
   state: train_state.TrainState, job: job_lib.Job
 ) -> dict[str, dict[str, jax.Array]]:
-  latents = state.params
-  if optax.tree.get(state.opt_state, 'latents') is not None:
-    latents = transforms.latents(state.opt_state, state.params)
+  latents = _get_latents(state)
   if job.recipe is None:
     return diagnostics.kernel_diagnostics(
       state.params, latents, select=job.select
@@ -139,6 +137,13 @@ def _watch(
     unit_norm=job.recipe.project,
     select=job.select,
   )
+
+
+def _get_latents(state: train_state.TrainState) -> Any:
+  """The latent weights; in a stage that has none, the parameters."""
+  if optax.tree.get(state.opt_state, 'latents') is None:
+    return state.params
+  return transforms.latents(state.opt_state, state.params)
 
 
 def _get_first_batch(job: job_lib.Job) -> pipeline.Batch:
@@ -170,9 +175,7 @@ def _measure_bias(
     )
     return jnp.mean(losses)
 
-  latents = state.params
-  if optax.tree.get(state.opt_state, 'latents') is not None:
-    latents = transforms.latents(state.opt_state, state.params)
+  latents = _get_latents(state)
   grads = jax.grad(get_loss)
   return diagnostics.ste_bias(
     grads(state.params), grads(latents), select=job.select

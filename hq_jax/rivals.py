@@ -14,10 +14,7 @@ from hq_jax import config as config_lib
 from hq_jax import planner
 from hq_jax import quantizers
 from hq_jax import sphere
-from hq_jax import tensors
 from hq_jax import trees
-
-Records = Mapping[str, tensors.TernaryTensor | tensors.CodebookTensor]
 
 # The quantizer of this library, which follows a recipe.
 OURS = 'ternary'
@@ -123,15 +120,7 @@ def predict(
     latents, quantizer.init(latents, axes), latents, axes
   )
   assert quantizer.encode is not None  # A rival has one.
-  records = quantizer.encode(latents, state, axes)
-  is_record = lambda node: isinstance(
-    node, tensors.TernaryTensor | tensors.CodebookTensor
-  )
-  found = {
-    path: node
-    for path, node in trees.flatten(records, is_leaf=is_record).items()
-    if is_record(node)
-  }
+  found = quantizers.flatten_records(quantizer.encode(latents, state, axes))
   data = artifact_lib.dumps(make_artifact(variables, found))
   num_bytes = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
   latents, values = trees.flatten(latents), trees.flatten(quantized)

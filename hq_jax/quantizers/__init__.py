@@ -1,5 +1,6 @@
 """Quantizers: from latent weights to the weights that the model sees."""
 
+from hq_jax.quantizers._base import flatten_records as flatten_records
 from hq_jax.quantizers._base import identity as identity
 from hq_jax.quantizers._base import Quantizer as Quantizer
 from hq_jax.quantizers._binary import binary as binary

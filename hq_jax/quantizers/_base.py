@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 
+from hq_jax import tensors
 from hq_jax import trees
 
 
@@ -66,6 +67,28 @@ def check_last_axes(latents: chex.ArrayTree, axes: chex.ArrayTree) -> None:
         f'channel_axis of {path} is {found[path]}, wanted the last one,'
         f' {w.ndim - 1}: this quantizer takes no other'
       )
+
+
+def flatten_records(
+  tree: chex.ArrayTree,
+) -> dict[str, tensors.TernaryTensor | tensors.CodebookTensor]:
+  """The records of quantized kernels in a tree, by path.
+
+  >>> tree = {'a': {'kernel': tensors.TernaryTensor(1), 'bias': 2}}
+  >>> flatten_records(tree)
+  {'a/kernel': TernaryTensor(codes=1, scale=None)}
+
+  Args:
+    tree: of `Quantizer.encode` or `transforms.finalize`.
+
+  Returns:
+    The ternary and the codebook tensors; what is neither is left out.
+  """
+  is_record = lambda node: isinstance(
+    node, tensors.TernaryTensor | tensors.CodebookTensor
+  )
+  found = trees.flatten(tree, is_leaf=is_record)
+  return {path: node for path, node in found.items() if is_record(node)}
 
 
 def identity() -> Quantizer:

@@ -59,12 +59,4 @@ def encode(
   found = trees.flatten(latents)
   axes = trees.find_axes(params, lambda path, leaf: path in found, channel_axis)
   state = optax.tree.get(opt_state, 'quantizer_state')
-  encoded = quantizer.encode(latents, state, axes)
-  is_record = lambda node: isinstance(
-    node, tensors.TernaryTensor | tensors.CodebookTensor
-  )
-  return {
-    path: node
-    for path, node in trees.flatten(encoded, is_leaf=is_record).items()
-    if is_record(node)
-  }
+  return quantizers.flatten_records(quantizer.encode(latents, state, axes))
