@@ -168,7 +168,7 @@ def ste_bias(
     a = sphere.divide(a, jnp.max(jnp.abs(a)))
     b = sphere.divide(b, jnp.max(jnp.abs(b)))
     cosine = sphere.divide(dot(a, b), jnp.sqrt(dot(a, a) * dot(b, b)))
-    return 1.0 - cosine
+    return jnp.clip(1.0 - cosine, 0.0, 2.0)  # A cosine is rounded.
 
   return _compare(distance, grads, latent_grads, select)
 

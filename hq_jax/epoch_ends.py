@@ -15,6 +15,7 @@ from hq_jax import distributed
 from hq_jax import job as job_lib
 from hq_jax import planner
 from hq_jax import sharding
+from hq_jax import shipping
 from hq_jax import stages
 from hq_jax import steering
 from hq_jax import train_state
@@ -106,7 +107,7 @@ def _make_file(
   job: job_lib.Job, state: train_state.TrainState, is_last: bool
 ) -> tuple[train_state.TrainState, dict[str, Any], dict[str, Any]]:
   """The state, steered to its target; the file's variables; what to log."""
-  shipped = job_lib.ship(job, state, is_last=is_last)
+  shipped = shipping.ship(job, state, is_last=is_last)
   data = artifact_lib.dumps(shipped)
   row: dict[str, Any] = {'file_bytes': len(data)}
   if job.wanted_bytes is not None and not is_last:

@@ -208,4 +208,5 @@ def cosine_distance(a: jax.Array, b: jax.Array, axis: int = -1) -> jax.Array:
     float32 `[out, 1, ..]`.
   """
   cosine = divide(_dot(a, b, axis), norms(a, axis) * norms(b, axis))
-  return 1.0 - cosine
+  # Of parallel channels, the rounded quotient may be a little above 1.
+  return jnp.clip(1.0 - cosine, 0.0, 2.0)

@@ -17,9 +17,11 @@ from hq_jax import loop
 from hq_jax import optimizers
 from hq_jax import preemption
 from hq_jax import provenance
+from hq_jax import recipes
 from hq_jax import report
 from hq_jax import rivals
 from hq_jax import sharding
+from hq_jax import shipping
 from hq_jax import stages
 from hq_jax import train_state
 from hq_jax import transforms
@@ -56,7 +58,7 @@ def run(
   with watch.finishing_steps():
     dense = fit_dense(job, history, evaluate_on_test, watch)
     job, state = compress(job, dense, history, evaluate_on_test, watch)
-  shipped = job_lib.ship(job, state, is_last=True)
+  shipped = shipping.ship(job, state, is_last=True)
   path = os.path.join(job.workdir, workdir_lib.MODEL)
   write = lambda: write_model(job.workdir, shipped)
   distributed.together(lambda: write() if distributed.is_first() else None)
@@ -238,7 +240,7 @@ def make_compress_stage(
   )
   return stages.Stage(
     name='compress',
-    tx=job_lib.make_transformation(
+    tx=recipes.make_transformation(
       optimizers.make_optimizer(config.optimizer, schedule),
       job.recipe,
       rivals.make_quantizer(config, schedule),

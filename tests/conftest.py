@@ -34,6 +34,21 @@ def digits():
 
 
 @pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  """Where runs find their data sets; the first that needs one makes it."""
+  return tmp_path_factory.mktemp('data')
+
+
+@pytest.fixture(scope='module')
+def quick():
+  """Programs that have more to compile than to compute."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+@pytest.fixture(scope='session')
 def make_mesh():
   """Returns a function: axis sizes to a mesh named d0, d1 with auto axes."""
 

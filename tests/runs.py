@@ -1,6 +1,6 @@
 """Runs of the program as a user starts it: in a process of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import json
 import os
@@ -169,7 +169,13 @@ def run_and_stop(
 def deterministic_rows(workdir: pathlib.Path) -> list[dict[str, object]]:
   """Of the metrics, without what a clock says."""
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  rows = map(json.loads, lines)
+  return without_time(map(json.loads, lines))
+
+
+def without_time(
+  rows: Iterable[Mapping[str, object]],
+) -> list[dict[str, object]]:
+  """The rows of metrics, without what a clock says."""
   return [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
 
 

@@ -99,6 +99,21 @@ def test_without_a_sparsity_distances_are_to_the_params(rng):
   assert float(found['dead_channels']['kernel']) == pytest.approx(0.2)
 
 
+def test_dense_weights_are_at_no_distance_below_zero(rng):
+  # 1 - cos of equal directions, rounded, is of either sign.
+  params = {
+    f'{i}': {'kernel': jnp.asarray(rng.normal(size=(9, 1)), jnp.float32)}
+    for i in range(100)
+  }
+  for found in (
+    _kernel_diagnostics(params, params)['cosine_distance'],
+    _ste_bias(params, params),
+  ):
+    values = np.array([*found.values()])
+    assert values.shape == (100,)
+    assert values.min() == 0 and values.max() < 1e-6
+
+
 def test_distances_in_a_scope_and_by_path():
   w = {
     'a': jnp.array([[4.0, 0.2], [4.0, -0.1], [0.0, 0.0], [0.0, 0.0]]),

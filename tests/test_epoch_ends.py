@@ -6,47 +6,35 @@ import numpy as np
 import optax
 import pytest
 
-from configs import digits
 from hq_jax import epoch_ends
-from hq_jax import job as job_lib
 from hq_jax import sharding
 from hq_jax import train
 from hq_jax import train_state
 from hq_jax.data import pipeline
+from tests import jobs
 
 KERNELS = {'dense1/kernel', 'head/kernel'}
 
-
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-  """Programs that have more to compile than to compute."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 @pytest.fixture(scope='module')
-def make_job(tmp_path_factory):
+def make_job(tmp_path_factory, data_dir):
   """Returns a function that makes the job of a small perceptron."""
-  folder, jobs = tmp_path_factory.mktemp('epoch_ends'), []
+  with jobs.preparing() as prepare:
 
-  def make(**fields):
-    config = digits.get_config('debug')
-    config.data.data_dir = str(folder / 'data')
-    config.model.name = 'mlp'
-    config.model.widths, config.model.num_blocks = (8,), None
-    config.recipe.distribution = 'uniform'
-    config.recipe.sparsity = 0.5
-    config.prune.epochs = 0
-    config.seed = 3
-    config.update_from_flattened_dict(fields)
-    jobs.append(job_lib.prepare(config, str(folder / f'run{len(jobs)}')))
-    return jobs[-1]
+    def make(**fields):
+      fields = {
+        **jobs.PERCEPTRON,
+        'recipe.sparsity': 0.5,
+        'prune.epochs': 0,
+        'seed': 3,
+        **fields,
+      }
+      config = jobs.get_config(data_dir, **fields)
+      return prepare(config, tmp_path_factory.mktemp('epoch_ends') / 'run')
 
-  yield make
-  for job in jobs:
-    job.lock.close()
+    yield make
 
 
 @pytest.fixture(scope='module')

@@ -1,38 +1,29 @@
 """Plans of a run: from shapes, from weights, and what follows from them."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
-from configs import digits
 from hq_jax import job as job_lib
 from hq_jax import planner
 from hq_jax import quantizers
-from hq_jax import trees
 from hq_jax.data import sources
-
-
-@pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp('data')
+from tests import jobs
 
 
 @pytest.fixture
 def prepare(tmp_path, data_dir):
-  jobs = []
+  """Returns a function that makes a job in a folder of its own."""
+  with jobs.preparing() as prepare:
+    numbers = itertools.count()
 
-  def make(dataset=None, **fields):
-    config = digits.get_config('debug')
-    config.data.data_dir = str(data_dir)
-    config.recipe.distribution = 'uniform'
-    config.update_from_flattened_dict(fields)
-    workdir = str(tmp_path / f'run{len(jobs)}')
-    jobs.append(job_lib.prepare(config, workdir, dataset))
-    return jobs[-1]
+    def make(dataset=None, **fields):
+      config = jobs.get_config(data_dir, **fields)
+      return prepare(config, tmp_path / f'run{next(numbers)}', dataset)
 
-  yield make
-  for job in jobs:
-    job.lock.close()
+    yield make
 
 
 def _variables(job, spread=0.0, scale=1.0):
@@ -69,22 +60,6 @@ def test_nothing_is_steered_where_nobody_asked(prepare, fields):
     assert job.recipe.sparsity == 0.8
 
 
-def test_given_sparsities_are_shared_out(prepare):
-  fields = {'recipe.sparsity': 0.8, 'recipe.distribution': 'erdos_renyi_kernel'}
-  job = prepare(**fields)
-  found = planner.sparsities(job.plan)
-  shapes = trees.flatten_selected(_variables(job)['params'])
-  sizes = {path: leaf.size for path, leaf in shapes.items()}
-  zeros = sum(found[path] * sizes[path] for path in sizes)
-  assert zeros / sum(sizes.values()) == pytest.approx(0.8)
-  assert job.recipe.sparsity == found and len(set(found.values())) > 3
-
-
-def test_an_unknown_distribution_is_refused_beside_a_sparsity_too(prepare):
-  with pytest.raises(ValueError, match=r"^config\.recipe\.distribution is 'x'"):
-    prepare(**{'recipe.sparsity': 0.8, 'recipe.distribution': 'x'})
-
-
 def test_weights_change_the_plan(prepare):
   job = prepare(
     **{
@@ -110,20 +85,8 @@ def test_weights_that_are_not_finite_are_refused(prepare):
     job_lib.replan(job, variables)
 
 
-def test_a_target_without_ternary_kernels_is_refused(prepare):
-  with pytest.raises(ValueError, match=r'^config\.target_ratio is 2, which is'):
-    prepare(**{'recipe.distribution': 'cosine_distance', 'target_ratio': 2.0})
-
-
-PERCEPTRON = {
-  'model.name': 'mlp',
-  'model.widths': (8,),
-  'model.num_blocks': None,
-}
-
-
 def test_another_quantizer_has_no_recipe_and_no_target(prepare):
-  fields = PERCEPTRON | {'quantizer.name': 'binary', 'prune.epochs': 0}
+  fields = jobs.PERCEPTRON | {'quantizer.name': 'binary', 'prune.epochs': 0}
   job = prepare(**fields)
   assert job.recipe is None and job.wanted_bytes is None
   assert isinstance(job.quantizer, quantizers.Quantizer)
@@ -143,12 +106,12 @@ def test_another_quantizer_does_not_prune(tmp_path, prepare):
   with pytest.raises(
     ValueError, match=r'^config\.prune\.epochs is 2, wanted 0'
   ):
-    prepare(**PERCEPTRON | {'quantizer.name': 'binary'})
+    prepare(**jobs.PERCEPTRON | {'quantizer.name': 'binary'})
   assert list(tmp_path.iterdir()) == []
 
 
 def test_a_part_of_a_data_set_is_used_where_it_is_given(prepare, data_dir):
-  fields = PERCEPTRON | {'recipe.sparsity': 0.5}
+  fields = jobs.PERCEPTRON | {'recipe.sparsity': 0.5}
   whole = prepare(**fields).dataset
   part = whole._replace(
     train=sources.MemorySource(*sources.gather(whole.train, np.arange(128)))

@@ -9,10 +9,8 @@ from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
-from configs import digits
 from hq_jax import evaluate
 from hq_jax import health
-from hq_jax import job as job_lib
 from hq_jax import loop
 from hq_jax import preemption
 from hq_jax import sharding
@@ -23,6 +21,8 @@ from hq_jax.checkpoint import manager
 from hq_jax.data import eval_batches
 from hq_jax.data import pipeline
 from hq_jax.data import sources
+from tests import jobs
+from tests import runs
 
 pytestmark = pytest.mark.slow
 
@@ -50,52 +50,28 @@ def compiled(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp('data')
-
-
-@pytest.fixture(scope='module')
 def prepare(data_dir):
   """Returns a function that makes a job of two dense epochs in a folder."""
-  locks = []
+  with jobs.preparing() as prepare:
 
-  def make(folder, **fields):
-    config = digits.get_config('debug')
-    config.data.data_dir = str(data_dir)
-    config.recipe.distribution = 'uniform'
-    config.model.widths, config.model.num_blocks = (8,), (1,)
-    config.target_ratio = 10.0
-    config.batch_size = 256
-    config.update_from_flattened_dict(fields)
-    for lock in locks:
-      lock.close()  # Of the run that was stopped in the same folder.
-    job = job_lib.prepare(config, str(folder))
-    locks.append(job.lock)
-    assert job.steps_per_epoch == _NUM_STEPS
-    return job
+    def make(folder, **fields):
+      fields = {
+        'model.widths': (8,),
+        'model.num_blocks': (1,),
+        'target_ratio': 10.0,
+        'batch_size': 256,
+        **fields,
+      }
+      job = prepare(jobs.get_config(data_dir, **fields), folder)
+      assert job.steps_per_epoch == _NUM_STEPS
+      return job
 
-  yield make
-  for lock in locks:
-    lock.close()
-
-
-class _SignalAt(preemption.Watch):
-  """A watch that gets SIGTERM just before it is asked the n-th time."""
-
-  def __init__(self, mesh, count):
-    super().__init__(mesh)
-    self._left = count
-
-  def poll(self):
-    self._left -= 1
-    if self._left == 0:
-      assert self.receive(signal.SIGTERM)
-    return super().poll()
+    yield make
 
 
 def _fit(job, signal_at=0):
   """The dense stage: the state at its end, and its rows."""
-  watch = _SignalAt(job.mesh, signal_at)
+  watch = jobs.SignalAt(job.mesh, signal_at)
   history = workdir_lib.History(job.workdir)
   stage = train.make_dense_stage(job)
   eval_step = evaluate.make_eval_step(job.model)
@@ -122,11 +98,7 @@ def _fit(job, signal_at=0):
       ),
       watch,
     )
-  return sharding.to_host(state), _without_time(history.rows)
-
-
-def _without_time(rows):
-  return [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
+  return sharding.to_host(state), runs.without_time(history.rows)
 
 
 def _list_steps(job):
@@ -184,7 +156,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(
   message = f'step {step} of stage dense is saved'
   assert _stop(job, signal_at) == message
   assert _list_steps(job)[-1] == step
-  rows = _without_time(workdir_lib.History(job.workdir).rows)
+  rows = runs.without_time(workdir_lib.History(job.workdir).rows)
   assert rows == finished[1][:num_rows]
   _assert_identical(_fit(prepare(tmp_path)), finished)
 

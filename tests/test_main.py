@@ -8,11 +8,6 @@ from tests import runs
 
 
 @pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp('data')
-
-
-@pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory, data_dir):
   """A debug run from beginning to end: its folder and what it printed."""
   workdir = tmp_path_factory.mktemp('whole') / 'workdir'

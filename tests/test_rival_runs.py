@@ -1,20 +1,19 @@
 """Whole runs of other quantizers: their files, and going on after a stop."""
 
 import os
-import signal
 
 import jax
 import numpy as np
 import pytest
 
-from configs import digits
 from hq_jax import artifact as artifact_lib
-from hq_jax import job as job_lib
 from hq_jax import preemption
 from hq_jax import train
 from hq_jax import workdir as workdir_lib
 from hq_jax.artifact import layout
 from hq_jax.data import eval_batches
+from tests import jobs
+from tests import runs
 
 _NUM_STEPS = 10  # Of an epoch: 1,297 images, in batches of 128.
 _NUM_POLLS = _NUM_STEPS + 4  # After each step, and before each test batch.
@@ -27,48 +26,30 @@ ENCODINGS = {
   'uniform': layout.CODEBOOK,
 }
 every_rival = pytest.mark.parametrize('name', ENCODINGS)
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-  """Runs that have more to compile than to compute."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
-
-
-@pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp('data')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick')]
 
 
 @pytest.fixture
 def prepare(data_dir):
   """Returns a function that makes a job of three epochs in a folder."""
-  locks = []
+  with jobs.preparing() as prepare:
 
-  def make(folder, name, **fields):
-    config = digits.get_config('debug')
-    config.data.data_dir = str(data_dir)
-    config.model.name = 'mlp'
-    config.model.widths, config.model.num_blocks = (24,), None
-    config.batch_size = 128
-    config.dense.epochs, config.prune.epochs = 1, 0
-    config.dense.learning_rate = 0.03
-    config.quantizer.name = name
-    config.update_from_flattened_dict(fields)
-    for lock in locks:
-      lock.close()  # Of the run that was stopped in the same folder.
-    job = job_lib.prepare(config, str(folder))
-    locks.append(job.lock)
-    assert job.steps_per_epoch == _NUM_STEPS
-    return job
+    def make(folder, name, **fields):
+      fields = {
+        **jobs.PERCEPTRON,
+        'model.widths': (24,),
+        'batch_size': 128,
+        'dense.epochs': 1,
+        'dense.learning_rate': 0.03,
+        'prune.epochs': 0,
+        'quantizer.name': name,
+        **fields,
+      }
+      job = prepare(jobs.get_config(data_dir, **fields), folder)
+      assert job.steps_per_epoch == _NUM_STEPS
+      return job
 
-  yield make
-  for lock in locks:
-    lock.close()
+    yield make
 
 
 def _measure(job):
@@ -112,25 +93,10 @@ def test_a_run_ends_in_a_file_that_is_the_network(tmp_path, prepare, name):
   assert f'| {name} in memory ' in (tmp_path / 'report.md').read_text()
 
 
-class _SignalAt(preemption.Watch):
-  """A watch that gets SIGTERM just before it is asked the n-th time."""
-
-  def __init__(self, mesh, count):
-    super().__init__(mesh)
-    self._left = count
-
-  def poll(self):
-    self._left -= 1
-    if self._left == 0:
-      assert self.receive(signal.SIGTERM)
-    return super().poll()
-
-
 def _read(folder):
   """The file, and the metrics without what a clock says."""
   rows = workdir_lib.History(str(folder)).rows
-  rows = [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
-  return (folder / 'model.hq').read_bytes(), rows
+  return (folder / 'model.hq').read_bytes(), runs.without_time(rows)
 
 
 @pytest.mark.parametrize('name', ['vector', 'uniform'])
@@ -142,7 +108,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
   # Amid the second epoch with quantized weights, between two assignments.
   job = prepare(stopped, name, measure_bias=True)
   with pytest.raises(preemption.Stopped, match='step 15 of stage compress is'):
-    train.run(job, _SignalAt(job.mesh, 2 * _NUM_POLLS + 5))
+    train.run(job, jobs.SignalAt(job.mesh, 2 * _NUM_POLLS + 5))
   assert not (stopped / 'model.hq').exists()
   train.run(prepare(stopped, name, measure_bias=True))
   assert _read(stopped) == _read(whole)

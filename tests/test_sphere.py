@@ -77,6 +77,14 @@ def test_cosine_distance_matches_the_equation(rng):
   )
 
 
+def test_no_distance_is_below_zero_or_above_two(rng):
+  # A rounded cosine is beyond 1 in many of these channels.
+  w = _normal(rng, (9, 200))
+  near, far = sphere.cosine_distance(w, w), sphere.cosine_distance(w, -w)
+  assert near.min() == 0 and near.max() < 1e-6
+  assert far.max() == 2 and far.min() > 2 - 1e-6
+
+
 def test_a_channel_of_zeros_stays_zero():
   w = jnp.array([[3.0, 0.0], [4.0, -0.0]])
   g = jnp.array([[1.0, 2.0], [3.0, 4.0]])

@@ -15,6 +15,7 @@ from hq_jax import job as job_lib
 from hq_jax import loop
 from hq_jax import metrics
 from hq_jax import sharding
+from hq_jax import shipping
 from hq_jax import tensors
 from hq_jax import train
 from hq_jax import train_state
@@ -28,11 +29,6 @@ def get_config(data_dir, arguments='debug'):
   config.data.data_dir = str(data_dir)
   config.recipe.distribution = 'uniform'  # One sparsity, to compare with.
   return config
-
-
-@pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp('data')
 
 
 @pytest.fixture(scope='module')
@@ -97,7 +93,7 @@ def test_file_is_as_small_as_was_asked(finished):
 def test_logits_of_the_file_are_those_of_training(finished, state):
   job, _ = finished
   # What the ternary phase evaluates, from the state of training ...
-  evaluated = artifact_lib.to_variables(job_lib.ship(job, state, is_last=True))
+  evaluated = artifact_lib.to_variables(shipping.ship(job, state, is_last=True))
   # ... and what somebody reads who has the file alone.
   path = os.path.join(job.workdir, 'model.hq')
   read = artifact_lib.to_variables(artifact_lib.read(path))
@@ -112,7 +108,7 @@ def test_logits_of_the_file_are_those_of_training(finished, state):
   # The unfolded network, whose statistics are float32, differs from what it is
   # before the file is made to fit by what the norms lose in float16.
   unfolded = np.asarray(apply(state.variables, images))
-  shipped = artifact_lib.to_variables(job_lib.ship(job, state))
+  shipped = artifact_lib.to_variables(shipping.ship(job, state))
   np.testing.assert_allclose(
     np.asarray(apply(shipped, images)),
     unfolded,
@@ -134,8 +130,8 @@ def test_accuracies_are_measured_on_the_file_and_on_the_dense_network(finished):
 def test_codes_of_the_file_are_the_parameters(finished, state):
   job, _ = finished
   found = artifact_lib.read(os.path.join(job.workdir, 'model.hq')).tensors
-  last = job_lib.ship(job, state, is_last=True).tensors
-  before = job_lib.ship(job, state).tensors
+  last = shipping.ship(job, state, is_last=True).tensors
+  before = shipping.ship(job, state).tensors
   params = trees.flatten(state.params)
   finalized = jax.jit(transforms.finalize, static_argnums=2)(
     state.opt_state, state.params, job.recipe

@@ -13,6 +13,7 @@ from hq_jax.config.fields import Distill as Distill
 from hq_jax.config.fields import Mesh as Mesh
 from hq_jax.config.fields import Model as Model
 from hq_jax.config.fields import Optimizer as Optimizer
+from hq_jax.config.fields import OURS as OURS
 from hq_jax.config.fields import Phase as Phase
 from hq_jax.config.fields import Quantizer as Quantizer
 from hq_jax.config.fields import Recipe as Recipe

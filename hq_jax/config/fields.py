@@ -199,6 +199,10 @@ class Recipe:
   straight_through: bool = True
 
 
+# The quantizer of this library, which follows a recipe.
+OURS = 'ternary'
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantizer:
   """What the weights become; the other methods are there to compare with.
@@ -213,7 +217,7 @@ class Quantizer:
     num_codewords: of each kernel at most, of `vector` alone.
   """
 
-  name: str = 'ternary'
+  name: str = OURS
   bits: int = _field(2, lambda x: 2 <= x <= 8, 'an int of 2 to 8')
   group_size: int = _at_least(1, 4)
   num_codewords: int = _field(16, lambda x: 2 <= x <= 256, 'an int of 2 to 256')

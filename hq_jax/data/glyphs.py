@@ -1,8 +1,9 @@
 """Letters and digits under random maps, light and dirt, as a TFDS builder.
 
 A benchmark of any size that needs no download. Train and test differ in what
-is drawn at random and in nothing else: both show every font. Files hold the
-same bytes for the same configuration everywhere.
+is drawn at random and in nothing else: both show every font. The same
+configuration gives the same images and labels, in the same order, everywhere;
+the files need not be the same bytes, for the parts of a record have no order.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from matplotlib import axes as axes_lib
 from matplotlib import ticker
 
-from hq_jax.report import methods
+from hq_jax import config as config_lib
 
 _COLOURS = {'dense': '#EEEEEE', 'prune': '#DCEAF5', 'ternary': '#FCEBD2'}
 
@@ -53,7 +53,7 @@ def shade_phases(
   axes: axes_lib.Axes,
   history: Sequence[Mapping[str, Any]],
   labels: bool = True,
-  quantizer: str = methods.OURS,
+  quantizer: str = config_lib.OURS,
 ) -> None:
   """Shades the phases behind a plot over epochs, and names them above it.
 

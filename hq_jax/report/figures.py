@@ -10,6 +10,7 @@ from matplotlib import figure as figure_lib
 from matplotlib import ticker
 import numpy as np
 
+from hq_jax import config as config_lib
 from hq_jax.report import drawing
 from hq_jax.report import epochs
 from hq_jax.report import methods
@@ -23,7 +24,7 @@ _MOST_NAMES = 14
 def draw_cosine_distance(
   history: Sequence[Mapping[str, Any]],
   shapes: Mapping[str, Sequence[int]],
-  quantizer: str = methods.OURS,
+  quantizer: str = config_lib.OURS,
 ) -> figure_lib.Figure:
   """The cosine distance of every kernel over the epochs, and their mean.
 
@@ -92,7 +93,7 @@ def draw_training(
   history: Sequence[Mapping[str, Any]],
   dense_accuracy: float,
   file_accuracy: float,
-  quantizer: str = methods.OURS,
+  quantizer: str = config_lib.OURS,
 ) -> figure_lib.Figure:
   """Accuracy and loss over the epochs.
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The quantizer of a config that names none.
-OURS = 'ternary'
+from hq_jax import config as config_lib
 
 
 def get_quantizer(config: Mapping[str, Any]) -> str:
@@ -19,7 +18,7 @@ def get_quantizer(config: Mapping[str, Any]) -> str:
   Returns:
     The name of a quantizer.
   """
-  return config.get('quantizer', {}).get('name', OURS)
+  return config.get('quantizer', {}).get('name', config_lib.OURS)
 
 
 def clean_history(
@@ -31,7 +30,7 @@ def clean_history(
   the sparsity that is known before. To those of another quantizer they have
   none: what the network computes with are the latent weights.
 
-  >>> row = {'phase': 'dense', 'cosine_distance': {'kernel': -0.0}}
+  >>> row = {'phase': 'dense', 'cosine_distance': {'kernel': 0.0}}
   >>> clean_history([row], 'vector')
   [{'phase': 'dense', 'cosine_distance': {'kernel': None}}]
   >>> clean_history([row], 'ternary') == [row]
@@ -46,7 +45,7 @@ def clean_history(
   """
   rows = [dict(row) for row in history]
   for row in rows:
-    if quantizer != OURS and row['phase'] == 'dense':
+    if quantizer != config_lib.OURS and row['phase'] == 'dense':
       row['cosine_distance'] = dict.fromkeys(row['cosine_distance'])
   return rows
 
@@ -64,7 +63,7 @@ def describe_origin(quantizer: str) -> str:
     Markdown without a line break.
   """
   method = "Hyperspherical Quantization from the paper's abstract"
-  if quantizer == OURS:
+  if quantizer == config_lib.OURS:
     return f'Made by a reconstruction of {method}.'
   return (
     f'Made with the quantizer `{quantizer}`, to be compared with a'
@@ -85,7 +84,7 @@ def describe_layers(quantizer: str) -> str:
     Text without a line break.
   """
   code, when = 'code or index', ', at the end of training (end)'
-  if quantizer == OURS:
+  if quantizer == config_lib.OURS:
     code = 'code'
     when = (
       ' at the final sparsity, at the end of the dense phase (start) and of'

@@ -8,9 +8,9 @@ from matplotlib import figure as figure_lib
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
+from hq_jax import config as config_lib
 from hq_jax import tensors
 from hq_jax.report import drawing
-from hq_jax.report import methods
 from hq_jax.report import results
 
 _MOST_LAYERS = 4
@@ -34,7 +34,7 @@ def draw(
   dense: Mapping[str, np.ndarray],
   latent: Mapping[str, np.ndarray],
   found: Mapping[str, artifact_lib.Tensor],
-  quantizer: str = methods.OURS,
+  quantizer: str = config_lib.OURS,
 ) -> figure_lib.Figure:
   """Histograms of the weights on the sphere, before and after.
 

@@ -12,6 +12,8 @@ from hq_jax import quantizers
 from hq_jax import tensors
 from hq_jax import transforms
 from hq_jax import trees
+from tests import compiling
+from tests import records as records_lib
 
 RIVALS = {
   'twn': quantizers.twn(),
@@ -33,40 +35,12 @@ def _by_default(*names):
   )
 
 
-# The programs of a few steps compile faster so, and run slower.
-_quick_jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
-
-
 def _latents(rng):
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   return {
     'a': draw(12, 6),
     'b': {'c': draw(2, 2, 4, 5), 'bias': optax.MaskedNode()},
   }
-
-
-def _value(record):
-  """What a record stands for, by the equations of `tensors`."""
-  scale = 1.0 if record.scale is None else np.asarray(record.scale)
-  if isinstance(record, tensors.TernaryTensor):
-    assert record.codes.dtype == np.int8
-    return np.float32(record.codes) * scale
-  indices, codewords = np.asarray(record.indices), np.asarray(record.codewords)
-  assert indices.dtype == np.uint8 and codewords.dtype == np.float16
-  assert indices.max() < len(codewords)
-  *outer, num_groups, num_channels = indices.shape
-  size = codewords.shape[1]
-  value = np.zeros((*outer, num_groups * size, num_channels), np.float32)
-  for g in range(num_groups):
-    for i in range(size):
-      value[..., size * g + i, :] = codewords[indices[..., g, :], i]
-  return value * scale
 
 
 def _assert_value(records, quantized):
@@ -77,7 +51,9 @@ def _assert_value(records, quantized):
   wanted = trees.flatten(quantized)
   assert list(found) == list(wanted)
   for path, record in found.items():
-    np.testing.assert_array_equal(_value(record), wanted[path], err_msg=path)
+    np.testing.assert_array_equal(
+      records_lib.get_value(record), wanted[path], err_msg=path
+    )
 
 
 @functools.cache
@@ -173,7 +149,7 @@ def _make_step(tx, data):
     hidden = hidden / jnp.std(hidden, axis=0)
     return jnp.mean((hidden @ params['head']['kernel'] - labels) ** 2)
 
-  @_quick_jit
+  @compiling.quick_jit
   def step(params, state):
     loss, grads = jax.value_and_grad(loss_fn)(params, *data)
     updates, state = tx.update(grads, state, params)
@@ -191,7 +167,7 @@ def test_a_training_run_learns_and_ends_in_what_is_written(rng, name):
   tx = transforms.straight_through(optax.adam(0.02), quantizer)
   step = _make_step(tx, (inputs, labels))
   axes = trees.find_axes(params)
-  state, losses = _quick_jit(tx.init)(params), []
+  state, losses = compiling.quick_jit(tx.init)(params), []
   for t in range(60):
     params, state, loss = step(params, state)
     losses.append(float(loss))
@@ -210,7 +186,7 @@ def test_sharded_kernels(rng, make_mesh, name):
   )
   sharded = params | {'head': jax.device_put(params['head'], sharding)}
   tx = transforms.straight_through(optax.sgd(0.1), RIVALS[name])
-  step = _quick_jit(
+  step = compiling.quick_jit(
     lambda params, state: tx.update(
       jax.tree.map(jnp.cos, params), state, params
     )

@@ -1,7 +1,5 @@
 """Records of a state: their values are the parameters, bit by bit."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,9 @@ import optax
 import pytest
 
 from hq_jax import quantizers
-from hq_jax import tensors
 from hq_jax import transforms
+from tests import compiling
+from tests import records as records_lib
 
 RIVALS = {
   'twn': quantizers.twn(),
@@ -19,15 +18,6 @@ RIVALS = {
   'vector': quantizers.vector(group_size=2, num_codewords=8, refresh_steps=2),
 }
 SELECTED = {'conv/kernel', 'head/kernel'}
-
-# The small programs below compile faster so, and run slower.
-_quick_jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
 
 
 def _params(rng):
@@ -40,7 +30,7 @@ def _params(rng):
 
 def _train(rng, tx, params, num_steps):
   """Parameters and states under gradients that point anywhere."""
-  step = _quick_jit(tx.update)
+  step = compiling.quick_jit(tx.update)
   state, found = tx.init(params), []
   for _ in range(num_steps):
     grads = jax.tree.map(
@@ -52,25 +42,12 @@ def _train(rng, tx, params, num_steps):
   return found
 
 
-def _value(record):
-  """What a record stands for, by the equations of `tensors`."""
-  scale = 1.0 if record.scale is None else np.asarray(record.scale)
-  if isinstance(record, tensors.TernaryTensor):
-    assert record.codes.dtype == jnp.int8
-    return np.float32(record.codes) * scale
-  # [.., groups, out, d] to [.., groups, d, out] to [.., in, out].
-  groups = np.asarray(record.codewords, np.float32)[np.asarray(record.indices)]
-  groups = np.moveaxis(groups, -1, -2)
-  *outer, num_groups, size, num_channels = groups.shape
-  return groups.reshape(*outer, num_groups * size, num_channels) * scale
-
-
 def _assert_records_are(records, params):
   assert records.keys() == SELECTED
   for path, record in records.items():
     module, leaf = path.split('/')
     np.testing.assert_array_equal(
-      _value(record), params[module][leaf], err_msg=path
+      records_lib.get_value(record), params[module][leaf], err_msg=path
     )
 
 
@@ -88,7 +65,7 @@ def test_records_are_the_parameters_after_each_update(rng, name):
   quantizer = RIVALS[name]
   tx = transforms.straight_through(optax.adam(0.3), quantizer)
   found = _train(rng, tx, _params(rng), 6)
-  encode = _quick_jit(
+  encode = compiling.quick_jit(
     lambda state, params: transforms.encode(state, params, quantizer)
   )
   # The first update comes from dense parameters, see `straight_through`.

@@ -1,0 +1,25 @@
+"""What the records of kernels stand for."""
+
+import numpy as np
+
+from hq_jax import tensors
+
+
+def get_value(
+  record: tensors.TernaryTensor | tensors.CodebookTensor,
+) -> np.ndarray:
+  """The kernel, by the equations of `tensors`."""
+  scale = 1.0 if record.scale is None else np.asarray(record.scale)
+  if isinstance(record, tensors.TernaryTensor):
+    assert record.codes.dtype == np.int8
+    return np.float32(record.codes) * scale
+  indices, codewords = np.asarray(record.indices), np.asarray(record.codewords)
+  assert indices.dtype == np.uint8 and codewords.dtype == np.float16
+  assert indices.max() < len(codewords)
+  *outer, num_groups, num_channels = indices.shape
+  size = codewords.shape[1]
+  value = np.zeros((*outer, num_groups * size, num_channels), np.float32)
+  for g in range(num_groups):
+    for i in range(size):
+      value[..., size * g + i, :] = codewords[indices[..., g, :], i]
+  return value * scale
