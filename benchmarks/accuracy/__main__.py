@@ -116,18 +116,40 @@ def main() -> None:
   parser.add_argument('--traces', type=int, default=3)
   parser.add_argument('--epochs_fraction', type=float, default=1.0)
   parser.add_argument('--processes', type=int, default=os.cpu_count())
+  parser.add_argument(
+    '--rates_of',
+    nargs=2,
+    metavar=('SET', 'NETWORK'),
+    help='no search: the learning rates that were best there',
+  )
   arguments = parser.parse_args()
   cells = list(itertools.product(arguments.sets, arguments.networks))
-  searched = make_searches(cells, arguments.methods)
+  if unknown := [cell for cell in cells if cell not in tasks.BUDGETS]:
+    parser.error(
+      f'--sets and --networks are {" with ".join(unknown[0])}, wanted one of:'
+      f' {", ".join(map(" with ".join, tasks.BUDGETS))}'
+    )
+  searched_cells = [tuple(arguments.rates_of)] if arguments.rates_of else cells
+  searched = make_searches(searched_cells, arguments.methods)
   fraction = arguments.epochs_fraction
   where = arguments.processes, arguments.workdir, fraction
   with pool.open_pool(*where) as run_all:
-    every = [*searched, *make_finals(cells, arguments, {})]
+    is_open = lambda task: not os.path.exists(task.get_path(where[1]))
+    every = [
+      *filter(is_open, searched),
+      *make_finals(cells, arguments, {}),
+    ]
     of_files = [task for task in every if task.method != 'dense']
     run_all('fit', 'fit', _first(of_files, lambda task: task[:4]))
     starts = _first(every, lambda task: _get_start(task, *where[1:]))
     run_all('dense', 'fit_dense', starts)
     rates = choose_rates(run_all('search', 'run', searched))
+    if arguments.rates_of:
+      rates = {
+        (*cell, method): rate
+        for cell in cells
+        for (_, _, method), rate in rates.items()
+      }
     run_all('train', 'run', make_finals(cells, arguments, rates))
   report.write(arguments.workdir)
 

@@ -1,4 +1,4 @@
-"""Runs side by side: a process, and one core, for each."""
+"""Runs side by side: a process, and its share of the cores, for each."""
 
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
@@ -23,7 +23,7 @@ class _Failure(NamedTuple):
 def open_pool(
   num_processes: int, root: str, fraction: float = 1.0
 ) -> Iterator[Callable[[str, str, Sequence[tasks.Task]], list[Any]]]:
-  """Opens a process for each core.
+  """Opens processes, and shares the cores among them.
 
   Args:
     num_processes: how many.
@@ -37,10 +37,8 @@ def open_pool(
   """
   context = multiprocessing.get_context('spawn')
   cores = context.Queue()
-  for core in itertools.islice(
-    itertools.cycle(sorted(os.sched_getaffinity(0))), num_processes
-  ):
-    cores.put(core)
+  for share in share_cores(sorted(os.sched_getaffinity(0)), num_processes):
+    cores.put(share)
   with concurrent.futures.ProcessPoolExecutor(
     num_processes, context, initializer=_start, initargs=(cores,)
   ) as pool:
@@ -66,10 +64,25 @@ def open_pool(
     yield run_all
 
 
+def share_cores(cores: Sequence[int], num_processes: int) -> list[set[int]]:
+  """The cores of each process: as many as there are for it, at least one.
+
+  Args:
+    cores: all of them.
+    num_processes: how many.
+
+  Returns:
+    A set for each process; more processes than cores share them in turn.
+  """
+  size = max(1, len(cores) // num_processes)
+  endless = itertools.cycle(cores)
+  return [set(itertools.islice(endless, size)) for _ in range(num_processes)]
+
+
 def _start(cores: multiprocessing.Queue) -> None:
   # Before JAX looks at how many there are: a small network is not faster on
   # several cores, but several of them are.
-  os.sched_setaffinity(0, {cores.get()})
+  os.sched_setaffinity(0, cores.get())
 
 
 def _run(what: str, task: tasks.Task, budget: tasks.Budget, root: str) -> Any:

@@ -27,7 +27,10 @@ def make(root: str) -> dict[str, Any]:
     `cells` (see `tables.make_cells`), `methods` (each at each ratio), `bias`
     (see `tables.make_traces`), `runs`, `commits` and `hardware`.
   """
-  results = tables.read(root)
+  return _make(tables.read(root), tables.read(root, 'trace'))
+
+
+def _make(results, traces) -> dict[str, Any]:
   summaries = tables.summarize(results)
   return {
     'cells': tables.make_cells(summaries),
@@ -36,7 +39,7 @@ def make(root: str) -> dict[str, Any]:
       | found._asdict()
       for key, found in sorted(summaries.items())
     ],
-    'bias': tables.make_traces(tables.read(root, 'trace')),
+    'bias': tables.make_traces(traces),
     'runs': len(results),
     'commits': sorted({result['commit'] for result in results}),
     'hardware': sorted({str(result['hardware']) for result in results}),
@@ -54,9 +57,8 @@ def write(root: str) -> None:
   Raises:
     OSError: where a file cannot be written.
   """
-  found = make(root)
-  summaries = tables.summarize(tables.read(root))
-  traces = tables.read(root, 'trace')
+  results, traces = tables.read(root), tables.read(root, 'trace')
+  found, summaries = _make(results, traces), tables.summarize(results)
   with drawing.style():
     pictures = {}
     if any(key[2] != 'dense' for key in summaries):
@@ -68,9 +70,9 @@ def write(root: str) -> None:
   contents['results.json'] = f'{text}\n'.encode()
   for name, content in contents.items():
     files.write_bytes(os.path.join(root, name), content)
-  print(tables.make_table(summaries, ('dense', 'hq', *tasks.RIVALS)))
+  print(tables.make_tables(summaries, ('dense', 'hq', *tasks.RIVALS)))
   print()
-  print(tables.make_table(summaries, ('hq', 'plain', *tasks.ABLATIONS)))
+  print(tables.make_tables(summaries, ('hq', 'plain', *tasks.ABLATIONS)))
   print()
   print(json.dumps(found['cells'], sort_keys=True))
 

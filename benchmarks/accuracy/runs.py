@@ -21,6 +21,7 @@ from hq_jax import job as job_lib
 from hq_jax import preemption
 from hq_jax import provenance
 from hq_jax import sharding
+from hq_jax import shipping
 from hq_jax import train
 from hq_jax import train_state
 from hq_jax import workdir as workdir_lib
@@ -42,7 +43,7 @@ def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
   Raises:
     ValueError: where a result of other epochs is there.
   """
-  path = os.path.join(root, 'results', f'{task.name}.json')
+  path = task.get_path(root)
   if os.path.exists(path):
     return _check_epochs(_read(path), budget, path)
   started = time.monotonic()
@@ -202,7 +203,7 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
     variables = sharding.to_devices(variables, job.mesh)
     dense = train_state.TrainState(step=None, opt_state=(), **variables)
     job, state = train.compress(job, dense, history, evaluate_on_test, watch)
-    path = train.write_model(folder, job_lib.ship(job, state, is_last=True))
+    path = train.write_model(folder, shipping.ship(job, state, is_last=True))
     with open(path, 'rb') as file:
       data = file.read()
     in_file = artifact_lib.to_variables(artifact_lib.loads(data, path))

@@ -192,24 +192,39 @@ def make_traces(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   return rows
 
 
-def make_table(summaries: Mapping[Key, Summary], methods: Sequence[str]) -> str:
-  """A Markdown table: a row for each method, a column for each file size.
+def make_tables(
+  summaries: Mapping[Key, Summary], methods: Sequence[str]
+) -> str:
+  """Markdown tables, one for each set with each network.
 
   Args:
     summaries: of `summarize`.
     methods: the rows, in their order.
 
   Returns:
-    The table; accuracies in percent, with standard errors.
+    Tables under headings, of a column for each ratio; accuracies in percent,
+    with standard errors.
   """
+  cells = sorted({key[:2] for key in summaries if key[2] != 'dense'})
+  tables = [(cell, _make_table(summaries, methods, cell)) for cell in cells]
+  return '\n\n'.join(
+    f'{set_name}, {network}:\n\n{table}'
+    for (set_name, network), table in tables
+    if table
+  )
+
+
+def _make_table(
+  summaries: Mapping[Key, Summary], methods: Sequence[str], cell: Sequence[str]
+) -> str:
   columns = sorted(
     {
-      (set_name, network, ratio)
-      for set_name, network, method, ratio in summaries
-      if method in methods and method != 'dense'
+      key
+      for *where, method, key in summaries
+      if where == list(cell) and method in methods and method != 'dense'
     }
   )
-  heads = [f'{s} {network} {ratio:g}x' for s, network, ratio in columns]
+  heads = [f'{ratio:g}x' for ratio in columns]
   lines = [
     f'| method | {" | ".join(heads)} |',
     '|---' * (len(columns) + 1) + '|',
@@ -217,13 +232,13 @@ def make_table(summaries: Mapping[Key, Summary], methods: Sequence[str]) -> str:
   for method in methods:
     row = [
       _format(
-        summaries.get((s, n, method, 0.0 if method == 'dense' else ratio))
+        summaries.get((*cell, method, 0.0 if method == 'dense' else ratio))
       )
-      for s, n, ratio in columns
+      for ratio in columns
     ]
     if any(row):
       lines.append(f'| {NAMES[method]} | {" | ".join(row)} |')
-  return '\n'.join(lines)
+  return '\n'.join(lines) if columns else ''
 
 
 def _format(found: Summary | None) -> str:

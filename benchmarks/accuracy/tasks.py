@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import math
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from hq_jax import planner
 from hq_jax import rivals
 from hq_jax.data import datasets
 
-RATES = (1e-3, 3e-3, 7e-3, 1.5e-2)  # what is searched, for every method
+RATES = (1e-3, 3e-3, 7e-3, 1.5e-2, 3e-2)  # what is searched, for every method
 SEARCH_RATIO = 40.0
 SEARCH_SEED = 100  # none of those that are reported
 
@@ -30,9 +31,7 @@ _UNIFORM_BITS = 1.8
 
 # What `vector` may choose from: weights in a group, and codewords.
 _GROUP_SIZES = (2, 4, 8)
-_NUM_CODEWORDS = tuple(
-  sorted({round(4 * 2 ** (step / 4)) for step in range(25)}, reverse=True)
-)
+_NUM_CODEWORDS = tuple(range(256, 3, -1))
 
 # 64ths of the reference network's widths, for methods whose bits a weight are
 # given: what does not fit is made narrower, and what leaves room is wider.
@@ -60,6 +59,8 @@ BUDGETS = {
   ('digits', 'resnet'): Budget(15, 30, 64, 0),
   ('glyphs/16', 'mlp'): Budget(15, 20, 128, 0),
   ('glyphs/16', 'resnet'): Budget(4, 6, 64, 0),
+  # For a GPU.
+  ('glyphs/32_large', 'resnet20'): Budget(6, 10, 512, 0),
 }
 NETWORKS: dict[str, dict[str, Any]] = {
   'mlp': {'name': 'mlp', 'widths': (256, 256, 256)},
@@ -67,6 +68,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'name': 'small_resnet',
     'widths': (16, 32, 64),
     'num_blocks': (1, 1, 1),
+  },
+  # With widths that a rival may choose.
+  'resnet20': {
+    'name': 'small_resnet',
+    'widths': (16, 32, 64),
+    'num_blocks': (3, 3, 3),
   },
 }
 
@@ -135,6 +142,17 @@ class Task(NamedTuple):
       f'{self.kind}-{self.set.replace("/", "")}-{self.network}-{self.method}'
       f'-{self.ratio:g}x-rate{self.rate:g}-seed{self.seed}'
     )
+
+  def get_path(self, root: str) -> str:
+    """Where its result is, or will be.
+
+    Args:
+      root: the benchmark's folder.
+
+    Returns:
+      A path.
+    """
+    return os.path.join(root, 'results', f'{self.name}.json')
 
 
 def get_budget(task: Task, fraction: float = 1.0) -> Budget:
@@ -252,8 +270,16 @@ def fit(
       ]
     ]
 
+  plans: dict[tuple[Any, ...], planner.Plan] = {}
+
+  def predict(fields):
+    key = tuple(fields.items())
+    if key not in plans:
+      plans[key] = _predict(task, budget, dataset, fields)
+    return plans[key]
+
   def fits(fields):
-    plan = _predict(task, budget, dataset, fields)
+    plan = predict(fields)
     return _get_bytes(task, budget, dataset, fields, plan) <= wanted
 
   found = []
@@ -261,10 +287,7 @@ def fit(
     first = bisect.bisect_left(choices, True, key=fits)
     found += choices[first : first + 1]
   if found:
-    return min(
-      found,
-      key=lambda fields: _get_distance(_predict(task, budget, dataset, fields)),
-    )
+    return min(found, key=lambda fields: _get_distance(predict(fields)))
   raise ValueError(
     f'ratio is {task.ratio:g}, wanted one that {task.method} can reach'
   )

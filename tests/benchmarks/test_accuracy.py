@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.accuracy import __main__ as accuracy
 from benchmarks.accuracy import figures
+from benchmarks.accuracy import pool
 from benchmarks.accuracy import report
 from benchmarks.accuracy import runs
 from benchmarks.accuracy import tables
@@ -76,14 +77,33 @@ def test_a_cell_has_the_best_rival():
   assert not tables.make_cells(tables.summarize(_RESULTS[:4]))
 
 
-def test_the_table():
-  table = tables.make_table(tables.summarize(_RESULTS), ('dense', 'hq', 'twn'))
-  assert table.splitlines() == [
-    '| method | digits mlp 40x |',
-    '|---|---|',
-    '| dense | 98.00 ± 1.00 |',
-    '| ours | 97.00 ± 1.00 |',
+def test_a_table_for_each_set_and_network():
+  results = [
+    *_RESULTS,
+    _result('hq', 0.5, ratio=60.0),
+    _result('hq', 0.25) | {'network': 'resnet'},
   ]
+  text = tables.make_tables(tables.summarize(results), ('dense', 'hq', 'twn'))
+  assert text.splitlines() == [
+    'digits, mlp:',
+    '',
+    '| method | 40x | 60x |',
+    '|---|---|---|',
+    '| dense | 98.00 ± 1.00 | 98.00 ± 1.00 |',
+    '| ours | 97.00 ± 1.00 | 50.00 |',
+    '',
+    'digits, resnet:',
+    '',
+    '| method | 40x |',
+    '|---|---|',
+    '| ours | 25.00 |',
+  ]
+
+
+def test_processes_share_the_cores():
+  assert pool.share_cores([3, 5], 2) == [{3}, {5}]
+  assert pool.share_cores([0, 1, 2, 3, 4], 2) == [{0, 1}, {2, 3}]
+  assert pool.share_cores([4, 7], 3) == [{4}, {7}, {4}]
 
 
 def test_every_method_has_a_name():
