@@ -16,9 +16,6 @@ from hq_jax import quantizers
 from hq_jax import sphere
 from hq_jax import trees
 
-# The quantizer of this library, which follows a recipe.
-OURS = 'ternary'
-
 _RIVALS: Mapping[str, Callable[..., quantizers.Quantizer]] = {
   'twn': lambda config, refresh, optimizer: quantizers.twn(),
   'binary': lambda config, refresh, optimizer: quantizers.binary(),
@@ -26,10 +23,10 @@ _RIVALS: Mapping[str, Callable[..., quantizers.Quantizer]] = {
     config.bits, optimizer
   ),
   'vector': lambda config, refresh, optimizer: quantizers.vector(
-    config.group_size, config.num_codewords, refresh
+    config.group_size, config.num_codewords, refresh, optimizer
   ),
 }
-QUANTIZERS = (OURS, *_RIVALS)
+QUANTIZERS = (config_lib.OURS, *_RIVALS)
 
 
 def make_quantizer(
@@ -62,7 +59,7 @@ def make_quantizer(
       f'config.quantizer.name is {name!r}, wanted one of:'
       f' {", ".join(QUANTIZERS)}'
     )
-  if name == OURS:
+  if name == config_lib.OURS:
     return None
   if config.prune.epochs:
     raise ValueError(

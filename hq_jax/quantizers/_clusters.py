@@ -46,6 +46,40 @@ def assign(x: jax.Array, codewords: jax.Array) -> jax.Array:
   return jax.lax.map(find, _split(x, len(codewords))).ravel()[: len(x)]
 
 
+def get_sums(
+  x: jax.Array, indices: jax.Array, num_codewords: int
+) -> tuple[jax.Array, jax.Array]:
+  """The sum of the groups of each codeword, and how many they are.
+
+  >>> import jax.numpy as jnp
+  >>> x, indices = jnp.array([[1.0], [2.0]]), jnp.array([0, 0])
+  >>> sums, counts = get_sums(x, indices, 2)
+  >>> sums.ravel().tolist(), counts.tolist()
+  ([3.0, 0.0], [2.0, 0.0])
+
+  Args:
+    x: groups, float32 `[num_groups, d]`; a NaN shows in every sum.
+    indices: whole numbers `[num_groups]`, below K.
+    num_codewords: K.
+
+  Returns:
+    float32 `[K, d]` and `[K]`.
+  """
+
+  def add(rows):
+    # As a product of matrices: a scatter adds in any order on some devices.
+    one_hot = (rows[:, -1:] == jnp.arange(num_codewords)).astype(jnp.float32)
+    return jnp.matmul(one_hot.T, rows[:, :-1], precision='highest')
+
+  # With a column of ones, which counts, and is zero in the rows that fill up.
+  ones = jnp.ones((len(x), 1), jnp.float32)
+  rows = jnp.concatenate(
+    [x, ones, indices.astype(jnp.float32)[:, None]], axis=-1
+  )
+  sums = jax.lax.map(add, _split(rows, num_codewords)).sum(0)
+  return sums[:, :-1], sums[:, -1]
+
+
 def get_means(
   x: jax.Array, indices: jax.Array, codewords: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -66,21 +100,8 @@ def get_means(
   Returns:
     float32 `[K, d]` and `[K]`.
   """
-  num_codewords = len(codewords)
-
-  def add(rows):
-    # As a product of matrices: a scatter adds in any order on some devices.
-    one_hot = (rows[:, -1:] == jnp.arange(num_codewords)).astype(jnp.float32)
-    return jnp.matmul(one_hot.T, rows[:, :-1], precision='highest')
-
-  # With a column of ones, which counts, and is zero in the rows that fill up.
-  ones = jnp.ones((len(x), 1), jnp.float32)
-  rows = jnp.concatenate(
-    [x, ones, indices.astype(jnp.float32)[:, None]], axis=-1
-  )
-  sums = jax.lax.map(add, _split(rows, num_codewords)).sum(0)
-  counts = sums[:, -1]
-  means = sums[:, :-1] / jnp.maximum(counts, 1.0)[:, None]
+  sums, counts = get_sums(x, indices, len(codewords))
+  means = sums / jnp.maximum(counts, 1.0)[:, None]
   return jnp.where(counts[:, None] > 0, means, codewords), counts
 
 

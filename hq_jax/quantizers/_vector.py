@@ -1,11 +1,13 @@
 """Groups of weights share codewords that are trained: product quantization."""
 
 import functools
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from hq_jax import sphere
 from hq_jax import tensors
@@ -15,7 +17,7 @@ from hq_jax.quantizers import _clusters
 
 _NUM_ROUNDS = 10
 _GROUPS_PER_CODEWORD = 8
-# Codewords are multiples of 2^-14, below 1, and scales have 8 bits: products,
+# Codewords are multiples of 2^-14, at most 1, and scales have 8 bits: products,
 # and their sums and differences, are exact in float32.
 _CODEWORD_UNIT = 2.0**-14
 _SCALE_BITS = 8
@@ -33,39 +35,40 @@ class VectorState(NamedTuple):
   """State of `vector`."""
 
   vector_count: jax.Array  # shape=(), dtype=int32: updates so far
+  unit_codewords: chex.ArrayTree  # [K, d] float32 for each kernel: `u`
   codebooks: chex.ArrayTree  # a `Codebook` for each kernel, as last used
+  codeword_opt_state: Any  # of the optimizer of the codewords
 
 
 def vector(
   group_size: int = 4,
   num_codewords: int = 16,
-  refresh_steps: int = 50,
+  refresh_steps: int = 1,
+  optimizer: optax.GradientTransformation | None = None,
   seed: int = 0,
 ) -> _base.Quantizer:
-  """Product quantization with codewords that are trained.
+  """Product quantization with codewords that are learnt by gradient descent.
 
   Forward: the kernel `[.., in, out]` is cut into groups of `d` consecutive
   input channels of an output channel, `d` the largest divisor of `in` up to
-  `group_size`. With `r_j = ||w_j||` and `x_gj = w_gj / r_j`,
+  `group_size`. With `r_j = ||w_j||`, over the `n` inputs of a channel,
 
-  `q_gj = r_j c_k`, `k = k(g, j)`, and `c_k` the mean of its `n_k` groups `x`.
+  `q_gj = r_j c_k`, `k = k(g, j)`, and `c_k` the codeword nearest to `w_gj /
+  r_j`,
 
-  The means are taken at every update, the nearest codewords are found again
-  every `refresh_steps`; a codeword without groups then gets the one that is
-  farthest from its own. At first `k` is found by k-means. There are `K`
-  codewords, `num_codewords` or, in a small kernel, the power of two that leaves
-  each 8 groups (at least 2).
+  which is found again every `refresh_steps`. At first codewords are found by
+  k-means. There are `K`, `num_codewords` or, in a small kernel, the power of
+  two that leaves each 8 groups (at least 2).
 
-  Backward, to the latents: see `transforms.straight_through`. The codewords
-  follow: with the straight-through step `w' = w - rate g`, `g = dL/dq`,
+  Backward, to the codewords: `c_k = u_k / sqrt(n)`, in a unit in which weights
+  are about 1 whatever their number, and the optimizer moves `u` with
 
-  `c_k' = c_k - rate / n_k sum(g_gj / r_j)` over the groups of `c_k`,
+  `dL/du_k = 1 / sqrt(n) sum(r_j dL/dq_gj)` over the groups of `c_k`.
 
-  as far as the norms stay, which is gradient descent on the codewords: of
-  `dL/dc_k = sum(r_j g_gj)`, with the rate divided by `n_k` and each channel's
-  share by `r_j^2`, and exactly that gradient where the norms are 1.
+  To the latents, which decide which codeword is nearest: see
+  `transforms.straight_through`.
 
-  A kernel that holds a NaN becomes NaN.
+  A channel that holds a NaN becomes NaN.
 
   >>> import jax.numpy as jnp
   >>> w = {'kernel': jnp.array([[3.0, 0.75], [4.0, 1.0], [0.0, 0.0]])}
@@ -80,25 +83,33 @@ def vector(
     group_size: weights that a codeword stands for, at most; 1 or more.
     num_codewords: of a kernel, at most; 2 to 256.
     refresh_steps: updates between two assignments, at least 1.
+    optimizer: of the codewords, with a rate like that of the latents; by
+      default `optax.adam(1e-3)`.
     seed: of the groups that k-means starts from.
 
   Returns:
     A `Quantizer` of kernels whose output channels are on the last axis, with
     records `tensors.CodebookTensor`. Its state has a byte for each group, the
-    codewords, and a number for each channel.
+    codewords and what their optimizer keeps, and a number for each channel.
 
   Raises:
     ValueError: where a number is out of range.
 
-  Note: codewords and scales are rounded so that float16 holds them. That the
-    channels have the norms divided out is ours: they fold into the
-    normalization that follows, and one codebook does for all of them.
+  Note: codewords and scales are rounded so that float16 holds them, codewords
+    to no more than 1. That the channels have the norms divided out is ours:
+    they fold into the normalization that follows, and one codebook does for
+    all of them. The references keep the assignments; that these go on
+    following latent weights is ours, too, and training is far better with it.
+    Codewords that are set to the means of their groups at each update, in
+    place of a step of their own, run after the latents that run after them,
+    and training is far worse.
 
   Reference: Stock, Joulin, Gribonval, Graham and Jegou, And the Bit Goes Down:
     Revisiting the Quantization of Neural Networks, ICLR 2020
-    (arXiv:1907.05686), which trains codewords by the mean gradient of their
-    groups; Jegou, Douze and Schmid, Product Quantization for Nearest Neighbor
-    Search, 2011.
+    (arXiv:1907.05686), and Han, Mao and Dally, Deep Compression, ICLR 2016
+    (arXiv:1510.00149), which train codewords by the gradients of their groups;
+    Jegou, Douze and Schmid, Product Quantization for Nearest Neighbor Search,
+    2011.
   """
   if group_size < 1 or refresh_steps < 1:
     raise ValueError(
@@ -107,24 +118,48 @@ def vector(
     )
   if not 2 <= num_codewords <= 256:
     raise ValueError(f'num_codewords is {num_codewords}, wanted 2 to 256')
+  codeword_optimizer = optax.adam(1e-3) if optimizer is None else optimizer
 
   def init_fn(latents, axes):
     _base.check_last_axes(latents, axes)
     leaves, treedef = jax.tree.flatten(latents)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
 
-    codebooks = [
-      _make_codebook(w, key, group_size, num_codewords)
-      for w, key in zip(leaves, keys, strict=True)
-    ]
+    codebooks = jax.tree.unflatten(
+      treedef,
+      [
+        _make_codebook(w, key, group_size, num_codewords)
+        for w, key in zip(leaves, keys, strict=True)
+      ],
+    )
+    unit_codewords = jax.tree.map(
+      lambda w, book: book.codewords / _get_unit(w), latents, codebooks
+    )
     return VectorState(
-      jnp.zeros([], jnp.int32), jax.tree.unflatten(treedef, codebooks)
+      jnp.zeros([], jnp.int32),
+      unit_codewords,
+      codebooks,
+      codeword_optimizer.init(unit_codewords),
+    )
+
+  def learn_fn(grads, latents, state, axes):
+    moves, opt_state = codeword_optimizer.update(
+      jax.tree.map(_get_gradient, grads, state.codebooks),
+      state.codeword_opt_state,
+      state.unit_codewords,
+    )
+    return state._replace(
+      unit_codewords=optax.apply_updates(state.unit_codewords, moves),
+      codeword_opt_state=opt_state,
     )
 
   def update_fn(latents, state, params, axes):
     refresh = state.vector_count % refresh_steps == 0
     codebooks = jax.tree.map(
-      lambda w, book: _follow(w, book, refresh), latents, state.codebooks
+      lambda w, u, book: _follow(w, u, book, refresh),
+      latents,
+      state.unit_codewords,
+      state.codebooks,
     )
     quantized = jax.tree.map(
       lambda w, p, book: _get_value(book).astype(p.dtype),
@@ -132,7 +167,9 @@ def vector(
       params,
       codebooks,
     )
-    return quantized, VectorState(state.vector_count + 1, codebooks)
+    return quantized, state._replace(
+      vector_count=state.vector_count + 1, codebooks=codebooks
+    )
 
   def encode_fn(latents, state, axes):
     return jax.tree.map(
@@ -143,7 +180,7 @@ def vector(
       state.codebooks,
     )
 
-  return _base.Quantizer(init_fn, update_fn, encode=encode_fn)
+  return _base.Quantizer(init_fn, update_fn, learn_fn, encode_fn)
 
 
 # Compiled always: one program for all kernels of a shape.
@@ -155,7 +192,7 @@ def _make_codebook(
   *outer, num_inputs, num_channels = w.shape
   size = _get_group_size(num_inputs, group_size)
   scales = _get_scales(w)
-  x = _to_groups(w, scales, size)
+  x = _to_groups(w * sphere.divide(1.0, scales), size)
   num_codewords = _get_num_codewords(len(x), num_codewords)
   codewords = _round(
     _clusters.find_codewords(x, key, num_codewords, _NUM_ROUNDS)
@@ -180,10 +217,14 @@ def _get_scales(w: jax.Array) -> jax.Array:
   return ternary.round_significand(sphere.norms(w), _SCALE_BITS)
 
 
-def _to_groups(w: jax.Array, scales: jax.Array, size: int) -> jax.Array:
-  """`[.., in, out]` to `[.. in / d out, d]`, the channels divided."""
-  x = w * sphere.divide(1.0, scales)
-  x = x.reshape(*w.shape[:-2], -1, size, w.shape[-1])
+def _get_unit(w: jax.Array) -> float:
+  """What a weight is about, in a channel of norm 1."""
+  return math.prod(w.shape[:-1]) ** -0.5
+
+
+def _to_groups(x: jax.Array, size: int) -> jax.Array:
+  """`[.., in, out]` to `[.. in / d out, d]`."""
+  x = x.reshape(*x.shape[:-2], -1, size, x.shape[-1])
   return jnp.swapaxes(x, -1, -2).reshape(-1, size)
 
 
@@ -199,19 +240,28 @@ def _get_value(book: Codebook) -> jax.Array:
 
 def _round(codewords: jax.Array) -> jax.Array:
   exact = jnp.round(codewords / _CODEWORD_UNIT) * _CODEWORD_UNIT
-  return ternary.round_significand(exact, 11)
+  return jnp.clip(ternary.round_significand(exact, 11), -1.0, 1.0)
 
 
-def _follow(w: jax.Array, book: Codebook, refresh: jax.Array) -> Codebook:
-  """The codebook after the latents moved."""
+def _get_gradient(g: jax.Array, book: Codebook) -> jax.Array:
+  """`dL/du` from the gradient at the kernel."""
+  num_codewords, size = book.codewords.shape
+  groups = _to_groups(g.astype(jnp.float32) * book.scales, size)
+  sums, _ = _clusters.get_sums(groups, book.indices.ravel(), num_codewords)
+  return sums * _get_unit(g)
+
+
+def _follow(
+  w: jax.Array, unit_codewords: jax.Array, book: Codebook, refresh: jax.Array
+) -> Codebook:
+  """The codebook after latents and codewords moved."""
   scales = _get_scales(w)
-  x = _to_groups(w, scales, book.codewords.shape[-1])
+  codewords = _round(unit_codewords * _get_unit(w))
   indices = jax.lax.cond(
     refresh,
-    lambda: _clusters.revive(
-      x, _clusters.assign(x, book.codewords), book.codewords
+    lambda: _clusters.assign(
+      _to_groups(w * sphere.divide(1.0, scales), codewords.shape[-1]), codewords
     ),
     lambda: book.indices.ravel(),
   )
-  means, _ = _clusters.get_means(x, indices, book.codewords)
-  return Codebook(_round(means), indices.reshape(book.indices.shape), scales)
+  return Codebook(codewords, indices.reshape(book.indices.shape), scales)
