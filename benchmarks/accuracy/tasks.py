@@ -31,7 +31,9 @@ _UNIFORM_BITS = 1.8
 
 # What `vector` may choose from: weights in a group, and codewords.
 _GROUP_SIZES = (2, 4, 8)
-_NUM_CODEWORDS = tuple(range(256, 3, -1))
+_NUM_CODEWORDS = tuple(
+  sorted({round(4 * 2 ** (step / 8)) for step in range(49)}, reverse=True)
+)
 
 # 64ths of the reference network's widths, for methods whose bits a weight are
 # given: what does not fit is made narrower, and what leaves room is wider.

@@ -96,13 +96,11 @@ def vector(
     ValueError: where a number is out of range.
 
   Note: codewords and scales are rounded so that float16 holds them, codewords
-    to no more than 1. That the channels have the norms divided out is ours:
-    they fold into the normalization that follows, and one codebook does for
-    all of them. The references keep the assignments; that these go on
-    following latent weights is ours, too, and training is far better with it.
-    Codewords that are set to the means of their groups at each update, in
-    place of a step of their own, run after the latents that run after them,
-    and training is far worse.
+    to 1 at most. That the channels have the norms divided out is ours: they
+    fold into the normalization that follows, and one codebook does for all of
+    them. The references keep the assignments; here they follow the latents,
+    and training is better for it. It is much worse where a codeword becomes
+    the mean of its groups at each update, in place of a step of its own.
 
   Reference: Stock, Joulin, Gribonval, Graham and Jegou, And the Bit Goes Down:
     Revisiting the Quantization of Neural Networks, ICLR 2020

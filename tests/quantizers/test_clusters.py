@@ -1,4 +1,4 @@
-"""K-means over groups: assignment, means, codewords without groups."""
+"""K-means over groups: assignment, sums, means, codewords without groups."""
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,17 @@ def test_assignment_and_means(rng, monkeypatch, most_pairs):
   # Traced anew, with these blocks.
   assign = jax.jit(lambda *args: _clusters.assign(*args))
   get_means = jax.jit(lambda *args: _clusters.get_means(*args))
+  get_sums = jax.jit(lambda *args: _clusters.get_sums(*args, 5))
   indices = np.asarray(assign(x, codewords))
   assert indices.dtype == np.uint8
   distances = ((x[:, None] - codewords) ** 2).sum(-1)
   np.testing.assert_array_equal(indices, distances.argmin(1))
   means, counts = get_means(x, indices, codewords)
   np.testing.assert_array_equal(counts, np.bincount(indices, minlength=5))
+  sums, _ = get_sums(x, indices)
+  assert not sums[2].any()
   for k in (0, 1, 3, 4):
+    np.testing.assert_allclose(sums[k], x[indices == k].sum(0), rtol=1e-5)
     np.testing.assert_allclose(means[k], x[indices == k].mean(0), rtol=1e-5)
   # No group is near it: it stays.
   assert means[2].tolist() == [99.0] * 3
