@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.accuracy import pool
 from benchmarks.accuracy import report
+from benchmarks.accuracy import tables
 from benchmarks.accuracy import tasks
 
 _RATIOS = (20.0, 30.0, 40.0, 60.0)
@@ -49,23 +50,22 @@ def make_searches(
   ]
 
 
-def choose_rates(
-  results: Sequence[dict[str, Any]],
+def spread_rates(
+  rates: Mapping[tuple[str, str, str], float], cells: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str, str], float]:
-  """The rate of the best held-out accuracy, by set, network and method.
+  """The rates of one set and network, for others.
 
   Args:
-    results: of searches.
+    rates: of `tables.choose_rates`, of one set with one network.
+    cells: the other sets and networks.
 
   Returns:
-    Rates; the smaller one of equals.
+    The rate of each method in each of `cells`.
   """
-  best: dict[tuple[str, str, str], dict[str, Any]] = {}
-  for result in sorted(results, key=lambda found: found['rate']):
-    key = result['set'], result['network'], result['method']
-    if key not in best or result['accuracy'] > best[key]['accuracy']:
-      best[key] = result
-  return {key: result['rate'] for key, result in best.items()}
+  return {
+    (*cell, method): rate
+    for cell, ((_, _, method), rate) in itertools.product(cells, rates.items())
+  }
 
 
 def make_finals(
@@ -78,7 +78,7 @@ def make_finals(
   Args:
     cells: sets and networks.
     arguments: of the command.
-    rates: of `choose_rates`; where one is missing, it stands open.
+    rates: of `tables.choose_rates`; where one is missing, it stands open.
 
   Returns:
     Tasks.
@@ -143,13 +143,9 @@ def main() -> None:
     run_all('fit', 'fit', _first(of_files, lambda task: task[:4]))
     starts = _first(every, lambda task: _get_start(task, *where[1:]))
     run_all('dense', 'fit_dense', starts)
-    rates = choose_rates(run_all('search', 'run', searched))
+    rates = tables.choose_rates(run_all('search', 'run', searched))
     if arguments.rates_of:
-      rates = {
-        (*cell, method): rate
-        for cell in cells
-        for (_, _, method), rate in rates.items()
-      }
+      rates = spread_rates(rates, cells)
     run_all('train', 'run', make_finals(cells, arguments, rates))
   report.write(arguments.workdir)
 

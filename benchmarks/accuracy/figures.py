@@ -1,6 +1,7 @@
 """Accuracy against bytes; cosine distance and bias over training."""
 
 from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 from matplotlib import figure as figure_lib
@@ -33,10 +34,12 @@ def draw_accuracy(
     A figure.
   """
   cells = sorted({key[:2] for key in summaries if key[2] in _COLOURS})
-  figure = drawing.make_figure(460 * len(cells) + 220, 480)
+  columns = min(len(cells), 2)
+  rows = math.ceil(len(cells) / columns)
+  figure = drawing.make_figure(480 * columns + 200, 420 * rows)
   named: dict[str, Any] = {}
   for index, cell in enumerate(cells):
-    axes = figure.add_subplot(1, len(cells), index + 1)
+    axes = figure.add_subplot(rows, columns, index + 1)
     for method in ('hq', *tasks.RIVALS):
       points = sorted(
         (found.file_bytes, found.mean, found.standard_error)
@@ -67,11 +70,9 @@ def draw_accuracy(
     axes.tick_params(axis='x', labelrotation=30)
     axes.grid(axis='y')
     named |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    if index == 0:
+    if index % columns == 0:
       axes.set_ylabel('test accuracy, %')
-  axes.legend(
-    named.values(), named, loc='center left', bbox_to_anchor=(1.02, 0.5)
-  )
+  figure.legend(named.values(), named, loc='outside right upper')
   return figure
 
 

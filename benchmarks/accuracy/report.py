@@ -27,7 +27,16 @@ def make(root: str) -> dict[str, Any]:
     `cells` (see `tables.make_cells`), `methods` (each at each ratio), `bias`
     (see `tables.make_traces`), `runs`, `commits` and `hardware`.
   """
-  return _make(tables.read(root), tables.read(root, 'trace'))
+  return _make(*_read(root))
+
+
+def _read(root):
+  """Finals and traces."""
+  searched = tables.read(root, 'search')
+  return [
+    tables.at_best_rates(tables.read(root, kind), searched)
+    for kind in ('final', 'trace')
+  ]
 
 
 def _make(results, traces) -> dict[str, Any]:
@@ -57,7 +66,7 @@ def write(root: str) -> None:
   Raises:
     OSError: where a file cannot be written.
   """
-  results, traces = tables.read(root), tables.read(root, 'trace')
+  results, traces = _read(root)
   found, summaries = _make(results, traces), tables.summarize(results)
   with drawing.style():
     pictures = {}

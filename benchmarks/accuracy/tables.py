@@ -72,6 +72,46 @@ def read(root: str, kind: str = 'final') -> list[dict[str, Any]]:
   return results
 
 
+def choose_rates(
+  results: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, str, str], float]:
+  """The rate of the best held-out accuracy, by set, network and method.
+
+  Args:
+    results: of searches.
+
+  Returns:
+    Rates; the smaller one of equals.
+  """
+  best: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+  for result in sorted(results, key=lambda found: found['rate']):
+    key = result['set'], result['network'], result['method']
+    if key not in best or result['accuracy'] > best[key]['accuracy']:
+      best[key] = result
+  return {key: result['rate'] for key, result in best.items()}
+
+
+def at_best_rates(
+  results: Sequence[dict[str, Any]], searched: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+  """Without what was run at a rate that a longer search has overtaken.
+
+  Args:
+    results: of `read`.
+    searched: of `read`, of searches.
+
+  Returns:
+    Those at the rate of `choose_rates`, and those of which none was searched.
+  """
+  rates = choose_rates(searched)
+  get_key = lambda found: (found['set'], found['network'], found['method'])
+  return [
+    result
+    for result in results
+    if rates.get(get_key(result), result['rate']) == result['rate']
+  ]
+
+
 def summarize(results: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
   """Means over seeds, by set, network, method and ratio.
 

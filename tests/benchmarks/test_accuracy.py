@@ -116,8 +116,38 @@ def test_the_rate_is_that_of_the_best_search():
     _result('hq', accuracy) | {'rate': rate}
     for accuracy, rate in ((0.9, 3e-3), (0.95, 2e-2), (0.95, 1e-2))
   ]
-  rates = accuracy.choose_rates(results)
+  rates = tables.choose_rates(results)
   assert rates == {('digits', 'mlp', 'hq'): 1e-2}
+
+
+def test_what_was_run_at_another_rate_is_left_out():
+  searched = [_result('hq', 0.9) | {'rate': rate} for rate in (1e-2, 3e-2)]
+  searched[1]['accuracy'] = 0.95
+  results = [_result('dense', 0.9), _result('hq', 0.9), _result('twn', 0.9)]
+  found = tables.at_best_rates(results, searched)
+  assert [result['method'] for result in found] == ['dense', 'twn']
+  assert tables.at_best_rates(results, searched[:1]) == results
+
+
+def test_a_large_set_takes_the_rates_of_a_small_one():
+  small = {('digits', 'mlp', 'hq'): 0.5, ('digits', 'mlp', 'twn'): 0.25}
+  found = accuracy.spread_rates(small, [('a', 'b'), ('c', 'd')])
+  assert found == {
+    ('a', 'b', 'hq'): 0.5,
+    ('a', 'b', 'twn'): 0.25,
+    ('c', 'd', 'hq'): 0.5,
+    ('c', 'd', 'twn'): 0.25,
+  }
+
+
+def test_what_has_no_budget_is_refused(monkeypatch, capsys):
+  words = ['accuracy', '--sets', 'glyphs/32_large', '--networks', 'mlp']
+  monkeypatch.setattr(sys, 'argv', words)
+  with pytest.raises(SystemExit):
+    accuracy.main()
+  assert (
+    'are glyphs/32_large with mlp, wanted one of' in capsys.readouterr().err
+  )
 
 
 def test_all_methods_are_searched_alike():
@@ -215,8 +245,8 @@ def test_results_of_other_epochs_are_refused(tmp_path):
 
 def test_pictures_show_what_is_there():
   figure = figures.draw_accuracy(tables.summarize(_RESULTS))
-  (axes,) = figure.axes
-  names = [text.get_text() for text in axes.get_legend().get_texts()]
+  assert len(figure.axes) == 1
+  names = [text.get_text() for text in figure.legends[0].get_texts()]
   assert sorted(names) == sorted(
     ['ours', 'plain ternary STE', 'binary (BWN)', 'dense']
   )
