@@ -1,9 +1,11 @@
 """Accuracy against bytes; cosine distance and bias over training."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 import math
 from typing import Any
 
+from matplotlib import axes as axes_lib
 from matplotlib import figure as figure_lib
 from matplotlib import ticker
 
@@ -84,47 +86,51 @@ def draw_bias(results: Sequence[Mapping[str, Any]]) -> figure_lib.Figure:
       method, set and network is drawn.
 
   Returns:
-    A figure: a column for each set, network and method.
+    A figure: a row for each set and network, a column for each quantity and
+    method.
   """
   first: dict[tuple[str, str, str], Mapping[str, Any]] = {}
   for result in sorted(results, key=lambda found: found['seed']):
     key = result['set'], result['network'], result['method']
     first.setdefault(key, result)
-  keys = sorted(first, key=lambda key: (*key[:2], key[2] == 'hq'))
-  figure = drawing.make_figure(380 * len(keys), 640)
-  panels = figure.subplots(
-    2, len(keys), squeeze=False, sharey='row', sharex='col'
-  )
+  cells = sorted({key[:2] for key in first})
+  methods = sorted({key[2] for key in first}, key=lambda name: name == 'hq')
   labels = {
     'cosine_distance': 'cosine distance',
-    'ste_bias': 'bias of the gradient, 1 - cos',
+    'ste_bias': 'bias of the gradient',
   }
-  for column, key in enumerate(keys):
-    history = first[key]['history']
-    paths = list(history[0]['ste_bias'])
-    colours = drawing.layer_colours(len(paths))
-    for row, (name, label) in enumerate(labels.items()):
+  columns = list(itertools.product(labels, methods))
+  figure = drawing.make_figure(340 * len(columns), 300 * len(cells))
+  panels = figure.subplots(len(cells), len(columns), squeeze=False)
+  for row, cell in enumerate(cells):
+    for column, (name, method) in enumerate(columns):
       axes = panels[row, column]
-      for path, colour in zip(paths, colours, strict=True):
-        axes.plot(
-          [found['epoch'] for found in history],
-          [found[name][path] for found in history],
-          color=colour,
-          linewidth=1.2,
-        )
-      mean = [sum(found[name].values()) / len(paths) for found in history]
-      axes.plot(
-        [found['epoch'] for found in history],
-        mean,
-        color='black',
-        linewidth=2.6,
-        path_effects=drawing.outline(),
-      )
+      axes.sharey(panels[0, column - column % len(methods)])
       axes.grid(axis='y')
+      if (*cell, method) in first:
+        _draw_kernels(axes, first[*cell, method]['history'], name)
+      if row == 0:
+        axes.set_title(f'{tables.NAMES[method]}:\n{labels[name]}', loc='left')
       if column == 0:
-        axes.set_ylabel(label)
-    panels[0, column].set_title(
-      f'{key[0]}, {key[1]}:\n{tables.NAMES[key[2]]}', loc='left', fontsize=10
-    )
-    panels[1, column].set_xlabel('epoch')
+        axes.set_ylabel(', '.join(cell))
+      axes.set_xlabel('epoch')
   return figure
+
+
+def _draw_kernels(
+  axes: axes_lib.Axes, history: Sequence[Mapping[str, Any]], name: str
+) -> None:
+  """A line for each kernel, and their mean."""
+  epochs = [found['epoch'] for found in history]
+  paths = list(history[0][name])
+  colours = drawing.layer_colours(len(paths))
+  for path, colour in zip(paths, colours, strict=True):
+    values = [found[name][path] for found in history]
+    axes.plot(epochs, values, color=colour, linewidth=1.2)
+  axes.plot(
+    epochs,
+    [sum(found[name].values()) / len(paths) for found in history],
+    color='black',
+    linewidth=2.6,
+    path_effects=drawing.outline(),
+  )
