@@ -124,7 +124,7 @@ def revive(x: jax.Array, indices: jax.Array, codewords: jax.Array) -> jax.Array:
     uint8 `[num_groups]`.
   """
   num_codewords = len(codewords)
-  _, counts = get_means(x, indices, codewords)
+  _, counts = get_sums(x, indices, num_codewords)
   empty = counts == 0
   distances = jnp.sum(jnp.square(x - codewords[indices]), axis=-1)
   _, farthest = jax.lax.top_k(distances, num_codewords)

@@ -11,6 +11,7 @@ import pytest
 from hq_jax import quantizers
 from hq_jax import schedules
 from hq_jax import transforms
+from tests import compiling
 
 P = jax.sharding.PartitionSpec
 
@@ -113,17 +114,7 @@ def _make_step(tx, **extra_args):
   return step
 
 
-# The many small programs below compile faster so, and run slower.
-_quick_jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
-
-
-def _run(tx, params, gradients, jit=_quick_jit, **extra_args):
+def _run(tx, params, gradients, jit=compiling.quick_jit, **extra_args):
   """The parameters after each step, and the last state."""
   step = jit(_make_step(tx, **extra_args))
   state, found = tx.init(params), []
@@ -310,7 +301,7 @@ def test_around_any_optimizer(name, optimizer, dtype):
     return (params, state), params
 
   # In a scan: structure, shapes and types of the state stay what they are.
-  run = _quick_jit(lambda carry: jax.lax.scan(step, carry, gradients))
+  run = compiling.quick_jit(lambda carry: jax.lax.scan(step, carry, gradients))
   (_, state), found = run((params, tx.init(params)))
   _check_state(name, state)
   _check_effect(name, params, found['kernel'], state)
@@ -397,7 +388,7 @@ def test_selection_by_expression(name):
   params = {'a': _params(), 'b': _params()}
   tx = TRANSFORMS[name](_sgd(), select='a/kernel')
   grads = _at(_gradients(_params()), 0)
-  got, state = _quick_jit(_make_step(tx))(
+  got, state = compiling.quick_jit(_make_step(tx))(
     params, tx.init(params), {'a': grads, 'b': grads}
   )
   np.testing.assert_allclose(
