@@ -135,10 +135,8 @@ def main() -> None:
   where = arguments.processes, arguments.workdir, fraction
   with pool.open_pool(*where) as run_all:
     is_open = lambda task: not os.path.exists(task.get_path(where[1]))
-    every = [
-      *filter(is_open, searched),
-      *make_finals(cells, arguments, {}),
-    ]
+    every = [*searched, *make_finals(cells, arguments, {})]
+    every = list(filter(is_open, every))
     of_files = [task for task in every if task.method != 'dense']
     run_all('fit', 'fit', _first(of_files, lambda task: task[:4]))
     starts = _first(every, lambda task: _get_start(task, *where[1:]))
