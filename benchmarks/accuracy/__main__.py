@@ -44,9 +44,15 @@ def make_searches(
   """
   return [
     tasks.Task(
-      *cell, method, tasks.SEARCH_RATIO, rate, tasks.SEARCH_SEED, 'search'
+      *cell,
+      method,
+      tasks.SEARCH_RATIO,
+      rate,
+      tasks.SEARCH_SEED + number,
+      'search',
     )
     for cell, method, rate in itertools.product(cells, methods, tasks.RATES)
+    for number in range(tasks.BUDGETS[cell].num_searches)
   ]
 
 

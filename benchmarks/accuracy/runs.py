@@ -49,7 +49,7 @@ def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
   started = time.monotonic()
   logging.set_verbosity(logging.WARNING)
   checkpoint.silence_orbax()
-  dataset = _load(task.set, task.kind == 'search')
+  dataset = _load(task)
   reference_bytes = tasks.count_bytes(task, budget, dataset)
   result = task._asdict() | {
     'reference_bytes': reference_bytes,
@@ -86,7 +86,7 @@ def fit(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
   path = os.path.join(root, 'fitted', name)
   if os.path.exists(path):
     return _read(path)
-  fitted = tasks.fit(task, budget, _load(task.set, False))
+  fitted = tasks.fit(task, budget, _open(task.set))
   _write(path, fitted)
   return fitted
 
@@ -140,7 +140,7 @@ def fit_dense(
     config.prune.epochs, config.ternary.epochs = 0, 1
     config.target_ratio = 16.0
     folder = path.removesuffix('.msgpack')
-    dataset = _load(task.set, task.kind == 'search')
+    dataset = _load(task)
     with (job := job_lib.prepare(config, folder, dataset)).lock:
       history = workdir_lib.History(folder, is_kept=True)
       watch = preemption.Watch(job.mesh)
@@ -225,7 +225,13 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
   } | ({'history': history} if task.kind == 'trace' else {})
 
 
+def _load(task: tasks.Task) -> datasets.Dataset:
+  dataset = _open(task.set)
+  if task.kind == 'search':
+    return tasks.hold_out(dataset, task.seed)
+  return dataset
+
+
 @functools.cache
-def _load(name: str, is_search: bool) -> datasets.Dataset:
-  dataset = datasets.load(name)
-  return tasks.hold_out(dataset) if is_search else dataset
+def _open(name: str) -> datasets.Dataset:
+  return datasets.load(name)

@@ -78,17 +78,20 @@ def choose_rates(
   """The rate of the best held-out accuracy, by set, network and method.
 
   Args:
-    results: of searches.
+    results: of searches; what several seeds found is the mean.
 
   Returns:
     Rates; the smaller one of equals.
   """
-  best: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-  for result in sorted(results, key=lambda found: found['rate']):
+  found: dict[tuple[str, str, str], dict[float, list[float]]] = {}
+  for result in results:
     key = result['set'], result['network'], result['method']
-    if key not in best or result['accuracy'] > best[key]['accuracy']:
-      best[key] = result
-  return {key: result['rate'] for key, result in best.items()}
+    by_rate = found.setdefault(key, {})
+    by_rate.setdefault(result['rate'], []).append(result['accuracy'])
+  return {
+    key: max(sorted(by_rate), key=lambda rate: float(np.mean(by_rate[rate])))
+    for key, by_rate in found.items()
+  }
 
 
 def at_best_rates(

@@ -22,8 +22,9 @@ RATES = (1e-3, 3e-3, 7e-3, 1.5e-2, 3e-2)  # what is searched, for every method
 SEARCH_RATIO = 40.0
 SEARCH_SEED = 100  # none of those that are reported
 
-# Of the training images, what the search keeps to measure accuracy on.
-_HELD_OUT = 0.2
+# Of the training images, what a search keeps to measure accuracy on: one in
+# so many parts, another one for each of its seeds.
+_NUM_PARTS = 5
 
 # LSQ's step grows, and with it the entropy of its codes: from 1.5 bits for
 # Gaussian weights to 1.8 and less, as trained.
@@ -48,17 +49,21 @@ class Budget(NamedTuple):
     compress_epochs: of compression; of the reference, more dense ones.
     batch_size: images in a step.
     max_shift: see `config.Data`.
+    num_searches: seeds of the search of the learning rate, from `SEARCH_SEED`
+      on, each with held-out images of its own: more than one where these are
+      so few that one does not tell rates apart.
   """
 
   dense_epochs: int
   compress_epochs: int
   batch_size: int
   max_shift: int
+  num_searches: int = 1
 
 
 BUDGETS = {
-  ('digits', 'mlp'): Budget(20, 40, 64, 0),
-  ('digits', 'resnet'): Budget(15, 30, 64, 0),
+  ('digits', 'mlp'): Budget(20, 40, 64, 0, num_searches=3),
+  ('digits', 'resnet'): Budget(15, 30, 64, 0, num_searches=3),
   ('glyphs/16', 'mlp'): Budget(15, 20, 128, 0),
   ('glyphs/16', 'resnet'): Budget(4, 6, 64, 0),
   # For a GPU.
@@ -175,22 +180,28 @@ def get_budget(task: Task, fraction: float = 1.0) -> Budget:
   )
 
 
-def hold_out(dataset: datasets.Dataset) -> datasets.Dataset:
-  """A set without its test images: some of the training images stand in.
+def hold_out(dataset: datasets.Dataset, seed: int) -> datasets.Dataset:
+  """A set without its test images: a fifth of the training images stands in.
 
   Args:
     dataset: in memory, in random order.
+    seed: of the search; `SEARCH_SEED` has the last fifth, the next seed the one
+      before.
 
   Returns:
     The data set.
   """
-  size = len(dataset.train) - round(_HELD_OUT * len(dataset.train))
-  part = lambda where: dataclasses.replace(
+  size = len(dataset.train)
+  part = (SEARCH_SEED - seed - 1) % _NUM_PARTS
+  first, end = (round(at * size / _NUM_PARTS) for at in (part, part + 1))
+  is_held_out = np.zeros(size, bool)
+  is_held_out[first:end] = True
+  choose = lambda where: dataclasses.replace(
     dataset.train,
     images=dataset.train.images[where],
     labels=dataset.train.labels[where],
   )
-  return dataset._replace(train=part(slice(size)), test=part(slice(size, None)))
+  return dataset._replace(train=choose(~is_held_out), test=choose(is_held_out))
 
 
 def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
