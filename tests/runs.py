@@ -78,6 +78,13 @@ def run_quick(
     return running.finish()
 
 
+def only_line(done: subprocess.CompletedProcess[str]) -> str:
+  """The one line on stderr; where there are others, they are shown."""
+  lines = done.stderr.splitlines()
+  assert len(lines) == 1, done.stderr
+  return lines[0]
+
+
 class Running:
   """A process that was started by `start`.
 

@@ -88,8 +88,10 @@ def choose_rates(
     key = result['set'], result['network'], result['method']
     by_rate = found.setdefault(key, {})
     by_rate.setdefault(result['rate'], []).append(result['accuracy'])
+  # Sums of the same accuracies in another order are equal too.
+  get_mean = lambda accuracies: round(float(np.mean(accuracies)), 9)
   return {
-    key: max(sorted(by_rate), key=lambda rate: float(np.mean(by_rate[rate])))
+    key: max(sorted(by_rate), key=lambda rate: get_mean(by_rate[rate]))
     for key, by_rate in found.items()
   }
 

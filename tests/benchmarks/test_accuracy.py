@@ -124,6 +124,17 @@ def test_the_rate_is_that_of_the_best_search():
   assert rates == {('digits', 'mlp', 'hq'): 3e-3}
 
 
+def test_rates_whose_accuracies_came_in_another_order_are_equal():
+  accuracies = {3e-3: (0.3, 0.2, 0.1), 1e-2: (0.1, 0.2, 0.3)}
+  assert sum(accuracies[3e-3]) < sum(accuracies[1e-2])  # In floats.
+  results = [
+    _result('hq', accuracy, seed) | {'rate': rate}
+    for rate, found in accuracies.items()
+    for seed, accuracy in enumerate(found)
+  ]
+  assert list(tables.choose_rates(results).values()) == [3e-3]
+
+
 def test_what_was_run_at_another_rate_is_left_out():
   searched = [_result('hq', 0.9) | {'rate': rate} for rate in (1e-2, 3e-2)]
   searched[1]['accuracy'] = 0.95

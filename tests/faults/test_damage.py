@@ -59,7 +59,7 @@ def test_the_step_before_takes_over(whole, data_dir, workdir, damage):
   damage(newest)
   done = runs.run_quick(data_dir, workdir)
   assert done.returncode == 0
-  (line,) = done.stderr.splitlines()
+  line = runs.only_line(done)
   assert f'] {newest} ' in line
   assert line.endswith(
     f': moved to damaged/{newest.name}, step {good.name} is used'
@@ -75,7 +75,7 @@ def test_an_empty_folder_of_a_later_step_is_passed_over(
   (newest.parent / '25').mkdir()
   done = runs.run_quick(data_dir, workdir)
   assert done.returncode == 0
-  (line,) = done.stderr.splitlines()
+  line = runs.only_line(done)
   assert line.endswith(
     f'/25 has no state: moved to damaged/25, step {newest.name} is used'
   )
@@ -96,7 +96,7 @@ def test_without_a_good_step_nothing_is_touched(data_dir, workdir):
   before = _files(workdir)
   done = runs.run_quick(data_dir, workdir)
   assert done.returncode == 2
-  (line,) = done.stderr.splitlines()
+  line = runs.only_line(done)
   assert line.startswith(
     f'hq_jax: {older.parent} holds no checkpoint that is whole: step'
     f' {newest.name} cannot be read '
@@ -119,6 +119,6 @@ def test_what_one_of_two_cannot_read_neither_uses(data_dir, tmp_path):
   with runs.start_two(data_dir, workdir, shared) as both:
     ends = [running.finish() for running in both]
   assert [done.returncode for done in ends] == [0, 0]
-  (line,) = ends[0].stderr.splitlines()
+  line = runs.only_line(ends[0])
   assert f'moved to damaged/{newest.name}' in line
   assert (workdir / 'report.json').exists()

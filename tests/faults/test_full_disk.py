@@ -49,7 +49,7 @@ def test_a_full_disk_is_one_line_and_more_room_is_enough(
   workdir = mount(room) / 'w'
   done = runs.run_quick(data_dir, workdir)
   assert done.returncode == 2
-  (line,) = done.stderr.splitlines()
+  line = runs.only_line(done)
   assert line.startswith('hq_jax: ')
   folder = workdir / 'checkpoints' / 'compress'
   assert str(folder) in line
