@@ -70,7 +70,7 @@ def _find_examples(page):
 @pytest.mark.parametrize(
   ('name', 'num_examples'),
   [
-    pytest.param('transforms.md', 20, marks=pytest.mark.slow),
+    pytest.param('transforms.md', 21, marks=pytest.mark.slow),
     ('sizes.md', 3),
     pytest.param('images.md', 1, marks=pytest.mark.slow),
   ],
