@@ -13,12 +13,12 @@ def _import_torchvision() -> Any:
   That one refuses to be imported, for want of two operators that classifiers
   have no use for: they are declared, without being there.
   """
-  import torch
+  from torch import library as library_lib
 
   try:
     import torchvision
   except RuntimeError:
-    library = torch.library.Library('torchvision', 'DEF')
+    library = library_lib.Library('torchvision', 'DEF')
     for name in ('nms', 'qnms'):
       library.define(f'{name}(Tensor a, Tensor b, float c) -> Tensor')
     import torchvision
