@@ -19,8 +19,8 @@ from absl import logging
 import numpy as np
 
 from configs import digits
-from hq_jax import job as job_lib
-from hq_jax import train
+from hq_jax.training import setup as setup_lib
+from hq_jax.training import train
 
 
 def make_table(reports: Sequence[dict]) -> str:
@@ -55,7 +55,7 @@ def _run(
   if not os.path.exists(path):
     config = digits.get_config(f'ratio={ratio},seed={seed}')
     config.recipe.distribution = distribution
-    with (job := job_lib.prepare(config, folder)).lock:
+    with (job := setup_lib.prepare(config, folder)).lock:
       train.run(job)
   with open(path, encoding='utf-8') as file:
     report = json.load(file)

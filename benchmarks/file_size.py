@@ -39,12 +39,12 @@ import zstandard
 
 from configs import digits
 from hq_jax import artifact
-from hq_jax import job as job_lib
-from hq_jax import provenance
-from hq_jax import tensors
-from hq_jax import train
-from hq_jax import trees
+from hq_jax.core import qtensors
+from hq_jax.core import trees
 from hq_jax.models import resnet
+from hq_jax.runtime import provenance
+from hq_jax.training import setup as setup_lib
+from hq_jax.training import train
 
 Codes = dict[str, np.ndarray]
 
@@ -149,7 +149,7 @@ def make_artifact(codes: Codes) -> artifact.Artifact:
     preprocessing={},
     class_names=(),
     tensors={
-      f'params/{path}': tensors.TernaryTensor(values)
+      f'params/{path}': qtensors.TernaryTensor(values)
       for path, values in codes.items()
     },
     folded_norms={},
@@ -347,12 +347,12 @@ def load_trained(path: str) -> Codes:
   """
   if not os.path.exists(path):
     config = digits.get_config()
-    with (job := job_lib.prepare(config, os.path.dirname(path))).lock:
+    with (job := setup_lib.prepare(config, os.path.dirname(path))).lock:
       train.run(job)
   return {
     name.removeprefix('params/'): tensor.codes
     for name, tensor in artifact.read(path).tensors.items()
-    if isinstance(tensor, tensors.TernaryTensor)
+    if isinstance(tensor, qtensors.TernaryTensor)
   }
 
 

@@ -8,7 +8,7 @@ files are drawn from a seed, as large as photographs: about 0.6 bytes a pixel,
 110 kB for 500 x 375, each under many names. Two sets: the sizes of ImageNet,
 and 224 x 224.
 
-- ours: `pipeline.make_train_iterator`, as in training;
+- ours: `train_batches.make_train_iterator`, as in training;
 - tf.data, the same work on the same files: a distorted box,
   `decode_and_crop_jpeg`, an antialiased resize; batches in the order of the
   shuffled files, and in any order;
@@ -38,11 +38,11 @@ import numpy as np
 
 from benchmarks import photographs
 from benchmarks import pipeline_speeds
-from hq_jax import provenance
-from hq_jax.data import datasets
-from hq_jax.data import folders
-from hq_jax.data import pipeline
-from hq_jax.data import readers
+from hq_jax.data import train_batches
+from hq_jax.data.images import threaded_reader
+from hq_jax.data.sets import datasets
+from hq_jax.data.sets import folders
+from hq_jax.runtime import provenance
 
 _MIN_AREA = 0.08
 # Links to each file, for a set of as many examples as one that is trained on:
@@ -64,7 +64,7 @@ def run_ours(
   Yields:
     float32 `[batch_size, h, w, 3]`.
   """
-  batches = pipeline.make_train_iterator(
+  batches = train_batches.make_train_iterator(
     dataset,
     batch_size=batch_size,
     seed=0,
@@ -196,7 +196,7 @@ def run(
     The JSON object.
   """
   rng = np.random.default_rng(seed)
-  num_cores = readers.count_cores()
+  num_cores = threaded_reader.count_cores()
   shapes = {
     'imagenet': photographs.draw_sizes(rng, num_files),
     '224x224': [(224, 224)] * num_files,

@@ -67,7 +67,7 @@ def write_folder(
   sizes: Sequence[tuple[int, int]],
   num_names: int = 1,
 ) -> None:
-  """Writes a folder of images, as `hq_jax.data.folders` reads it.
+  """Writes a folder of images, as `hq_jax.data.sets.folders` reads it.
 
   Args:
     root: an empty folder.

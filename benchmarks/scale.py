@@ -42,12 +42,12 @@ import optax
 from benchmarks import collectives
 from hq_jax import config as config_lib
 from hq_jax import models
-from hq_jax import optimizers
-from hq_jax import provenance
-from hq_jax import sharding
-from hq_jax import train_state
-from hq_jax import train_step
 from hq_jax import transforms
+from hq_jax.runtime import provenance
+from hq_jax.runtime import sharding
+from hq_jax.training import optimizers
+from hq_jax.training import train_state
+from hq_jax.training import train_step
 
 _NUM_CLASSES = 1000
 _MEMORY = ('argument', 'output', 'alias', 'temp')

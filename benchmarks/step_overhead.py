@@ -27,10 +27,10 @@ import numpy as np
 import optax
 import tqdm
 
-from hq_jax import provenance
 from hq_jax import transforms
-from hq_jax import trees
+from hq_jax.core import trees
 from hq_jax.models import resnet
+from hq_jax.runtime import provenance
 
 PHASES = ('dense', 'prune', 'ternary')
 _REFRESH_STEPS = 50

@@ -17,7 +17,7 @@ from absl import logging
 from ml_collections import config_flags
 
 if typing.TYPE_CHECKING:
-  from hq_jax import preemption
+  from hq_jax.runtime import preemption
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, such as configs/digits.py:ratio=40.'
@@ -113,8 +113,8 @@ def main(argv: Sequence[str]) -> int:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
   # After the flags: what they import takes seconds.
-  from hq_jax import distributed
-  from hq_jax import preemption
+  from hq_jax.runtime import distributed
+  from hq_jax.runtime import preemption
 
   listener = preemption.listen()
   try:
@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(listener: 'preemption.Listener') -> int:
-  from hq_jax import preemption
+  from hq_jax.runtime import preemption
 
   try:
     if _EVALUATE.value is not None:
@@ -162,8 +162,8 @@ def _run(listener: 'preemption.Listener') -> int:
 
 
 def _evaluate(path: str) -> int:
-  from hq_jax import distributed
-  from hq_jax import evaluate
+  from hq_jax.runtime import distributed
+  from hq_jax.training import evaluate
 
   found = evaluate.evaluate_file(path, _CONFIG.value)
   if distributed.is_first():
@@ -175,17 +175,17 @@ def _evaluate(path: str) -> int:
 
 
 def _train(listener: 'preemption.Listener') -> int:
-  from hq_jax import checkpoint
-  from hq_jax import distributed
-  from hq_jax import job as job_lib
-  from hq_jax import planner
-  from hq_jax import preemption
   from hq_jax import report
-  from hq_jax import train
+  from hq_jax.compression import planner
+  from hq_jax.runtime import checkpoint
+  from hq_jax.runtime import distributed
+  from hq_jax.runtime import preemption
+  from hq_jax.training import setup as setup_lib
+  from hq_jax.training import train
 
   if not flags.FLAGS['verbosity'].present:
     checkpoint.silence_orbax()
-  job = job_lib.prepare(_CONFIG.value, _WORKDIR.value)
+  job = setup_lib.prepare(_CONFIG.value, _WORKDIR.value)
   if distributed.is_first():
     print(f'plan: {planner.describe(job.plan)}', flush=True)
   watch = preemption.Watch(job.mesh)

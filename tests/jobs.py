@@ -11,9 +11,9 @@ import jax
 from ml_collections import config_dict
 
 from configs import digits
-from hq_jax import job as job_lib
-from hq_jax import preemption
-from hq_jax.data import datasets
+from hq_jax.data.sets import datasets
+from hq_jax.runtime import preemption
+from hq_jax.training import setup as setup_lib
 
 # A perceptron has the least to compile.
 PERCEPTRON = {
@@ -33,18 +33,18 @@ def get_config(data_dir: pathlib.Path, **fields: Any) -> config_dict.ConfigDict:
 
 
 @contextlib.contextmanager
-def preparing() -> Iterator[Callable[..., job_lib.Job]]:
-  """Gives `job.prepare`, and frees the folders."""
+def preparing() -> Iterator[Callable[..., setup_lib.Job]]:
+  """Gives `setup.prepare`, and frees the folders."""
   locks = []
 
   def prepare(
     config: config_dict.ConfigDict,
     folder: str | os.PathLike[str],
     dataset: datasets.Dataset | None = None,
-  ) -> job_lib.Job:
+  ) -> setup_lib.Job:
     for lock in locks:
       lock.close()  # Of the run that was stopped in the same folder.
-    job = job_lib.prepare(config, str(folder), dataset)
+    job = setup_lib.prepare(config, str(folder), dataset)
     locks.append(job.lock)
     return job
 

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from hq_jax import tensors
+from hq_jax.core import qtensors
 
 
 def get_value(
-  record: tensors.TernaryTensor | tensors.CodebookTensor,
+  record: qtensors.TernaryTensor | qtensors.CodebookTensor,
 ) -> np.ndarray:
   """The kernel, by the equations of `tensors`."""
   scale = 1.0 if record.scale is None else np.asarray(record.scale)
-  if isinstance(record, tensors.TernaryTensor):
+  if isinstance(record, qtensors.TernaryTensor):
     assert record.codes.dtype == np.int8
     return np.float32(record.codes) * scale
   indices, codewords = np.asarray(record.indices), np.asarray(record.codewords)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from hq_jax.launching import local
+from hq_jax.launch import local
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEBUG = 'configs/digits.py:debug'

@@ -10,38 +10,18 @@ from typing import Any
 
 import pytest
 
-from hq_jax import compress
-from hq_jax import diagnostics
-from hq_jax import distributed
-from hq_jax import distributions
-from hq_jax import inspect as inspect_lib
-from hq_jax import losses
-from hq_jax import mixing
-from hq_jax import planner
-from hq_jax import quantizers
-from hq_jax import schedules
-from hq_jax import sphere
-from hq_jax import ternary
-from hq_jax import thresholds
+from hq_jax import baselines
 from hq_jax import transforms
-from hq_jax import trees
-from hq_jax.artifact import contexts
-from hq_jax.artifact import encodings
-from hq_jax.launching import flags
-from hq_jax.launching import hosts
-from hq_jax.launching import local
-from hq_jax.launching import programs
-from hq_jax.launching import slurm
-from hq_jax.launching import tpu_runs
-from hq_jax.launching import values
-from hq_jax.planner import allocations
-from hq_jax.planner import lagrange
-from hq_jax.planner import plans
-from hq_jax.planner import prices
-from hq_jax.planner import probes
-from hq_jax.pretrained import architectures
-from hq_jax.pretrained import converting
-from hq_jax.pretrained import reading
+from hq_jax.compression import planner
+from hq_jax.core import schedules
+from hq_jax.core import sparsity_distributions
+from hq_jax.core import sphere
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
+from hq_jax.core import trees
+from hq_jax.training import diagnostics
+from hq_jax.training import losses
+from hq_jax.training import mixing
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
@@ -124,38 +104,16 @@ def test_there_are_links_to_follow():
 
 
 MODULES = (
-  allocations,
-  architectures,
-  compress,
-  contexts,
-  converting,
   diagnostics,
-  distributed,
-  distributions,
-  encodings,
-  flags,
-  hosts,
-  inspect_lib,
-  lagrange,
-  local,
   losses,
   mixing,
   planner,
-  plans,
-  prices,
-  probes,
-  programs,
-  quantizers,
-  reading,
   schedules,
-  slurm,
+  sparsity_distributions,
   sphere,
   ternary,
   thresholds,
-  tpu_runs,
-  transforms,
   trees,
-  values,
 )
 
 
@@ -168,7 +126,7 @@ def _find_public():
       if is_made_here and callable(value) and not name.startswith('_'):
         found[f'{module.__name__}.{name}'] = value
   # Those that are public because their package says so.
-  for package in (quantizers, transforms):
+  for package in (baselines, planner, transforms):
     found |= {
       f'{package.__name__}.{name}': value
       for name, value in vars(package).items()
@@ -191,8 +149,8 @@ def _section(value, title):
 
 
 def test_the_public_names_are_found():
-  assert {'hq_jax.transforms.hq', 'hq_jax.trees.select'} <= set(FUNCTIONS)
-  wanted = {'hq_jax.transforms.Recipe', 'hq_jax.quantizers.Quantizer'}
+  assert {'hq_jax.transforms.hq', 'hq_jax.core.trees.select'} <= set(FUNCTIONS)
+  wanted = {'hq_jax.transforms.Recipe', 'hq_jax.transforms.Quantizer'}
   assert wanted <= set(CLASSES)
 
 

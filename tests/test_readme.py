@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
+from hq_jax.core import qtensors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -28,7 +28,7 @@ def test_reading_a_file(tmp_path, monkeypatch):
   folder = tmp_path / 'runs' / 'digits'
   folder.mkdir(parents=True)
   codes = np.array([[1, 0], [0, -1]], np.int8)
-  tensor = tensors.TernaryTensor(codes, np.array([0.5, 2.0], np.float16))
+  tensor = qtensors.TernaryTensor(codes, np.array([0.5, 2.0], np.float16))
   model = artifact.Artifact(
     'net', {}, (2,), {}, ('a', 'b'), {'params/head/kernel': tensor}, {}
   )

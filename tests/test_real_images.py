@@ -9,12 +9,12 @@ import pytest
 from safetensors import numpy as safetensors
 
 from hq_jax import artifact
-from hq_jax.data import lookup
-from hq_jax.data import prepared
+from hq_jax.data.tfds import lookup
+from hq_jax.data.tfds import prepared
 from tests import runs
 from tests.data import fake_imagenet
 from tests.data import pictures
-from tests.pretrained import states
+from tests.models.pretrained import states
 
 
 def _run(data_dir, *arguments, timeout=900):

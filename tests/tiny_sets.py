@@ -1,10 +1,10 @@
-"""Tiny sets to prepare, and what `python -m hq_jax.prepare` says of them."""
+"""Tiny sets to prepare, and what `python -m hq_jax.data.prepare` says of them."""
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hq_jax import prepare
-from hq_jax.data import prepared
+from hq_jax.data import prepare
+from hq_jax.data.tfds import prepared
 
 
 class TinySet(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks.accuracy import figures
 from benchmarks.accuracy import tables
 from benchmarks.accuracy import tasks
-from hq_jax import files
 from hq_jax.report import drawing
+from hq_jax.runtime import atomic_write
 
 
 def make(root: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def write(root: str) -> None:
   text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False)
   contents['results.json'] = f'{text}\n'.encode()
   for name, content in contents.items():
-    files.write_bytes(os.path.join(root, name), content)
+    atomic_write.write_bytes(os.path.join(root, name), content)
   print(tables.make_tables(summaries, ('dense', 'hq', *tasks.RIVALS)))
   print()
   print(tables.make_tables(summaries, ('hq', 'plain', *tasks.ABLATIONS)))

@@ -13,20 +13,20 @@ import numpy as np
 
 from benchmarks.accuracy import tasks
 from hq_jax import artifact as artifact_lib
-from hq_jax import checkpoint
 from hq_jax import config as config_lib
-from hq_jax import evaluate
-from hq_jax import files
-from hq_jax import job as job_lib
-from hq_jax import preemption
-from hq_jax import provenance
-from hq_jax import sharding
-from hq_jax import shipping
-from hq_jax import train
-from hq_jax import train_state
-from hq_jax import workdir as workdir_lib
-from hq_jax.data import datasets
 from hq_jax.data import eval_batches
+from hq_jax.data.sets import datasets
+from hq_jax.runtime import atomic_write
+from hq_jax.runtime import checkpoint
+from hq_jax.runtime import preemption
+from hq_jax.runtime import provenance
+from hq_jax.runtime import sharding
+from hq_jax.runtime import workdir as workdir_lib
+from hq_jax.training import evaluate
+from hq_jax.training import export
+from hq_jax.training import setup as setup_lib
+from hq_jax.training import train
+from hq_jax.training import train_state
 
 
 def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
@@ -141,12 +141,12 @@ def fit_dense(
     config.target_ratio = 16.0
     folder = path.removesuffix('.msgpack')
     dataset = _load(task)
-    with (job := job_lib.prepare(config, folder, dataset)).lock:
+    with (job := setup_lib.prepare(config, folder, dataset)).lock:
       history = workdir_lib.History(folder, is_kept=True)
       watch = preemption.Watch(job.mesh)
       state = train.fit_dense(job, history, train.make_evaluation(job), watch)
     variables = sharding.to_host(state.variables)
-    files.write_bytes(path, serialization.msgpack_serialize(variables))
+    atomic_write.write_bytes(path, serialization.msgpack_serialize(variables))
     shutil.rmtree(folder)
   with open(path, 'rb') as file:
     return serialization.msgpack_restore(file.read())
@@ -169,13 +169,13 @@ def _read(path: str) -> dict[str, Any]:
 def _write(path: str, found: dict[str, Any]) -> None:
   os.makedirs(os.path.dirname(path), exist_ok=True)
   text = json.dumps(found, indent=1, sort_keys=True)
-  files.write_bytes(path, text.encode())
+  atomic_write.write_bytes(path, text.encode())
 
 
 def _measure_dense(task, budget, root, dataset) -> dict[str, Any]:
   variables = fit_dense(task, budget, root)
   config = config_lib.validate(tasks.make_config(task, budget, {}))
-  model, header = job_lib.build_model(config, dataset)
+  model, header = setup_lib.build_model(config, dataset)
   found = _evaluate(config, model, header, dataset, variables)
   return {'accuracy': found['accuracy']}
 
@@ -196,14 +196,14 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
   variables = fit_dense(task, budget, root)
   config = tasks.make_config(task, budget, fitted)
   folder = os.path.join(root, 'runs', task.name)
-  with (job := job_lib.prepare(config, folder, dataset)).lock:
+  with (job := setup_lib.prepare(config, folder, dataset)).lock:
     history = workdir_lib.History(folder, is_kept=True)
     evaluate_on_test = train.make_evaluation(job)
     watch = preemption.Watch(job.mesh)
     variables = sharding.to_devices(variables, job.mesh)
     dense = train_state.TrainState(step=None, opt_state=(), **variables)
     job, state = train.compress(job, dense, history, evaluate_on_test, watch)
-    path = train.write_model(folder, shipping.ship(job, state, is_last=True))
+    path = train.write_model(folder, export.ship(job, state, is_last=True))
     with open(path, 'rb') as file:
       data = file.read()
     in_file = artifact_lib.to_variables(artifact_lib.loads(data, path))

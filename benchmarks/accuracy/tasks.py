@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from hq_jax import config as config_lib
-from hq_jax import deploy
-from hq_jax import job as job_lib
-from hq_jax import planner
-from hq_jax import rivals
-from hq_jax.data import datasets
+from hq_jax.baselines import method as method_lib
+from hq_jax.compression import planner
+from hq_jax.compression import to_artifact
+from hq_jax.data.sets import datasets
+from hq_jax.training import setup as setup_lib
 
 RATES = (1e-3, 3e-3, 7e-3, 1.5e-2, 3e-2)  # what is searched, for every method
 SEARCH_RATIO = 40.0
@@ -328,7 +328,7 @@ def _build(
   fields: Mapping[str, Any],
 ) -> tuple[config_lib.Config, Any, dict[str, Any]]:
   config = config_lib.validate(make_config(task, budget, fields))
-  model, header = job_lib.build_model(config, dataset)
+  model, header = setup_lib.build_model(config, dataset)
   shapes = jax.eval_shape(
     model.init,
     jax.random.key(0),
@@ -344,13 +344,13 @@ def _predict(
   fields: Mapping[str, Any],
 ) -> planner.Plan:
   config, shapes, header = _build(task, budget, dataset, fields)
-  quantizer = rivals.make_quantizer(config)
+  quantizer = method_lib.make_quantizer(config)
   assert quantizer is not None  # `fit` asks for rivals alone.
-  return rivals.predict(
+  return method_lib.predict(
     config.quantizer.name,
     quantizer,
     shapes,
-    functools.partial(deploy.make_artifact, **header),
+    functools.partial(to_artifact.make_artifact, **header),
   )
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hq_jax import tensors
-from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
-from hq_jax.artifact import indices
+from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
+from hq_jax.artifact import model as model_lib
 from hq_jax.artifact import reader
-from hq_jax.artifact import records
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
 
 # What `sizes` calls the runs that are no values of a dtype.
 _KEYS = {layout.SCALE: 'scales', layout.CODEWORDS: 'codewords'}
@@ -105,8 +105,8 @@ def sizes(data: bytes) -> dict[str, int]:
   Raises:
     ValueError: as `reader.parse`.
 
-  >>> from hq_jax.artifact import records, writer
-  >>> data = writer.dumps(records.Artifact('', {}, (), {}, (), {}, {}))
+  >>> from hq_jax.artifact import model as model_lib, writer
+  >>> data = writer.dumps(model_lib.Artifact('', {}, (), {}, (), {}, {}))
   >>> sum(sizes(data).values()) == len(data)
   True
   """
@@ -119,7 +119,7 @@ def _sizes(parsed: reader.Parsed, file_bytes: int) -> dict[str, int]:
     'preamble': container.preamble_bytes(len(parsed.sections)),
     'header': len(parsed.sections[layout.HEADER]),
     'ternary_codes': len(stream),
-    'model_tables': coder.TABLE_BYTES * len(tables),
+    'model_tables': ternary_coder.TABLE_BYTES * len(tables),
     'scales': 0,
   }
   if layout.INDICES in parsed.sections:
@@ -155,9 +155,9 @@ def layers(data: bytes) -> list[Row]:
   Raises:
     ValueError: as `reader.loads`.
 
-  >>> from hq_jax.artifact import records, writer
+  >>> from hq_jax.artifact import model as model_lib, writer
   >>> bias = {'params/bias': np.zeros(4, np.float16)}
-  >>> data = writer.dumps(records.Artifact('', {}, (), {}, (), bias, {}))
+  >>> data = writer.dumps(model_lib.Artifact('', {}, (), {}, (), bias, {}))
   >>> layers(data)[0].zeros
   1.0
   """
@@ -176,8 +176,8 @@ def account(data: bytes) -> Account:
   Raises:
     ValueError: as `reader.decode`.
 
-  >>> from hq_jax.artifact import records, writer
-  >>> data = writer.dumps(records.Artifact('', {}, (), {}, (), {}, {}))
+  >>> from hq_jax.artifact import model as model_lib, writer
+  >>> data = writer.dumps(model_lib.Artifact('', {}, (), {}, (), {}, {}))
   >>> account(data).sizes == sizes(data)
   True
   """
@@ -187,19 +187,19 @@ def account(data: bytes) -> Account:
 
 
 def _layers(
-  parsed: reader.Parsed, found: dict[str, records.Tensor]
+  parsed: reader.Parsed, found: dict[str, model_lib.Tensor]
 ) -> list[Row]:
   shares = {spec.path: 0 for spec in parsed.header.specs}
   tables, stream = reader.split_codes(parsed)
   paths = [spec.path for spec in layout.ternary(parsed.header.specs)]
   by_path = dict(zip(paths, tables, strict=True))
   costs = [
-    coder.layer_bits(tensor.codes, by_path[path])
+    ternary_coder.layer_bits(tensor.codes, by_path[path])
     for path in paths
-    if isinstance(tensor := found[path], tensors.TernaryTensor)
+    if isinstance(tensor := found[path], qtensors.TernaryTensor)
   ]
   for path, num_bytes in zip(paths, apportion(len(stream), costs), strict=True):
-    shares[path] += coder.TABLE_BYTES + num_bytes
+    shares[path] += ternary_coder.TABLE_BYTES + num_bytes
   for path, num_bytes in _share_indices(parsed, found).items():
     shares[path] += num_bytes
   for runs in _split_runs(parsed).values():
@@ -217,12 +217,12 @@ def _layers(
 
 
 def _share_indices(
-  parsed: reader.Parsed, found: dict[str, records.Tensor]
+  parsed: reader.Parsed, found: dict[str, model_lib.Tensor]
 ) -> dict[str, int]:
   costs = {
-    path: indices.tensor_bits(tensor.indices, len(tensor.codewords))
+    path: index_coder.tensor_bits(tensor.indices, len(tensor.codewords))
     for path, tensor in found.items()
-    if isinstance(tensor, tensors.CodebookTensor)
+    if isinstance(tensor, qtensors.CodebookTensor)
   }
   num_bytes = len(parsed.sections.get(layout.INDICES, b''))
   shares = apportion(num_bytes, list(costs.values()))
@@ -230,20 +230,20 @@ def _share_indices(
 
 
 def _row(
-  spec: layout.Spec, tensor: records.Tensor, share: int, has_contexts: bool
+  spec: layout.Spec, tensor: model_lib.Tensor, share: int, has_contexts: bool
 ) -> Row:
   size = math.prod(spec.shape)
   entropy = None
-  if isinstance(tensor, tensors.CodebookTensor):
-    counts = indices.count(tensor.indices, len(tensor.codewords))
-    entropy = coder.entropy_bits(counts.tolist())
+  if isinstance(tensor, qtensors.CodebookTensor):
+    counts = index_coder.count(tensor.indices, len(tensor.codewords))
+    entropy = ternary_coder.entropy_bits(counts.tolist())
     zeros = int(counts @ np.sum(tensor.codewords == 0, axis=1))
-  elif isinstance(tensor, tensors.TernaryTensor):
-    found = coder.count(tensor.codes)
-    entropy = coder.entropy_bits(found)
+  elif isinstance(tensor, qtensors.TernaryTensor):
+    found = ternary_coder.count(tensor.codes)
+    entropy = ternary_coder.entropy_bits(found)
     zeros = found[0]
   else:
-    values = tensor.codes if isinstance(tensor, tensors.Int8Tensor) else tensor
+    values = tensor.codes if isinstance(tensor, qtensors.Int8Tensor) else tensor
     zeros = size - int(np.count_nonzero(values))
   return Row(
     path=spec.path,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hq_jax import tensors
+from hq_jax.core import qtensors
 
 _MAX_CODE: Final = 127
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
@@ -25,7 +25,7 @@ _MAX_SCALE: Final = float(np.nextafter(np.float32(_FLOAT32_MAX / 127), 0))
 _FLOAT16_ROUNDING: Final = 2.0**-11
 
 
-def quantize_int8(values: Any) -> tensors.Int8Tensor:
+def quantize_int8(values: Any) -> qtensors.Int8Tensor:
   """Rounds to codes of eight bits, symmetric, with a scale per channel.
 
   `s_j = max abs(x_j) / 127`, `codes = round(x_j / s_j)` (half to even), `j`
@@ -55,11 +55,11 @@ def quantize_int8(values: Any) -> tensors.Int8Tensor:
   scale = _round_scale(np.atleast_1d(largest))
   divisor = np.where(scale > 0, scale, 1).astype(np.float64)
   codes = np.rint(array / divisor).astype(np.int8)
-  return tensors.Int8Tensor(codes, scale)
+  return qtensors.Int8Tensor(codes, scale)
 
 
 def relative_error(
-  values: Any, encoded: np.ndarray | tensors.Int8Tensor
+  values: Any, encoded: np.ndarray | qtensors.Int8Tensor
 ) -> float:
   """How far an encoding is from the values, `||x - x_hat|| / ||x||`.
 
@@ -121,7 +121,7 @@ def encode_float(values: Any, max_error: float) -> np.ndarray:
   return array.astype(np.float32)
 
 
-def encode(values: Any, max_error: float) -> np.ndarray | tensors.Int8Tensor:
+def encode(values: Any, max_error: float) -> np.ndarray | qtensors.Int8Tensor:
   """Takes the shortest of int8, float16 and float32 within an error budget.
 
   Their lengths are those of codes, scales and values before DEFLATE: int8 is
@@ -170,8 +170,8 @@ def _round_scale(largest: np.ndarray) -> np.ndarray:
   return np.where(is_short & (largest > 0), above, scale)
 
 
-def _decode(encoded: np.ndarray | tensors.Int8Tensor) -> np.ndarray:
-  if not isinstance(encoded, tensors.Int8Tensor):
+def _decode(encoded: np.ndarray | qtensors.Int8Tensor) -> np.ndarray:
+  if not isinstance(encoded, qtensors.Int8Tensor):
     return np.asarray(encoded, np.float64)
   codes = np.asarray(encoded.codes, np.float64)
   if encoded.scale is None:

@@ -12,20 +12,20 @@ from typing import Any, Final
 import numpy as np
 from numpy import typing as npt
 
-from hq_jax import tensors
 from hq_jax.artifact import encodings
 from hq_jax.artifact import layout
-from hq_jax.artifact import records
+from hq_jax.artifact import model as model_lib
+from hq_jax.core import qtensors
 
-Folded = dict[str, records.Tensor]
-Kernel = tensors.TernaryTensor | tensors.CodebookTensor
+Folded = dict[str, model_lib.Tensor]
+Kernel = qtensors.TernaryTensor | qtensors.CodebookTensor
 
 _STATISTICS: Final = 'batch_stats'
 # What a message calls a record.
 _WORDS: Final = {
-  tensors.TernaryTensor: 'ternary',
-  tensors.CodebookTensor: 'codebook',
-  tensors.Int8Tensor: 'int8',
+  qtensors.TernaryTensor: 'ternary',
+  qtensors.CodebookTensor: 'codebook',
+  qtensors.Int8Tensor: 'int8',
 }
 
 
@@ -36,7 +36,7 @@ def fold(
   epsilons: Mapping[str, float],
   float_dtype: npt.DTypeLike = np.float16,
   *,
-  int8: Mapping[str, tensors.Int8Tensor] = {},
+  int8: Mapping[str, qtensors.Int8Tensor] = {},
   max_error: float | None = None,
 ) -> tuple[Folded, dict[str, float]]:
   """Turns a trained model's variables into the tensors of a file.
@@ -70,7 +70,7 @@ def fold(
       useless.
 
   Returns:
-    `tensors` and `folded_norms`, as `records.Artifact` holds them.
+    `tensors` and `folded_norms`, as `model_lib.Artifact` holds them.
 
   Raises:
     ValueError: a path that is not there or has another shape, one that is
@@ -133,8 +133,8 @@ def _finite(path: str, values: Any) -> np.ndarray:
 
 def _join(
   ternary: Mapping[str, Kernel],
-  int8: Mapping[str, tensors.Int8Tensor],
-) -> dict[str, records.Quantized]:
+  int8: Mapping[str, qtensors.Int8Tensor],
+) -> dict[str, model_lib.Quantized]:
   both = sorted(ternary.keys() & int8.keys())
   if both:
     word = _WORDS[type(ternary[both[0]])]
@@ -143,11 +143,11 @@ def _join(
 
 
 def _get_scales(
-  quantized: Mapping[str, records.Quantized], leaves: Mapping[str, np.ndarray]
+  quantized: Mapping[str, model_lib.Quantized], leaves: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
   scales = {}
   for path, tensor in quantized.items():
-    is_int8 = isinstance(tensor, tensors.Int8Tensor)
+    is_int8 = isinstance(tensor, qtensors.Int8Tensor)
     name = f'{_WORDS[type(tensor)]} {path!r}'
     if path not in leaves:
       raise ValueError(f'{name}: no such leaf in variables')
@@ -156,7 +156,7 @@ def _get_scales(
       raise ValueError(
         f'{name}: shape {shape}, in variables {leaves[path].shape}'
       )
-    if isinstance(tensor, tensors.CodebookTensor):
+    if isinstance(tensor, qtensors.CodebookTensor):
       _finite(f'{path}: codewords', tensor.codewords)
     if tensor.scale is None:
       continue
@@ -217,24 +217,24 @@ def _affine(
 
 def _store(
   path: str,
-  tensor: records.Quantized,
+  tensor: model_lib.Quantized,
   scale: np.ndarray | None,
   float_dtype: npt.DTypeLike,
-) -> records.Quantized:
-  if isinstance(tensor, tensors.Int8Tensor):
+) -> model_lib.Quantized:
+  if isinstance(tensor, qtensors.Int8Tensor):
     kept = None if scale is None else np.asarray(tensor.scale)
-    return tensors.Int8Tensor(np.asarray(tensor.codes), kept)
+    return qtensors.Int8Tensor(np.asarray(tensor.codes), kept)
   rounded = None if scale is None else _round(path, scale, float_dtype)
-  if isinstance(tensor, tensors.CodebookTensor):
-    return tensors.CodebookTensor(
+  if isinstance(tensor, qtensors.CodebookTensor):
+    return qtensors.CodebookTensor(
       np.asarray(tensor.indices), np.asarray(tensor.codewords), rounded
     )
-  return tensors.TernaryTensor(np.asarray(tensor.codes, np.int8), rounded)
+  return qtensors.TernaryTensor(np.asarray(tensor.codes, np.int8), rounded)
 
 
 def _encode(
   path: str, values: np.ndarray, max_error: float, is_float: bool
-) -> records.Tensor:
+) -> model_lib.Tensor:
   encode = encodings.encode_float if is_float else encodings.encode
   try:
     return encode(values, max_error)

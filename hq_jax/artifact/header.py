@@ -5,9 +5,9 @@ import json
 import struct
 from typing import Any, NamedTuple
 
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import layout
-from hq_jax.artifact import planes
-from hq_jax.artifact import records
+from hq_jax.artifact import model as model_lib
 
 # What a text may hold: the objects that Python makes of one byte can take
 # fifty, and DEFLATE makes a thousand bytes of one.
@@ -35,7 +35,7 @@ class Header(NamedTuple):
 
   Attributes:
     specs: in the order of the file: by the names of the path, by code point.
-    others: see `records.Artifact`.
+    others: see `model_lib.Artifact`.
   """
 
   model: str
@@ -78,15 +78,15 @@ def encode(header: Header) -> bytes:
   _check_paths(len(paths), sum(map(len, paths)))
   tree: dict[str, Any] = {}
   for path, encoding, shape, codewords in header.specs:
-    records.insert(tree, path, [encoding, *codewords, *shape])
+    model_lib.insert(tree, path, [encoding, *codewords, *shape])
   for norm, epsilon in header.folded_norms.items():
-    records.insert(tree, f'params/{norm}/{_EPSILON}', float(epsilon))
+    model_lib.insert(tree, f'params/{norm}/{_EPSILON}', float(epsilon))
   fields = {
-    'args': records.to_plain(header.model_args),
+    'args': model_lib.to_plain(header.model_args),
     'classes': list(header.class_names),
     'input': list(header.input_shape),
     'model': header.model,
-    'preprocessing': records.to_plain(header.preprocessing),
+    'preprocessing': model_lib.to_plain(header.preprocessing),
     'tree': tree,
   }
   text = json.dumps(
@@ -98,7 +98,7 @@ def encode(header: Header) -> bytes:
   ).encode()
   _check_size(len(text))
   _check_marks(text)
-  return struct.pack('<I', len(text)) + planes.deflate(text)
+  return struct.pack('<I', len(text)) + byte_planes.deflate(text)
 
 
 def decode(body: bytes | memoryview) -> Header:
@@ -149,7 +149,7 @@ def _parse(body: bytes | memoryview) -> dict[str, Any]:
     raise ValueError(f'{len(body)} bytes, wanted 4 or more')
   size = struct.unpack_from('<I', body)[0]
   _check_size(size)
-  text = planes.inflate(body[4:], size)
+  text = byte_planes.inflate(body[4:], size)
   _check_marks(text)
   try:
     fields = json.loads(
@@ -209,7 +209,7 @@ def _walk(
     path = '/'.join((*names, name))
     if '/' in name:
       raise ValueError(f'{path!r:.80}: a name with / in it')
-    records.check_path(path)
+    model_lib.check_path(path)
     if isinstance(node, list):
       yield path, _make_spec(path, node)
     elif isinstance(node, dict):

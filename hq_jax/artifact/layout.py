@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hq_jax import tensors
+from hq_jax.core import qtensors
 
 HEADER = 'HEAD'
 CODES = 'CODE'
@@ -108,12 +108,12 @@ def spec_of(path: str, tensor: Any) -> Spec:
   >>> spec_of('params/b', np.zeros(4, np.float16))
   Spec(path='params/b', encoding='f2', shape=(4,), codewords=())
   """
-  if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
-    encoding = 't' if isinstance(tensor, tensors.TernaryTensor) else 'q'
+  if isinstance(tensor, qtensors.TernaryTensor | qtensors.Int8Tensor):
+    encoding = 't' if isinstance(tensor, qtensors.TernaryTensor) else 'q'
     if tensor.scale is not None:
       encoding = f'{encoding}{tensor.scale.dtype.itemsize}'
     return Spec(path, encoding, tensor.codes.shape)
-  if isinstance(tensor, tensors.CodebookTensor):
+  if isinstance(tensor, qtensors.CodebookTensor):
     encoding = f'c{tensor.codewords.dtype.itemsize}'
     if tensor.scale is not None:
       encoding = f'{encoding}{tensor.scale.dtype.itemsize}'
@@ -135,13 +135,15 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
     Its shape; of a codebook tensor, that of its kernel.
 
   >>> indices = np.zeros((3, 3, 2, 5), np.uint8)
-  >>> shape_of(tensors.CodebookTensor(indices, np.zeros((16, 4), np.float16)))
+  >>> shape_of(qtensors.CodebookTensor(indices, np.zeros((16, 4), np.float16)))
   (3, 3, 8, 5)
   """
-  if isinstance(tensor, tensors.CodebookTensor):
+  if isinstance(tensor, qtensors.CodebookTensor):
     *lead, groups, out = np.shape(tensor.indices)
     return (*lead, groups * np.shape(tensor.codewords)[1], out)
-  is_array = not isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor)
+  is_array = not isinstance(
+    tensor, qtensors.TernaryTensor | qtensors.Int8Tensor
+  )
   return np.shape(tensor if is_array else tensor.codes)
 
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hq_jax import tensors
-from hq_jax.artifact import coder
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
-from hq_jax.artifact import indices
+from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
-from hq_jax.artifact import planes
-from hq_jax.artifact import records
+from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
 
 MAX_FILE_BYTES = 1 << 32
 
@@ -30,7 +30,7 @@ class Parsed(NamedTuple):
   sections: dict[str, memoryview]
 
 
-def loads(data: bytes, name: str = '') -> records.Artifact:
+def loads(data: bytes, name: str = '') -> model_lib.Artifact:
   """Decodes the bytes of a file.
 
   Args:
@@ -56,7 +56,7 @@ def loads(data: bytes, name: str = '') -> records.Artifact:
     raise ValueError(f'{name or "artifact"}: {error}') from error
 
 
-def read(path: str | os.PathLike[str]) -> records.Artifact:
+def read(path: str | os.PathLike[str]) -> model_lib.Artifact:
   """Reads a file.
 
   Args:
@@ -150,7 +150,7 @@ def parse(data: bytes) -> Parsed:
   return Parsed(header, sections)
 
 
-def split_codes(parsed: Parsed) -> tuple[list[coder.Table], memoryview]:
+def split_codes(parsed: Parsed) -> tuple[list[ternary_coder.Table], memoryview]:
   """Splits CODE into the layers' model tables and the stream.
 
   Args:
@@ -167,14 +167,16 @@ def split_codes(parsed: Parsed) -> tuple[list[coder.Table], memoryview]:
   []
   """
   body = parsed.sections.get(layout.CODES, memoryview(b''))
-  num_bytes = coder.TABLE_BYTES * len(layout.ternary(parsed.header.specs))
+  num_bytes = ternary_coder.TABLE_BYTES * len(
+    layout.ternary(parsed.header.specs)
+  )
   if len(body) < num_bytes:
     raise ValueError(f'{len(body)} bytes, wanted {num_bytes} of model tables')
-  tables = coder.unpack_tables(bytes(body[:num_bytes]))
+  tables = ternary_coder.unpack_tables(bytes(body[:num_bytes]))
   return tables, body[num_bytes:]
 
 
-def decode(parsed: Parsed) -> records.Artifact:
+def decode(parsed: Parsed) -> model_lib.Artifact:
   """Decodes the tensors of a parsed file.
 
   Args:
@@ -194,21 +196,21 @@ def decode(parsed: Parsed) -> records.Artifact:
   runs: dict[tuple[str, str], np.ndarray] = {}
   for encoding, members in layout.members(header.specs).items():
     runs |= _decode_runs(parsed, encoding, members)
-  found: dict[str, records.Tensor] = {}
+  found: dict[str, model_lib.Tensor] = {}
   for path, encoding, shape, codewords in header.specs:
     scale = runs.get((path, layout.SCALE))
     if encoding in layout.TERNARY:
-      found[path] = tensors.TernaryTensor(codes[path], scale)
+      found[path] = qtensors.TernaryTensor(codes[path], scale)
     elif encoding in layout.CODEBOOK:
       book = runs[path, layout.CODEWORDS].reshape(codewords)
-      found[path] = tensors.CodebookTensor(codes[path], book, scale)
+      found[path] = qtensors.CodebookTensor(codes[path], book, scale)
     else:
       values = runs[path, layout.VALUES].reshape(shape)
       is_int8 = encoding in layout.INT8
       found[path] = _make_int8(path, values, scale) if is_int8 else values
-  artifact = records.Artifact(*header[:5], found, header.folded_norms)
+  artifact = model_lib.Artifact(*header[:5], found, header.folded_norms)
   try:
-    records.validate(artifact)
+    model_lib.validate(artifact)
   except ValueError as error:
     raise ValueError(f'section {layout.HEADER}: {error}') from error
   return artifact
@@ -219,7 +221,7 @@ def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:
   shapes = [spec.shape for spec in specs]
   try:
     tables, stream = split_codes(parsed)
-    layers = coder.decode(stream, tables, shapes)
+    layers = ternary_coder.decode(stream, tables, shapes)
   except ValueError as error:
     raise ValueError(f'section {layout.CODES}: {error}') from error
   return {spec.path: layer for spec, layer in zip(specs, layers, strict=True)}
@@ -230,7 +232,7 @@ def _decode_indices(parsed: Parsed) -> dict[str, np.ndarray]:
   if not specs:
     return {}
   try:
-    found = indices.decode(
+    found = index_coder.decode(
       parsed.sections[layout.INDICES],
       [spec.codewords[0] for spec in specs],
       [layout.shape_of_indices(spec) for spec in specs],
@@ -246,7 +248,7 @@ def _decode_runs(
   name, dtype = layout.DTYPES[encoding]
   total = sum(run.size for run in members)
   try:
-    values = planes.decode(parsed.sections[name], dtype, total)
+    values = byte_planes.decode(parsed.sections[name], dtype, total)
   except ValueError as error:
     raise ValueError(f'section {name}: {error}') from error
   runs = {}
@@ -259,10 +261,10 @@ def _decode_runs(
 
 def _make_int8(
   path: str, codes: np.ndarray, scale: np.ndarray | None
-) -> tensors.Int8Tensor:
+) -> qtensors.Int8Tensor:
   if np.any(codes == -128):
     raise ValueError(
       f'section {layout.DTYPES["i1"][0]}: {path!r}: code -128, wanted codes in '
       '[-127, 127]'
     )
-  return tensors.Int8Tensor(codes, scale)
+  return qtensors.Int8Tensor(codes, scale)

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from hq_jax import tensors
 from hq_jax.artifact import layout
-from hq_jax.artifact import records
+from hq_jax.artifact import model as model_lib
+from hq_jax.core import qtensors
 
 
 def unit_variance(epsilon: float) -> np.float32:
@@ -33,7 +33,7 @@ def unit_variance(epsilon: float) -> np.float32:
   return np.float32(1 - epsilon)
 
 
-def to_variables(artifact: records.Artifact) -> dict[str, Any]:
+def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
   """Rebuilds the variables of the model, in float32.
 
   A ternary or int8 tensor becomes `codes * scale`, its scale one where it has
@@ -51,31 +51,32 @@ def to_variables(artifact: records.Artifact) -> dict[str, Any]:
     integers stay as they are, because float32 does not hold them all.
 
   Raises:
-    ValueError: as `records.validate`.
+    ValueError: as `model_lib.validate`.
 
   >>> codes = np.array([[1, 0], [0, -1]], np.int8)
-  >>> kernel = tensors.TernaryTensor(codes, np.array([2, 3], np.float16))
-  >>> artifact = records.Artifact('', {}, (), {}, (), {'params/k': kernel}, {})
+  >>> kernel = qtensors.TernaryTensor(codes, np.array([2, 3], np.float16))
+  >>> tensors = {'params/k': kernel}
+  >>> artifact = model_lib.Artifact('', {}, (), {}, (), tensors, {})
   >>> to_variables(artifact)['params']['k'].tolist()
   [[2.0, 0.0], [0.0, -3.0]]
   """
-  records.validate(artifact)
+  model_lib.validate(artifact)
   variables: dict[str, Any] = {'params': {}}
   for path, tensor in artifact.tensors.items():
-    records.insert(variables, path, _to_array(tensor))
+    model_lib.insert(variables, path, _to_array(tensor))
   for norm, epsilon in artifact.folded_norms.items():
     shape = np.shape(artifact.tensors[f'params/{norm}/scale'])
     variance = np.full(shape, unit_variance(epsilon), np.float32)
-    records.insert(
+    model_lib.insert(
       variables, f'batch_stats/{norm}/mean', np.zeros(shape, np.float32)
     )
-    records.insert(variables, f'batch_stats/{norm}/var', variance)
+    model_lib.insert(variables, f'batch_stats/{norm}/var', variance)
   return variables
 
 
-def _to_array(tensor: records.Tensor) -> np.ndarray:
-  if isinstance(tensor, records.Quantized):
-    if isinstance(tensor, tensors.CodebookTensor):
+def _to_array(tensor: model_lib.Tensor) -> np.ndarray:
+  if isinstance(tensor, model_lib.Quantized):
+    if isinstance(tensor, qtensors.CodebookTensor):
       values = _expand(tensor)
     else:
       values = tensor.codes.astype(np.float32)
@@ -87,6 +88,6 @@ def _to_array(tensor: records.Tensor) -> np.ndarray:
   return tensor
 
 
-def _expand(tensor: tensors.CodebookTensor) -> np.ndarray:
+def _expand(tensor: qtensors.CodebookTensor) -> np.ndarray:
   values = tensor.codewords.astype(np.float32)[tensor.indices]
   return np.moveaxis(values, -1, -2).reshape(layout.shape_of(tensor))

@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from hq_jax import files
-from hq_jax import tensors
-from hq_jax.artifact import coder
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
-from hq_jax.artifact import indices
+from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
-from hq_jax.artifact import planes
-from hq_jax.artifact import records
+from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
+from hq_jax.runtime import atomic_write
 
 
-def dumps(artifact: records.Artifact) -> bytes:
+def dumps(artifact: model_lib.Artifact) -> bytes:
   """Encodes an artifact.
 
   Args:
@@ -31,9 +31,9 @@ def dumps(artifact: records.Artifact) -> bytes:
       field.
 
   >>> codes = np.array([[1, 0], [0, -1]], np.int8)
-  >>> kernel = tensors.TernaryTensor(codes, np.ones(2, np.float16))
+  >>> kernel = qtensors.TernaryTensor(codes, np.ones(2, np.float16))
   >>> data = dumps(
-  ...   records.Artifact('net', {}, (2,), {}, (), {'params/kernel': kernel}, {})
+  ...   model_lib.Artifact('', {}, (2,), {}, (), {'params/kernel': kernel}, {})
   ... )
   >>> data[:4]
   b'\\x89HQF'
@@ -44,32 +44,32 @@ def dumps(artifact: records.Artifact) -> bytes:
     input_shape=tuple(artifact.input_shape),
     class_names=tuple(artifact.class_names),
   )
-  records.validate(artifact)
+  model_lib.validate(artifact)
   specs = headers.sort_specs([layout.spec_of(p, t) for p, t in found.items()])
   header = headers.Header(*artifact[:5], specs, artifact.folded_norms)
   sections = [(layout.HEADER, headers.encode(header))]
   ternary = [found[spec.path].codes for spec in layout.ternary(specs)]
   if ternary:
-    tables, stream = coder.encode(ternary)
-    sections.append((layout.CODES, coder.pack_tables(tables) + stream))
+    tables, stream = ternary_coder.encode(ternary)
+    sections.append((layout.CODES, ternary_coder.pack_tables(tables) + stream))
   codebook = layout.codebook(specs)
   if codebook:
-    stream = indices.encode(
+    stream = index_coder.encode(
       [found[spec.path].indices for spec in codebook],
       [spec.codewords[0] for spec in codebook],
     )
     sections.append((layout.INDICES, stream))
   for encoding, runs in layout.members(specs).items():
     values = [_values(found[run.path], run.part) for run in runs]
-    body = planes.encode(np.concatenate(values))
+    body = byte_planes.encode(np.concatenate(values))
     sections.append((layout.DTYPES[encoding][0], body))
   data = container.pack(sections)
   layout.check_total(specs, len(data))
   return data
 
 
-def write(path: str | os.PathLike[str], artifact: records.Artifact) -> int:
-  """Writes a file whole or not at all, as `files.write_bytes` does.
+def write(path: str | os.PathLike[str], artifact: model_lib.Artifact) -> int:
+  """Writes a file whole or not at all, as `atomic_write.write_bytes` does.
 
   Args:
     path: of the file; its folder exists.
@@ -83,17 +83,17 @@ def write(path: str | os.PathLike[str], artifact: records.Artifact) -> int:
     FileNotFoundError: the folder does not exist.
     OSError: the disk refuses.
 
-  >>> write('/nowhere/a.hq', records.Artifact('', {}, (), {}, (), {}, {}))
+  >>> write('/nowhere/a.hq', model_lib.Artifact('', {}, (), {}, (), {}, {}))
   Traceback (most recent call last):
   FileNotFoundError: /nowhere/a.hq: its folder does not exist
   """
   data = dumps(artifact)
-  files.write_bytes(path, data)
+  atomic_write.write_bytes(path, data)
   return len(data)
 
 
 def _to_numpy(path: str, tensor: Any) -> Any:
-  if isinstance(tensor, records.Quantized):
+  if isinstance(tensor, model_lib.Quantized):
     parts = [None if part is None else _native(part) for part in tensor]
     return type(tensor)(*parts)
   if not hasattr(tensor, 'dtype'):
@@ -111,5 +111,5 @@ def _values(tensor: Any, part: str) -> np.ndarray:
     return np.ravel(tensor.scale)
   if part == layout.CODEWORDS:
     return np.ravel(tensor.codewords)
-  is_int8 = isinstance(tensor, tensors.Int8Tensor)
+  is_int8 = isinstance(tensor, qtensors.Int8Tensor)
   return np.ravel(tensor.codes if is_int8 else tensor)

@@ -48,7 +48,7 @@ class Data:
 
   Attributes:
     name: a generated set (`digits`, `glyphs/16`, ...), any set that `python -m
-      hq_jax.prepare` has prepared (`imagenet2012`, ...), or `folder`.
+      hq_jax.data.prepare` has prepared (`imagenet2012`, ...), or `folder`.
     data_dir: where TFDS keeps prepared sets, None for its own default; for
       `folder`, the folder of images.
     train_split: of a prepared set; None for `train`.

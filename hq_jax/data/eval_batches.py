@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from hq_jax.data import crops
 from hq_jax.data import normalization
-from hq_jax.data import readers
-from hq_jax.data import shares
 from hq_jax.data import sources
-from hq_jax.data import unreadable as unreadable_lib
+from hq_jax.data.images import crops
+from hq_jax.data.images import threaded_reader
+from hq_jax.data.images import unreadable as unreadable_lib
+from hq_jax.runtime import shares
 
 Batch = dict[str, np.ndarray]
 # Images, labels, and which of the images could be read.
@@ -64,7 +64,7 @@ class EvalBatches:
     make_image = lambda data, position: crops.center_crop(
       data, size=size, resize=resize
     )
-    reader = readers.FileReader(
+    reader = threaded_reader.FileReader(
       self.source, make_image, self.unreadable, self.num_threads
     )
     nothing = np.zeros((size, size, 3), np.uint8), 0
@@ -120,7 +120,7 @@ def make_eval_batches(
     ValueError: for a size or an index outside its range.
 
   >>> import tempfile
-  >>> from hq_jax.data import datasets
+  >>> from hq_jax.data.sets import datasets
   >>> with tempfile.TemporaryDirectory() as data_dir:
   ...   digits = datasets.load('digits', data_dir)
   >>> batches = make_eval_batches(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hq_jax.data import datasets
+from hq_jax.data.sets import datasets
 
 _MOST_PIXELS = 8192
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hq_jax.data import images
+from hq_jax.data.images import decode
 
 
 class Source(Protocol):
@@ -64,7 +64,7 @@ class DecodedSource:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     example = self.files[index]
-    image = images.decode(example['image'], channels=self.image_shape[-1])
+    image = decode.decode(example['image'], channels=self.image_shape[-1])
     if image.shape != self.image_shape:
       raise ValueError(
         f'{example["name"]}: image is {image.shape}, wanted {self.image_shape}'
@@ -92,7 +92,7 @@ def gather(
   ...   np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1),
   ...   np.array([5, 6, 7], np.int32))
   >>> images, labels = gather(source, [2, 0])
-  >>> images.ravel().tolist(), labels.tolist()
+  >>> decode.ravel().tolist(), labels.tolist()
   ([2, 0], [7, 5])
   """
   if isinstance(source, MemorySource):

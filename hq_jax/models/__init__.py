@@ -7,7 +7,7 @@ import chex
 from flax import linen as nn
 import jax.numpy as jnp
 
-from hq_jax import trees
+from hq_jax.core import trees
 from hq_jax.models import layers
 from hq_jax.models import mlp
 from hq_jax.models import mobilenet

@@ -13,9 +13,9 @@ import numpy as np
 from hq_jax import config as config_lib
 from hq_jax.report import drawing
 from hq_jax.report import epochs
-from hq_jax.report import methods
 from hq_jax.report import results
 from hq_jax.report import tables
+from hq_jax.report import wording
 
 # More names than these do not fit beside a plot; a colour bar does.
 _MOST_NAMES = 14
@@ -158,7 +158,7 @@ def draw_sizes(report: Mapping[str, Any]) -> figure_lib.Figure:
   """
   figure = drawing.make_figure(1000, 400)
   left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
-  quantizer = methods.get_quantizer(report.get('config', {}))
+  quantizer = wording.get_quantizer(report.get('config', {}))
   _draw_bars(
     left,
     ['dense, float32', f'{quantizer} in memory', '.hq file'],

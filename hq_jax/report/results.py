@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
-from hq_jax.report import inputs as inputs_lib
+from hq_jax.report import run_record as inputs_lib
 
 # The file holds collections, training the collection 'params' alone.
 PREFIX = 'params/'
@@ -100,9 +100,9 @@ def count_resident_bytes(artifact: artifact_lib.Artifact) -> int:
   An int8 per ternary or int8 code, a uint8 per index, and the codewords, scales
   and other tensors in their types.
 
-  >>> from hq_jax import tensors
+  >>> from hq_jax.core import qtensors
   >>> codes = np.zeros((3, 2), np.int8)
-  >>> kernel = tensors.TernaryTensor(codes, np.ones(2, np.float16))
+  >>> kernel = qtensors.TernaryTensor(codes, np.ones(2, np.float16))
   >>> count_resident_bytes(
   ...   artifact_lib.Artifact('', {}, (), {}, (), {'params/k': kernel}, {}))
   10

@@ -9,8 +9,8 @@ from matplotlib import ticker
 
 from hq_jax.report import drawing
 from hq_jax.report import epochs
-from hq_jax.report import methods
 from hq_jax.report import results
+from hq_jax.report import wording
 
 
 def draw(
@@ -39,7 +39,7 @@ def draw(
     fontweight='bold',
   )
   _draw_sizes(left, report)
-  quantizer = methods.get_quantizer(report.get('config', {}))
+  quantizer = wording.get_quantizer(report.get('config', {}))
   _draw_distance(right, history, quantizer)
   return figure
 

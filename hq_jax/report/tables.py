@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 import json
 from typing import Any
 
-from hq_jax.report import methods
 from hq_jax.report import results
+from hq_jax.report import wording
 
 _RATIO = (
   'ratio: float32 bytes of all parameters and statistics / bytes of the file'
@@ -70,13 +70,13 @@ def format_markdown(report: Mapping[str, Any]) -> str:
   Returns:
     Markdown, a line break at its end.
   """
-  quantizer = methods.get_quantizer(report['config'])
+  quantizer = wording.get_quantizer(report['config'])
   main = _main_rows(report)
   main[-1][0] = f'`{report["file"]}`'
   record = {key: report[key] for key in ('config', 'hardware')}
   sections = [
     f'# {report["model"]}: {report["ratio"]:.2f} times smaller',
-    methods.describe_origin(quantizer),
+    wording.describe_origin(quantizer),
     _to_markdown(main),
     f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
     f'{report["num_examples"]:,} images; that of the file is measured on the '
@@ -87,7 +87,7 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     '![bytes](sizes.png)',
     '## Layers',
     _to_markdown(_layer_rows(report)),
-    methods.describe_layers(quantizer),
+    wording.describe_layers(quantizer),
     '![cosine distance](cosine_distance.png)',
     '![weights](weights.png)',
     '## Run',
@@ -118,7 +118,7 @@ def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:
   bits = lambda num_bytes: f'{8 * num_bytes / report["num_weights"]:.2f}'
   percent = lambda name: f'{report[f"{name}_accuracy"]:.2%}'
   dense_bytes, resident_bytes = report['dense_bytes'], report['resident_bytes']
-  quantizer = methods.get_quantizer(report.get('config', {}))
+  quantizer = wording.get_quantizer(report.get('config', {}))
   return [
     ['model', 'bytes', 'ratio', 'bits per weight', 'test accuracy'],
     [

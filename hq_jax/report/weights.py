@@ -9,7 +9,7 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
-from hq_jax import tensors
+from hq_jax.core import qtensors
 from hq_jax.report import drawing
 from hq_jax.report import results
 
@@ -44,7 +44,7 @@ def draw(
 
   >>> kernel = np.array([[1.0, 0.1], [0.1, -1.0]])
   >>> codes = np.array([[1, 0], [0, -1]], np.int8)
-  >>> found = {'k': tensors.TernaryTensor(codes)}
+  >>> found = {'k': qtensors.TernaryTensor(codes)}
   >>> len(draw({'k': kernel}, {'k': kernel}, found).axes)
   2
 
@@ -107,7 +107,7 @@ def find_points(tensor: artifact_lib.Tensor) -> Points | None:
   A code of a channel with `k_j` non-zeros among `m` lies at `+-sqrt(m / k_j)`.
 
   >>> codes = np.array([[1, 0], [0, 0], [0, 0], [-1, 1]], np.int8)
-  >>> find_points(tensors.TernaryTensor(codes[:, :1]))
+  >>> find_points(qtensors.TernaryTensor(codes[:, :1]))
   Points(median=1.4142135623730951, low=1.4142135623730951, \
 high=1.4142135623730951)
 
@@ -117,7 +117,7 @@ high=1.4142135623730951)
   Returns:
     Points; None where it is not ternary or holds zeros alone.
   """
-  if not isinstance(tensor, tensors.TernaryTensor):
+  if not isinstance(tensor, qtensors.TernaryTensor):
     return None
   codes = tensor.codes.reshape(-1, tensor.codes.shape[-1])
   counts = np.count_nonzero(codes, axis=0)

@@ -1,5 +1,8 @@
 """Optax transformations: the parts of the method, and `hq`, all of them."""
 
+from hq_jax.core.trees import channel_axis as channel_axis
+from hq_jax.core.trees import describe as describe
+from hq_jax.core.trees import kernels as kernels
 from hq_jax.transforms._encode import encode as encode
 from hq_jax.transforms._hq import finalize as finalize
 from hq_jax.transforms._hq import hq as hq
@@ -9,6 +12,9 @@ from hq_jax.transforms._project import project_to_sphere as project_to_sphere
 from hq_jax.transforms._project import ProjectState as ProjectState
 from hq_jax.transforms._prune import prune as prune
 from hq_jax.transforms._prune import PruneState as PruneState
+from hq_jax.transforms._quantizer import flatten_records as flatten_records
+from hq_jax.transforms._quantizer import identity as identity
+from hq_jax.transforms._quantizer import Quantizer as Quantizer
 from hq_jax.transforms._recipe import Recipe as Recipe
 from hq_jax.transforms._reinit import reinit as reinit
 from hq_jax.transforms._reinit import ReinitState as ReinitState
@@ -19,6 +25,5 @@ from hq_jax.transforms._straight_through import (
   StraightThroughState as StraightThroughState,
 )
 from hq_jax.transforms._tangent import tangent as tangent
-from hq_jax.trees import channel_axis as channel_axis
-from hq_jax.trees import describe as describe
-from hq_jax.trees import kernels as kernels
+from hq_jax.transforms._ternary import ternary as ternary
+from hq_jax.transforms._ternary import TernaryState as TernaryState

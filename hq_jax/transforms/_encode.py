@@ -5,18 +5,18 @@ from typing import Any
 import chex
 import optax
 
-from hq_jax import quantizers
-from hq_jax import tensors
-from hq_jax import trees
+from hq_jax.core import qtensors
+from hq_jax.core import trees
+from hq_jax.transforms import _quantizer
 
 
 def encode(
   opt_state: Any,
   params: chex.ArrayTree,
-  quantizer: quantizers.Quantizer,
+  quantizer: _quantizer.Quantizer,
   *,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
-) -> dict[str, tensors.TernaryTensor | tensors.CodebookTensor]:
+) -> dict[str, qtensors.TernaryTensor | qtensors.CodebookTensor]:
   """The records of the quantized kernels, for export.
 
   For `straight_through` around any quantizer that has an `encode`; of `hq`, see
@@ -24,9 +24,10 @@ def encode(
 
   >>> import jax.numpy as jnp
   >>> import optax
+  >>> from hq_jax import baselines
   >>> from hq_jax.transforms import _straight_through
   >>> params = {'a': {'kernel': jnp.array([[0.5], [-1.5]])}}
-  >>> quantizer = quantizers.binary()
+  >>> quantizer = baselines.binary()
   >>> tx = _straight_through.straight_through(optax.sgd(0.0), quantizer)
   >>> updates, state = tx.update(params, tx.init(params), params)
   >>> found = encode(state, params, quantizer)
@@ -59,4 +60,4 @@ def encode(
   found = trees.flatten(latents)
   axes = trees.find_axes(params, lambda path, leaf: path in found, channel_axis)
   state = optax.tree.get(opt_state, 'quantizer_state')
-  return quantizers.flatten_records(quantizer.encode(latents, state, axes))
+  return _quantizer.flatten_records(quantizer.encode(latents, state, axes))

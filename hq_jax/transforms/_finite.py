@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hq_jax import health
-from hq_jax import trees
+from hq_jax.core import finite as finite_lib
+from hq_jax.core import trees
 
 POLICIES = ('skip', 'raise')
 
@@ -42,7 +42,7 @@ def check(updates: chex.ArrayTree, non_finite: str) -> jax.Array:
     bool, shape ().
   """
   finite = {
-    path: health.is_finite(leaf)
+    path: finite_lib.is_finite(leaf)
     for path, leaf in trees.flatten(updates).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }

@@ -9,19 +9,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax import quantizers
-from hq_jax import schedules
-from hq_jax import sphere
-from hq_jax import ternary
-from hq_jax import thresholds
-from hq_jax import trees
+from hq_jax.core import schedules
+from hq_jax.core import sphere
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
+from hq_jax.core import trees
 from hq_jax.transforms import _finite
 from hq_jax.transforms import _project
 from hq_jax.transforms import _prune
+from hq_jax.transforms import _quantizer
 from hq_jax.transforms import _recipe
 from hq_jax.transforms import _reinit
 from hq_jax.transforms import _straight_through
 from hq_jax.transforms import _tangent
+from hq_jax.transforms import _ternary
 
 
 def hq(
@@ -132,12 +133,12 @@ def _make_ramps(recipe, sparsity):
 
 def _make_quantizer(recipe, sparsity):
   if not recipe.straight_through:
-    return quantizers.identity()
+    return _quantizer.identity()
   refresh_at: tuple[int, ...] = ()
   if recipe.is_ramp_ternary:
     sparsity = _make_ramps(recipe, sparsity)
     refresh_at = (recipe.begin_step + recipe.prune_steps - 1,)
-  return quantizers.ternary(
+  return _ternary.ternary(
     sparsity,
     begin_step=recipe.ternary_begin_step,
     end_step=recipe.end_step,
@@ -178,7 +179,7 @@ def with_kept_factor(opt_state: Any, factor: float) -> Any:
   """Lets the ternary weights be more, or fewer, from the next refresh on.
 
   A kernel of sparsity `s` has `1 - (1 - s) factor` zeros, at least 0, from the
-  next time its threshold is found; see `quantizers.ternary`. Nothing is
+  next time its threshold is found; see `_ternary.ternary`. Nothing is
   compiled again. With it a loop can steer the size of the file that it will
   write, which is known only once the codes are.
 

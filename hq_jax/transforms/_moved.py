@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax import trees
+from hq_jax.core import trees
 
 
 def at_step(

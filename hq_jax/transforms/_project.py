@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax import sphere
-from hq_jax import trees
+from hq_jax.core import sphere
+from hq_jax.core import trees
 
 
 class ProjectState(NamedTuple):

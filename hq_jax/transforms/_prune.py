@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax import thresholds
-from hq_jax import trees
+from hq_jax.core import thresholds
+from hq_jax.core import trees
 from hq_jax.transforms import _moved
 
 
@@ -48,7 +48,7 @@ def prune(
 
   Args:
     sparsity: from the step to the fraction of zeros in each kernel, [0, 1);
-      or several such schedules by path (see `distributions.resolve`).
+      or several such schedules by path (see `sparsity_distributions.resolve`).
     begin_step: the first update that prunes.
     end_step: the first update that no longer does; None for never.
     refresh_steps: updates between two rankings, at least 1.

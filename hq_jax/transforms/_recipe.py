@@ -8,10 +8,10 @@ import chex
 import numpy as np
 import optax
 
-from hq_jax import distributions
-from hq_jax import schedules
-from hq_jax import thresholds
-from hq_jax import trees
+from hq_jax.core import schedules
+from hq_jax.core import sparsity_distributions
+from hq_jax.core import thresholds
+from hq_jax.core import trees
 
 _PRUNE_GRADIENTS = ('masked', 'straight_through')
 
@@ -34,9 +34,9 @@ class Recipe:
   Attributes:
     sparsity: the fraction of zeros at the end, in [0, 1): one for all kernels
       together, shared out as `distribution` says, or a map from paths or
-      regular expressions (see `distributions.resolve`) to the fraction of each
-      kernel. At least one weight of every kernel is kept whenever
-      thresholds are found.
+      regular expressions (see `sparsity_distributions.resolve`) to the
+      fraction of each kernel. At least one weight of every kernel is kept
+      whenever thresholds are found.
     distribution: 'uniform' or 'erdos_renyi_kernel'; see `distributions`.
     scope: which weights compete: those of a 'layer', of the whole 'tree', of
       each 'channel', or of groups, as '2:4'; see `thresholds`.
@@ -121,7 +121,7 @@ class Recipe:
 
   def _check_sparsity(self):
     for name, table in (
-      ('distribution', distributions.DISTRIBUTIONS),
+      ('distribution', sparsity_distributions.DISTRIBUTIONS),
       ('ramp', schedules.RAMPS),
     ):
       if getattr(self, name) not in table:
@@ -201,10 +201,12 @@ class Recipe:
       path: np.shape(leaf) for path, leaf in trees.flatten(kernels).items()
     }
     if isinstance(self.sparsity, Mapping):
-      return distributions.resolve(self.sparsity, list(shapes))
+      return sparsity_distributions.resolve(self.sparsity, list(shapes))
     if self.distribution == 'uniform':
       return self.sparsity
-    return distributions.DISTRIBUTIONS[self.distribution](shapes, self.sparsity)
+    return sparsity_distributions.DISTRIBUTIONS[self.distribution](
+      shapes, self.sparsity
+    )
 
 
 def _check_fraction(name: str, value: float) -> None:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax import sphere
-from hq_jax import ternary
-from hq_jax import thresholds
-from hq_jax import trees
+from hq_jax.core import sphere
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
+from hq_jax.core import trees
 from hq_jax.transforms import _moved
 
 
@@ -50,7 +50,7 @@ def reinit(
     steps: the updates after which weights are reinitialized.
     strength: how far they are moved, a fraction in [0, 1].
     sparsity: from the step to the fraction of zeros in each kernel, [0, 1);
-      or several such schedules by path (see `distributions.resolve`).
+      or several such schedules by path (see `sparsity_distributions.resolve`).
     scope: which weights compete; see `thresholds`.
     unit_norm: whether `abs(u)` is ranked, or `abs(w)`.
     select: which leaves are kernels; see `trees.select`.

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax import quantizers
-from hq_jax import trees
+from hq_jax.core import trees
 from hq_jax.transforms import _finite
+from hq_jax.transforms import _quantizer
 
 
 class StraightThroughState(NamedTuple):
@@ -23,7 +23,7 @@ class StraightThroughState(NamedTuple):
 
 def straight_through(
   inner: optax.GradientTransformation,
-  quantizer: quantizers.Quantizer,
+  quantizer: _quantizer.Quantizer,
   *,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
@@ -45,9 +45,9 @@ def straight_through(
 
   >>> import jax.numpy as jnp
   >>> import optax
-  >>> from hq_jax import quantizers
+  >>> from hq_jax import transforms
   >>> params = {'kernel': jnp.array([[0.9], [0.1]])}
-  >>> tx = straight_through(optax.sgd(0.1), quantizers.ternary(0.5))
+  >>> tx = straight_through(optax.sgd(0.1), _ternary.ternary(0.5))
   >>> updates, state = tx.update(params, tx.init(params), params)
   >>> (optax.apply_updates(params, updates)['kernel'] != 0).ravel()
   Array([ True, False], dtype=bool)

@@ -2,8 +2,8 @@
 
 import optax
 
-from hq_jax import sphere
-from hq_jax import trees
+from hq_jax.core import sphere
+from hq_jax.core import trees
 
 
 def tangent(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
+from hq_jax.core import qtensors
 
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer')
 CLASSES += ('dog', 'frog', 'horse', 'ship', 'truck')
@@ -36,11 +36,11 @@ def make_resnet(sparsity=0.85):
         convs.append((f'{name}/conv{index}', f'{name}/norm{index}', shape))
       channels = width
   for conv, norm, shape in convs:
-    found[f'params/{conv}/kernel'] = tensors.TernaryTensor(
+    found[f'params/{conv}/kernel'] = qtensors.TernaryTensor(
       _codes(rng, shape, sparsity)
     )
     _add_norm(found, norms, rng, norm, shape[-1])
-  found['params/head/kernel'] = tensors.TernaryTensor(
+  found['params/head/kernel'] = qtensors.TernaryTensor(
     _codes(rng, (64, 10), sparsity), np.full(10, 0.25, np.float16)
   )
   found['params/head/bias'] = rng.normal(0, 1, 10).astype(np.float16)
@@ -62,17 +62,17 @@ def make_small():
   """Every kind of section and of tensor in a few hundred bytes."""
   rng = np.random.default_rng(3)
   found = {
-    'params/a/kernel': tensors.TernaryTensor(_codes(rng, (3, 4), 0.5)),
-    'params/b/kernel': tensors.TernaryTensor(
+    'params/a/kernel': qtensors.TernaryTensor(_codes(rng, (3, 4), 0.5)),
+    'params/b/kernel': qtensors.TernaryTensor(
       _codes(rng, (4, 2), 0.5), np.array([0.5, 2], np.float32)
     ),
-    'params/zero/kernel': tensors.TernaryTensor(np.zeros((2, 2), np.int8)),
+    'params/zero/kernel': qtensors.TernaryTensor(np.zeros((2, 2), np.int8)),
     'params/int/kernel': np.arange(-4, 4, dtype=np.int8),
-    'params/c/kernel': tensors.Int8Tensor(
+    'params/c/kernel': qtensors.Int8Tensor(
       np.array([[127, 0, -3], [-127, 1, 2]], np.int8),
       np.array([0.5, 0, 2], np.float16),
     ),
-    'params/line': tensors.Int8Tensor(
+    'params/line': qtensors.Int8Tensor(
       np.array([3, -127], np.int8), np.array([0.1], np.float32)
     ),
   }

@@ -35,9 +35,9 @@ def main(argv):
   import atheris
 
   with atheris.instrument_imports(include=['hq_jax']):
+    from hq_jax.artifact import byte_planes
     from hq_jax.artifact import format as container
     from hq_jax.artifact import layout
-    from hq_jax.artifact import planes
     from hq_jax.artifact import reader
     from tests.artifact import conftest
     from tests.artifact import mutations
@@ -62,8 +62,8 @@ def main(argv):
     body = sections[name]
     if name == layout.HEADER:
       size = int.from_bytes(body[:4], 'little')
-      text = atheris.Mutate(planes.inflate(body[4:], size), max_size)
-      body = struct.pack('<I', len(text)) + planes.deflate(text)
+      text = atheris.Mutate(byte_planes.inflate(body[4:], size), max_size)
+      body = struct.pack('<I', len(text)) + byte_planes.deflate(text)
     else:
       body = atheris.Mutate(body, max_size)
     return container.pack(list((sections | {name: body}).items()))

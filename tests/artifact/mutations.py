@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 
 from hq_jax import artifact
-from hq_jax import tensors
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import format as container
 from hq_jax.artifact import layout
-from hq_jax.artifact import planes
+from hq_jax.core import qtensors
 
 _FIXED = struct.Struct('<8sHH')
 _ROW = struct.Struct('<4sII')
@@ -94,7 +94,7 @@ def pack(sections):
 def make_head(text, size=None):
   """The body of HEAD with this text, of `size` bytes as it says."""
   size = len(text) if size is None else size
-  return struct.pack('<I', size) + planes.deflate(text)
+  return struct.pack('<I', size) + byte_planes.deflate(text)
 
 
 def mutate(data, rng):
@@ -297,7 +297,7 @@ def mutate_deflate(data, rng):
   start = 4 if name == layout.HEADER else int(rng.integers(len(body) + 1))
   size = _pick([0, 1, 1000, 1 << 20, 1 << 22], rng)
   streams = [
-    planes.deflate(bytes(size)),
+    byte_planes.deflate(bytes(size)),
     zlib.compress(bytes(size), 0, -15),
     zlib.compress(bytes(size)),
     body[start:] + rng.bytes(9),
@@ -343,7 +343,7 @@ def rebuild(data, rng):
     name, dtype = layout.DTYPES[encoding]
     size = sum(run.size for run in runs)
     values = np.frombuffer(rng.bytes(dtype.itemsize * size), dtype)
-    sections[name] = planes.encode(values)
+    sections[name] = byte_planes.encode(values)
   return pack(list(sections.items()))
 
 
@@ -373,7 +373,7 @@ def _make_contexts():
     density = rng.choice([0.02, 0.8], shape[-2:], p=[0.8, 0.2])
     signs = rng.choice(np.array([-1, 1], np.int8), shape[-2:])
     codes = np.where(rng.random(shape) < density, signs, np.int8(0))
-    found[f'params/block{index}/kernel'] = tensors.TernaryTensor(codes)
+    found[f'params/block{index}/kernel'] = qtensors.TernaryTensor(codes)
     for leaf in ('scale', 'bias'):
       values = rng.normal(1, 0.1, shape[-1]).astype(np.float16)
       found[f'params/block{index}/norm/{leaf}'] = values
@@ -387,8 +387,8 @@ def _make_int8():
   rng = np.random.default_rng(12)
   codes = rng.integers(-127, 128, (5, 7)).astype(np.int8)
   return {
-    'params/a': tensors.Int8Tensor(codes),
-    'params/b': tensors.Int8Tensor(codes.T, np.ones(5, np.float32)),
+    'params/a': qtensors.Int8Tensor(codes),
+    'params/b': qtensors.Int8Tensor(codes.T, np.ones(5, np.float32)),
   }
 
 
@@ -399,10 +399,10 @@ def _make_codebook():
   levels = np.array([[-1], [0], [0.5]], np.float32)
   scale = np.array([0.5, 2], np.float16)
   return {
-    'params/a': tensors.CodebookTensor(draw(16, (3, 3, 2, 5)), book),
-    'params/b': tensors.CodebookTensor(draw(3, (40, 2)), levels, scale),
-    'params/c': tensors.CodebookTensor(draw(1, (4, 1)), book[:1]),
-    'params/d': tensors.TernaryTensor(draw(2, (4, 2)).astype(np.int8)),
+    'params/a': qtensors.CodebookTensor(draw(16, (3, 3, 2, 5)), book),
+    'params/b': qtensors.CodebookTensor(draw(3, (40, 2)), levels, scale),
+    'params/c': qtensors.CodebookTensor(draw(1, (4, 1)), book[:1]),
+    'params/d': qtensors.TernaryTensor(draw(2, (4, 2)).astype(np.int8)),
     'params/e': scale,
   }
 
@@ -468,7 +468,7 @@ def _get_text(data):
   body = container.unpack(data).get(layout.HEADER, b'')
   if len(body) < 4:
     raise ValueError('no text')
-  return planes.inflate(body[4:], struct.unpack_from('<I', body)[0])
+  return byte_planes.inflate(body[4:], struct.unpack_from('<I', body)[0])
 
 
 def _iterate(node, path):

@@ -9,13 +9,13 @@ import tracemalloc
 import numpy as np
 
 from hq_jax import artifact
-from hq_jax import inspect
-from hq_jax.artifact import contexts
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
+from hq_jax.artifact import inspect
 from hq_jax.artifact import layout
-from hq_jax.artifact import planes
 from hq_jax.artifact import reader
+from hq_jax.artifact import ternary_contexts
 
 SECONDS = 1  # of the processor, for one file of some kB
 _SLACK_BYTES = 1 << 20
@@ -91,7 +91,7 @@ def allow_peak(data):
     body = container.unpack(data)[layout.HEADER]
     size = int.from_bytes(body[:4], 'little')
     limit += 9 * size if size <= headers.MAX_BYTES else 0
-    text = planes.inflate(body[4:], size)
+    text = byte_planes.inflate(body[4:], size)
     num_marks = sum(map(text.count, (b',', b'[', b'{')))
     limit += 256 * num_marks if num_marks <= headers.MAX_MARKS else 0
     parsed = reader.parse(data)
@@ -140,12 +140,13 @@ def _count_channels(parsed):
     return 0
   specs = layout.ternary(parsed.header.specs)
   found = [
-    contexts.get_geometry(spec.shape)
+    ternary_contexts.get_geometry(spec.shape)
     for table, spec in zip(tables, specs, strict=True)
     if table.has_contexts
   ]
   return max(
-    (g.rows + g.columns for g in found if contexts.is_allowed(g)), default=0
+    (g.rows + g.columns for g in found if ternary_contexts.is_allowed(g)),
+    default=0,
   )
 
 

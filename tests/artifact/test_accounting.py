@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
 from hq_jax.artifact import accounting
-from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
 
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
 
@@ -36,9 +36,9 @@ def test_sizes_by_hand():
   # each, 150 bytes in all; one layer of one symbol, which costs nothing.
   codes = np.tile(np.array([0, 1, 0, -1], np.int8), 100).reshape(100, 4)
   found = {
-    'params/a': tensors.TernaryTensor(codes),
-    'params/b': tensors.TernaryTensor(codes, np.ones(4, np.float32)),
-    'params/c': tensors.TernaryTensor(np.ones((9, 4), np.int8)),
+    'params/a': qtensors.TernaryTensor(codes),
+    'params/b': qtensors.TernaryTensor(codes, np.ones(4, np.float32)),
+    'params/c': qtensors.TernaryTensor(np.ones((9, 4), np.int8)),
     'params/d': np.zeros(3, np.int32),
   }
   data = artifact.dumps(EMPTY._replace(tensors=found))
@@ -67,7 +67,7 @@ def test_sizes_by_hand():
 
 
 def test_scales_share_a_section_with_other_tensors():
-  kernel = tensors.TernaryTensor(
+  kernel = qtensors.TernaryTensor(
     np.ones((2, 30), np.int8), np.ones(30, np.float16)
   )
   found = {'k': kernel, 'x': np.ones(10, np.float16)}
@@ -83,9 +83,9 @@ def test_int8_codes_and_scales_are_attributed():
   codes = rng.integers(-127, 128, (60, 4)).astype(np.int8)
   codes[::2] = 0
   found = {
-    'a': tensors.Int8Tensor(codes),
-    'b': tensors.Int8Tensor(codes, np.ones(4, np.float16)),
-    'c': tensors.Int8Tensor(codes[:, 0], np.ones(1, np.float32)),
+    'a': qtensors.Int8Tensor(codes),
+    'b': qtensors.Int8Tensor(codes, np.ones(4, np.float16)),
+    'c': qtensors.Int8Tensor(codes[:, 0], np.ones(1, np.float32)),
     'd': codes[:, 1],
   }
   data = artifact.dumps(EMPTY._replace(tensors=found))
@@ -121,10 +121,10 @@ def test_layers_of_a_network(resnet):
   assert len(rows) == len(resnet.tensors)
   for row in rows:
     tensor = resnet.tensors[row.path]
-    if isinstance(tensor, tensors.TernaryTensor):
+    if isinstance(tensor, qtensors.TernaryTensor):
       assert row.zeros == np.mean(tensor.codes == 0)
-      counts = coder.count(tensor.codes)
-      assert row.entropy_bits == coder.entropy_bits(counts)
+      counts = ternary_coder.count(tensor.codes)
+      assert row.entropy_bits == ternary_coder.entropy_bits(counts)
       side = 5 + (0 if tensor.scale is None else 2 * tensor.scale.size)
       most = row.entropy_bits * 1.002 + 8 * (side + 1) / tensor.codes.size
       assert 0.99 * row.entropy_bits < row.bits < most

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
 from hq_jax.artifact import encodings
+from hq_jax.core import qtensors
 
 SHAPES = st_numpy.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -107,7 +107,7 @@ def test_int8_at_the_ends_of_the_range(largest):
   assert codes[0] == -codes[1] and codes[3] == 0
   if largest > 1e-40:
     assert codes[0] == 127
-  rebuilt = _rebuild(tensors.Int8Tensor(codes, scale))
+  rebuilt = _rebuild(qtensors.Int8Tensor(codes, scale))
   assert np.all(np.abs(rebuilt - values) <= 2.0**-150 + largest / 250)
 
 
@@ -145,10 +145,10 @@ def test_relative_error_by_hand():
   # 6 2 4 0 instead of 6 2 1 0 by a scale of 2; 3 1 2 0 without.
   values = [[6.0, 2], [1, 0]]
   scale = np.full(2, 2, np.float16)
-  assert relative_error(values, tensors.Int8Tensor(codes, scale)) == (
+  assert relative_error(values, qtensors.Int8Tensor(codes, scale)) == (
     pytest.approx(3 / math.sqrt(41), rel=1e-15)
   )
-  assert relative_error(values, tensors.Int8Tensor(codes)) == (
+  assert relative_error(values, qtensors.Int8Tensor(codes)) == (
     pytest.approx(math.sqrt(11 / 41), rel=1e-15)
   )
 
@@ -176,7 +176,7 @@ def test_relative_error_refuses_other_shapes_and_nan():
 
 
 def _kind(encoded):
-  is_int8 = isinstance(encoded, tensors.Int8Tensor)
+  is_int8 = isinstance(encoded, qtensors.Int8Tensor)
   return 'int8' if is_int8 else encoded.dtype.name
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
 from hq_jax.artifact import folding
+from hq_jax.core import qtensors
 
 CODES = np.array([[1, 0], [0, -1], [1, 1]], np.int8)
 
@@ -45,7 +45,7 @@ def _make_net():
     codes = rng.integers(-1, 2, kernel.shape).astype(np.int8)
     scale = rng.uniform(0.05, 0.3, kernel.shape[-1:]).astype(np.float32)
     variables['params'][module]['kernel'] = codes * scale
-    ternary[f'params/{module}/kernel'] = tensors.TernaryTensor(codes, scale)
+    ternary[f'params/{module}/kernel'] = qtensors.TernaryTensor(codes, scale)
   return variables, ternary, x
 
 
@@ -67,7 +67,7 @@ def _one_norm(**changes):
     'params': {'c': {'kernel': CODES * np.float32(0.5)}, 'n': leaves},
     'batch_stats': {'n': stats},
   }
-  return variables, tensors.TernaryTensor(CODES, np.array([0.5, 0.25], 'f4'))
+  return variables, qtensors.TernaryTensor(CODES, np.array([0.5, 0.25], 'f4'))
 
 
 def test_by_hand():
@@ -103,7 +103,7 @@ def test_a_pair_without_a_ternary_kernel_changes_neither():
 
 def test_a_ternary_kernel_without_a_scale():
   variables, _ = _one_norm()
-  ternary = {'params/c/kernel': tensors.TernaryTensor(CODES)}
+  ternary = {'params/c/kernel': qtensors.TernaryTensor(CODES)}
   for pairs in ({}, {'n': 'c'}):
     found, _ = artifact.fold(variables, ternary, pairs, {'n': 1.0})
     assert found['params/n/scale'].tolist() == [2, 2]
@@ -114,14 +114,14 @@ def test_a_codebook_kernel():
   # The same kernel as `_one_norm` has, [3, 2], as one codeword for a column.
   variables, _ = _one_norm()
   book = np.array([[1, 0, 1], [0, -1, 1]], np.float32)
-  kernel = tensors.CodebookTensor(
+  kernel = qtensors.CodebookTensor(
     np.array([[0, 1]], np.uint8), book, np.array([0.5, 0.25])
   )
   kernels = {'params/c/kernel': kernel}
   found, _ = artifact.fold(variables, kernels, {'n': 'c'}, {'n': 1.0})
   assert found['params/n/scale'].tolist() == [2 * 0.5, 2 * 0.25]
   folded = found['params/c/kernel']
-  assert isinstance(folded, tensors.CodebookTensor)
+  assert isinstance(folded, qtensors.CodebookTensor)
   assert folded.scale is None
   assert folded.codewords.dtype == np.float32
   np.testing.assert_array_equal(folded.codewords, book)
@@ -141,7 +141,7 @@ def test_a_codebook_kernel():
 )
 def test_a_codebook_kernel_that_does_not_fit_is_refused(changes, message):
   variables, _ = _one_norm()
-  kernel = tensors.CodebookTensor(
+  kernel = qtensors.CodebookTensor(
     np.zeros((1, 2), np.uint8), np.ones((1, 3), np.float16), np.ones(2)
   )
   kernels = {'params/c/kernel': kernel._replace(**changes)}
@@ -183,10 +183,10 @@ def test_int8_by_hand():
   codes = np.array([[127, 0], [3, -127], [-1, 2]], np.int8)
   # Beyond the range of float16: it must not be rounded to it.
   scale = np.array([0.5, 2.0**-30], np.float32)
-  int8 = {'params/c/kernel': tensors.Int8Tensor(codes, scale)}
+  int8 = {'params/c/kernel': qtensors.Int8Tensor(codes, scale)}
   found, norms = artifact.fold(variables, {}, {'n': 'c'}, {'n': 1.0}, int8=int8)
   kernel = found['params/c/kernel']
-  assert norms == {'n': 1.0} and isinstance(kernel, tensors.Int8Tensor)
+  assert norms == {'n': 1.0} and isinstance(kernel, qtensors.Int8Tensor)
   assert kernel.scale is None and kernel.codes.tolist() == codes.tolist()
   assert found['params/n/scale'].tolist() == [2 * 0.5, 0]
   assert found['params/n/bias'].tolist() == [-5, 2]
@@ -201,7 +201,7 @@ def test_int8_by_hand():
 def test_int8_with_one_axis_keeps_its_scale():
   variables, _ = _one_norm()
   variables['params']['c']['kernel'] = np.array([3.0, -2])
-  kernel = tensors.Int8Tensor(np.array([3, -2], 'i1'), np.ones(1, 'f2'))
+  kernel = qtensors.Int8Tensor(np.array([3, -2], 'i1'), np.ones(1, 'f2'))
   found, _ = artifact.fold(
     variables, {}, {'n': 'c'}, {'n': 1.0}, int8={'params/c/kernel': kernel}
   )
@@ -211,7 +211,7 @@ def test_int8_with_one_axis_keeps_its_scale():
 
 def test_a_leaf_is_ternary_or_int8():
   variables, ternary = _one_norm()
-  int8 = tensors.Int8Tensor(CODES, np.ones(2, np.float16))
+  int8 = qtensors.Int8Tensor(CODES, np.ones(2, np.float16))
   path = 'params/c/kernel'
   with pytest.raises(ValueError, match=f"int8 '{path}': it is ternary, too"):
     folding.fold(variables, {path: ternary}, {}, {}, int8={path: int8})
@@ -237,7 +237,7 @@ def test_leaves_are_encoded_within_an_error(max_error, kernel, floats):
   }
   variables['batch_stats']['other'] = stats
   ternary = {
-    'params/c/kernel': tensors.TernaryTensor(CODES, np.full(2, 0.1, 'f4'))
+    'params/c/kernel': qtensors.TernaryTensor(CODES, np.full(2, 0.1, 'f4'))
   }
   found, _ = artifact.fold(
     variables, ternary, {}, {'n': 1.0}, max_error=max_error
@@ -246,7 +246,7 @@ def test_leaves_are_encoded_within_an_error(max_error, kernel, floats):
   assert found['params/c/kernel'].scale.dtype == np.float16
   for path in ('params/d/kernel', 'params/d/bias', 'params/other/scale'):
     leaf = found[path]
-    is_int8 = isinstance(leaf, tensors.Int8Tensor)
+    is_int8 = isinstance(leaf, qtensors.Int8Tensor)
     assert ('int8' if is_int8 else leaf.dtype) == kernel, path
   # Neither folded norms nor statistics become int8.
   for path in ('params/n/scale', 'params/n/bias', 'batch_stats/other/var'):
@@ -276,7 +276,7 @@ def test_flax_computes_almost_the_same_from_int8():
     variables, ternary, PAIRS, EPSILONS, int8=int8, max_error=0.01
   )
   assert found[path].scale is None
-  assert isinstance(found['params/dense_conv/kernel'], tensors.Int8Tensor)
+  assert isinstance(found['params/dense_conv/kernel'], qtensors.Int8Tensor)
   data = artifact.dumps(
     artifact.Artifact('net', {}, (8, 8, 2), {}, (), found, norms)
   )
@@ -397,10 +397,10 @@ def test_a_bias_in_between_is_refused():
 )
 def test_bad_kernels_are_refused(path, kernel, message):
   variables, _ = _one_norm()
-  ternary = {path: tensors.TernaryTensor(kernel)}
+  ternary = {path: qtensors.TernaryTensor(kernel)}
   with pytest.raises(ValueError, match=message):
     folding.fold(variables, ternary, {}, {})
-  int8 = {path: tensors.Int8Tensor(kernel)}
+  int8 = {path: qtensors.Int8Tensor(kernel)}
   with pytest.raises(ValueError, match=f"int8 '{path}': {message}"):
     folding.fold(variables, {}, {}, {}, int8=int8)
 
@@ -414,9 +414,9 @@ def test_bad_kernels_are_refused(path, kernel, message):
 )
 def test_bad_scales_are_refused(scale, message):
   variables, _ = _one_norm()
-  ternary = {'params/c/kernel': tensors.TernaryTensor(CODES, scale)}
+  ternary = {'params/c/kernel': qtensors.TernaryTensor(CODES, scale)}
   with pytest.raises(ValueError, match=message):
     folding.fold(variables, ternary, {}, {})
-  int8 = {'params/c/kernel': tensors.Int8Tensor(CODES, scale)}
+  int8 = {'params/c/kernel': qtensors.Int8Tensor(CODES, scale)}
   with pytest.raises(ValueError, match=message):
     folding.fold(variables, {}, {}, {}, int8=int8)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import inspect
-from hq_jax import tensors
-from hq_jax.artifact import coder
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import header as headers
+from hq_jax.artifact import inspect
 from hq_jax.artifact import layout
-from hq_jax.artifact import planes
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
 from tests.artifact import mutations
 from tests.artifact import outcomes
 
@@ -120,17 +120,17 @@ def _values(encoding, num_bytes, tail=b''):
   name, dtype = layout.DTYPES[encoding]
   size = num_bytes // dtype.itemsize
   low = np.random.default_rng(0).bytes((dtype.itemsize - 1) * size)
-  body = low + planes.deflate(bytes(size)) + tail
+  body = low + byte_planes.deflate(bytes(size)) + tail
   return _file(f'{{"k":["{encoding}",{size}]}}', [(name, body)])
 
 
 def _int8(size, code=b'\0'):
-  body = planes.deflate(code * size)
+  body = byte_planes.deflate(code * size)
   return _file(f'{{"k":["q",2,{size // 2}]}}', [('TI08', body)])
 
 
 def _one_symbol(size, spare=0):
-  body = struct.pack('<BHH', 0, coder.TOTAL, 0)
+  body = struct.pack('<BHH', 0, ternary_coder.TOTAL, 0)
   more = [('note', bytes(spare))] if spare else []
   return _file(f'{{"k":["t",{size}]}}', [('CODE', body), *more])
 
@@ -139,15 +139,17 @@ def _ternary(shape, has_contexts, density=0.1):
   rng = np.random.default_rng(1)
   p = [density / 2, 1 - density, density / 2]
   codes = rng.choice(np.array([-1, 0, 1], np.int8), shape, p=p)
-  table = coder.Table(has_contexts, coder.frequencies(coder.count(codes)))
-  tables, stream = coder.encode([codes], [table])
-  body = coder.pack_tables(tables) + stream
+  table = ternary_coder.Table(
+    has_contexts, ternary_coder.frequencies(ternary_coder.count(codes))
+  )
+  tables, stream = ternary_coder.encode([codes], [table])
+  body = ternary_coder.pack_tables(tables) + stream
   return _file(f'{{"k":["t",{",".join(map(str, shape))}]}}', [('CODE', body)])
 
 
 def _indices(shape, size, wide=1):
   found = np.random.default_rng(2).integers(0, size, shape).astype(np.uint8)
-  kernel = tensors.CodebookTensor(found, np.ones((size, wide), np.float16))
+  kernel = qtensors.CodebookTensor(found, np.ones((size, wide), np.float16))
   return artifact.dumps(
     artifact.Artifact('', {}, (), {}, (), {'k': kernel}, {})
   )
@@ -169,17 +171,19 @@ def _bomb(name, size):
 
 
 def _half(number):
-  return bytes(number) + planes.deflate(bytes(number))
+  return bytes(number) + byte_planes.deflate(bytes(number))
 
 
 def _stream(num_codes, num_bytes):
-  table = coder.pack_tables([coder.Table(False, (1 << 14, 1 << 13, 1 << 13))])
+  table = ternary_coder.pack_tables(
+    [ternary_coder.Table(False, (1 << 14, 1 << 13, 1 << 13))]
+  )
   body = table + np.random.default_rng(0).bytes(num_bytes) + b'\1'
   return _file(f'{{"k":["t",{num_codes}]}}', [('CODE', body)])
 
 
 def _zeros(number):
-  return planes.deflate(bytes(number))
+  return byte_planes.deflate(bytes(number))
 
 
 def _deep(start, middle, end, depth=60):

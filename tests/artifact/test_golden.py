@@ -13,10 +13,10 @@ import pathlib
 import numpy as np
 
 from hq_jax import artifact
-from hq_jax import tensors
-from hq_jax.artifact import coder
 from hq_jax.artifact import format as container
 from hq_jax.artifact import reader
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
 
 PATH = pathlib.Path(__file__).with_name('golden.hq')
 
@@ -50,16 +50,16 @@ def make():
     preprocessing={'mean': [0.5, 0.25, 0.125]},
     class_names=('cat', '犬'),
     tensors={
-      'params/conv1/kernel': tensors.TernaryTensor(_codes((3, 3, 16, 24), 1)),
-      'params/conv2/kernel': tensors.TernaryTensor(
+      'params/conv1/kernel': qtensors.TernaryTensor(_codes((3, 3, 16, 24), 1)),
+      'params/conv2/kernel': qtensors.TernaryTensor(
         _codes((2, 2, 3, 24, 20), 7), norm[:20].astype(np.float32)
       ),
-      'params/dense/kernel': tensors.TernaryTensor(
+      'params/dense/kernel': qtensors.TernaryTensor(
         _codes((256, 96), 13), np.tile(norm, 4)
       ),
-      'params/few/kernel': tensors.TernaryTensor(_codes((4, 3), 19)),
-      'params/none/kernel': tensors.TernaryTensor(np.zeros((5, 4), np.int8)),
-      'params/first/kernel': tensors.Int8Tensor(
+      'params/few/kernel': qtensors.TernaryTensor(_codes((4, 3), 19)),
+      'params/none/kernel': qtensors.TernaryTensor(np.zeros((5, 4), np.int8)),
+      'params/first/kernel': qtensors.Int8Tensor(
         (_mix((3, 3, 3, 8), 30) % 255 - np.int64(127)).astype(np.int8), norm[:8]
       ),
       'params/norm/scale': norm,
@@ -86,7 +86,7 @@ def test_the_file_has_layers_of_every_kind():
   tables, _ = reader.split_codes(reader.parse(PATH.read_bytes()))
   ways = [table.has_contexts for table in tables]
   assert ways == [True, True, True, False, False]
-  assert [coder.TOTAL in table.frequencies for table in tables][-1]
+  assert [ternary_coder.TOTAL in table.frequencies for table in tables][-1]
 
 
 if __name__ == '__main__':

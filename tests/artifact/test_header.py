@@ -4,9 +4,9 @@ import struct
 import pytest
 
 from hq_jax import artifact
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import header as headers
 from hq_jax.artifact import layout
-from hq_jax.artifact import planes
 from hq_jax.artifact import reader
 
 FIELDS = {
@@ -21,7 +21,7 @@ FIELDS = {
 
 def _body(text):
   text = text if isinstance(text, bytes) else json.dumps(text).encode()
-  return struct.pack('<I', len(text)) + planes.deflate(text)
+  return struct.pack('<I', len(text)) + byte_planes.deflate(text)
 
 
 def _tree(tree):
@@ -40,7 +40,7 @@ def test_text_by_hand():
     'net', {'w': 2}, (8, 8), {'mean': 0.5}, ('é',), specs, {'n': 1e-5}
   )
   body = headers.encode(header)
-  text = planes.inflate(body[4:], struct.unpack('<I', body[:4])[0])
+  text = byte_planes.inflate(body[4:], struct.unpack('<I', body[:4])[0])
   assert text.decode() == (
     '{"args":{"w":2},"classes":["é"],"input":[8,8],"model":"net",'
     '"preprocessing":{"mean":0.5},"tree":{"batch_stats":{"n":["f4"]},'
@@ -156,7 +156,7 @@ def test_texts_are_bounded():
   )
   _refused_by_both(
     empty._replace(model=f'{name}a'),
-    struct.pack('<I', headers.MAX_BYTES + 1) + planes.deflate(b''),
+    struct.pack('<I', headers.MAX_BYTES + 1) + byte_planes.deflate(b''),
     '1048577 bytes of JSON, wanted at most 1048576',
   )
 

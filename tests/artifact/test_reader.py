@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
+from hq_jax.artifact import byte_planes
 from hq_jax.artifact import format as container
-from hq_jax.artifact import planes
 from hq_jax.artifact import reader
+from hq_jax.core import qtensors
 
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
 
@@ -39,7 +39,7 @@ def _with_tree(tree, sections=()):
     '{"args":{},"classes":[],"input":[],"model":"","preprocessing":{},'
     f'"tree":{tree}}}'
   ).encode()
-  body = struct.pack('<I', len(text)) + planes.deflate(text)
+  body = struct.pack('<I', len(text)) + byte_planes.deflate(text)
   return container.pack([('HEAD', body), *sections])
 
 
@@ -179,18 +179,20 @@ def test_sizes_are_bounded_before_anything_is_allocated(tree):
 def test_the_code_without_an_opposite_is_refused():
   codes = np.array([[127, -127]], np.int8)
   written = artifact.dumps(
-    EMPTY._replace(tensors={'k': tensors.Int8Tensor(codes)})
+    EMPTY._replace(tensors={'k': qtensors.Int8Tensor(codes)})
   )
-  hostile = _repack(written, {'TI08': planes.encode(codes[0] - np.int8(1))})
+  hostile = _repack(
+    written, {'TI08': byte_planes.encode(codes[0] - np.int8(1))}
+  )
   with pytest.raises(ValueError, match=r"section TI08: 'k': code -128"):
     artifact.loads(hostile)
 
 
 def test_many_zeros_need_many_bytes():
-  zeros = tensors.TernaryTensor(np.zeros((3000, 3000), np.int8))
+  zeros = qtensors.TernaryTensor(np.zeros((3000, 3000), np.int8))
   with pytest.raises(ValueError, match='9000000 coded weights in a file of'):
     artifact.dumps(EMPTY._replace(tensors={'k': zeros}))
-  fewer = tensors.TernaryTensor(np.zeros((1024, 1024), np.int8))
+  fewer = qtensors.TernaryTensor(np.zeros((1024, 1024), np.int8))
   assert len(artifact.dumps(EMPTY._replace(tensors={'k': fewer}))) < 200
 
 
@@ -218,13 +220,15 @@ def test_damage_behind_good_checksums_never_crashes(data, choice):
   name = choice.draw(st.sampled_from(sorted(sections)))
   body = bytearray(sections[name])
   if name == 'HEAD':
-    body = bytearray(planes.inflate(bytes(body[4:]), body[0] + 256 * body[1]))
+    body = bytearray(
+      byte_planes.inflate(bytes(body[4:]), body[0] + 256 * body[1])
+    )
   start = choice.draw(st.integers(0, len(body) - 1))
   length = choice.draw(st.integers(0, 4))
   body[start : start + length] = choice.draw(st.binary(max_size=4))
   if name == 'HEAD':
     text = bytes(body)
-    body = struct.pack('<I', len(text)) + planes.deflate(text)
+    body = struct.pack('<I', len(text)) + byte_planes.deflate(text)
   try:
     found = artifact.loads(_repack(data, {name: bytes(body)}))
   except ValueError as error:

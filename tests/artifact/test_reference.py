@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
-from hq_jax.artifact import coder
-from hq_jax.artifact import indices
+from hq_jax.artifact import index_coder
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
 
 TYPES = {
   **{'f2': ('TF16', 'e'), 'f4': ('TF32', 'f'), 'f8': ('TF64', 'd')},
@@ -313,10 +313,10 @@ def _check(given):
   assert found.keys() == given.tensors.keys()
   for path, tensor in given.tensors.items():
     values, scale, *_ = found[path]
-    if isinstance(tensor, tensors.TernaryTensor | tensors.Int8Tensor):
+    if isinstance(tensor, qtensors.TernaryTensor | qtensors.Int8Tensor):
       assert values == tensor.codes.ravel().tolist()
       assert scale == (None if tensor.scale is None else tensor.scale.tolist())
-    elif isinstance(tensor, tensors.CodebookTensor):
+    elif isinstance(tensor, qtensors.CodebookTensor):
       values, scale, codewords = found[path]
       assert values == tensor.indices.ravel().tolist()
       assert codewords == tensor.codewords.ravel().tolist()
@@ -333,7 +333,7 @@ def _codebook(rng, shape, size, wide, dtype, scale):
   indices = rng.integers(0, size, shape) * rng.integers(0, 2, shape)
   codewords = rng.normal(size=(size, wide)).astype(dtype)
   scales = None if scale is None else np.arange(shape[-1]).astype(scale)
-  return tensors.CodebookTensor(indices.astype(np.uint8), codewords, scales)
+  return qtensors.CodebookTensor(indices.astype(np.uint8), codewords, scales)
 
 
 def test_agrees_on_codebook_tensors(small):
@@ -363,7 +363,7 @@ def test_agrees_on_any_indices(layers):
   ]
   sizes = [size for size, _, _ in layers]
   found = decode_indices(
-    indices.encode(arrays, sizes), [layer[:2] for layer in layers]
+    index_coder.encode(arrays, sizes), [layer[:2] for layer in layers]
   )
   assert found == [array.tolist() for array in arrays]
 
@@ -374,7 +374,7 @@ def test_agrees_with_the_indices_of_the_specification():
     r'become the stream `([0-9A-F ]+)`', page.read_text()
   )
   stream = bytes.fromhex(hex_bytes)
-  assert indices.encode([np.array([2, 0, 1], np.uint8)], [3]) == stream
+  assert index_coder.encode([np.array([2, 0, 1], np.uint8)], [3]) == stream
   assert decode_indices(stream, [(3, 3)]) == [[2, 0, 1]]
 
 
@@ -382,7 +382,7 @@ def test_agrees_where_an_index_is_as_likely_as_may_be():
   array = np.zeros(9000, np.uint8)
   array[::1000] = 1
   for size in (2, 3, 256):
-    stream = indices.encode([array], [size])
+    stream = index_coder.encode([array], [size])
     assert decode_indices(stream, [(size, 9000)]) == [array.tolist()]
 
 
@@ -399,8 +399,8 @@ def test_agrees_on_a_network(make_net, sparsity):
 
 
 def _agree_on_layers(arrays):
-  tables, stream = coder.encode(arrays)
-  read = read_tables(coder.pack_tables(tables))
+  tables, stream = ternary_coder.encode(arrays)
+  read = read_tables(ternary_coder.pack_tables(tables))
   layers = [(*t, a.shape) for t, a in zip(read, arrays, strict=True)]
   assert decode_stream(stream, layers) == [a.ravel().tolist() for a in arrays]
   return tables
@@ -439,12 +439,14 @@ def test_agrees_on_contexts(shape):
 def test_agrees_on_any_table(first, second, way, stream):
   """Also where constriction must rebuild the weights from odd floats."""
   low, high = sorted((first, second))
-  table = coder.Table(way, (low, high - low, 32768 - high))
+  table = ternary_coder.Table(way, (low, high - low, 32768 - high))
   stream = stream.rstrip(b'\0')
   shape = (2, 2, 1, len(stream) // 2)
-  packed = coder.pack_tables([table])
+  packed = ternary_coder.pack_tables([table])
   try:
-    expected = coder.decode(stream, coder.unpack_tables(packed), [shape])
+    expected = ternary_coder.decode(
+      stream, ternary_coder.unpack_tables(packed), [shape]
+    )
   except ValueError:
     with pytest.raises(AssertionError):
       decode_stream(stream, [(*read_tables(packed)[0], shape)])
@@ -457,7 +459,7 @@ def test_agrees_with_the_example_of_the_specification(check_equal):
   page = pathlib.Path(__file__).parents[2] / 'docs' / 'format.md'
   text = page.read_text()
   data = bytes.fromhex(text.split('```hex\n')[1].split('```')[0])
-  kernel = tensors.TernaryTensor(
+  kernel = qtensors.TernaryTensor(
     np.array([[1, 0], [0, -1]], np.int8), np.array([1, 0.5], np.float16)
   )
   expected = artifact.Artifact(

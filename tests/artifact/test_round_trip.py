@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
 from hq_jax.artifact import layout
 from hq_jax.artifact import reader
+from hq_jax.core import qtensors
 
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
 SHAPES = st_numpy.array_shapes(
@@ -66,7 +66,7 @@ def ternary(draw):
     codes = draw(st_numpy.arrays(np.int8, SHAPES, elements=elements))
   else:
     codes = make_layer(draw(LAYERS), draw(st.integers(0, 2**32 - 1)))
-  return tensors.TernaryTensor(codes, draw(scales(codes.shape[-1])))
+  return qtensors.TernaryTensor(codes, draw(scales(codes.shape[-1])))
 
 
 @st.composite
@@ -75,7 +75,7 @@ def int8(draw):
   codes = draw(st_numpy.arrays(np.int8, SHAPES, elements=elements))
   is_line = codes.ndim == 1
   scale = draw(scales(1 if is_line else codes.shape[-1], not is_line))
-  return tensors.Int8Tensor(codes, scale)
+  return qtensors.Int8Tensor(codes, scale)
 
 
 @st.composite
@@ -87,7 +87,7 @@ def codebook(draw):
   kinds = st.sampled_from([np.dtype('f2'), np.dtype('f4')])
   codewords = draw(bit_patterns(kinds, st.just((size, wide))))
   scale = draw(scales(indices.shape[-1]))
-  return tensors.CodebookTensor(indices, codewords, scale)
+  return qtensors.CodebookTensor(indices, codewords, scale)
 
 
 def make_layer(shape, seed):
@@ -182,7 +182,7 @@ def test_5000_round_trips(check_equal, given):
 
 def test_layers_with_a_structure_have_contexts():
   for shape in ((3, 3, 16, 31), (97, 65)):
-    kernel = tensors.TernaryTensor(make_layer(shape, 0))
+    kernel = qtensors.TernaryTensor(make_layer(shape, 0))
     data = artifact.dumps(EMPTY._replace(tensors={'k': kernel}))
     ((has_contexts, _),) = reader.split_codes(reader.parse(data))[0]
     assert has_contexts, shape
@@ -192,7 +192,7 @@ def test_layers_with_a_structure_have_contexts():
 def test_no_code_is_free(check_equal, where):
   codes = np.zeros((1400, 1024), np.int8)
   codes[where] = 1
-  given = EMPTY._replace(tensors={'k': tensors.TernaryTensor(codes)})
+  given = EMPTY._replace(tensors={'k': qtensors.TernaryTensor(codes)})
   data = artifact.dumps(given)
   # log2(2^15 / (2^15 - 89)) = 0.003924 bits each.
   stream = artifact.sizes(data)['ternary_codes']
@@ -203,7 +203,7 @@ def test_no_code_is_free(check_equal, where):
 def test_few_tiles_are_not_starved_of_bytes(check_equal):
   codes = np.zeros((1024, 1024), np.int8)
   codes[:2, :332] = np.random.default_rng(0).random((2, 332)) < 0.83
-  given = EMPTY._replace(tensors={'k': tensors.TernaryTensor(codes)})
+  given = EMPTY._replace(tensors={'k': qtensors.TernaryTensor(codes)})
   check_equal(artifact.loads(artifact.dumps(given)), given)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
 from hq_jax.artifact import variables
+from hq_jax.core import qtensors
 
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
 
@@ -50,23 +50,23 @@ def test_batch_norm_computes_scale_and_bias_alone(epsilon):
 def test_tree_by_hand():
   codes = np.array([[1, 0], [-1, 1]], np.int8)
   found = {
-    'params/a/kernel': tensors.TernaryTensor(codes),
-    'params/b/kernel': tensors.TernaryTensor(
+    'params/a/kernel': qtensors.TernaryTensor(codes),
+    'params/b/kernel': qtensors.TernaryTensor(
       codes, np.array([0.5, 3], np.float16)
     ),
-    'params/q/kernel': tensors.Int8Tensor(
+    'params/q/kernel': qtensors.Int8Tensor(
       np.array([[127, -3], [0, 1]], np.int8), np.array([0.5, 3], np.float32)
     ),
-    'params/q/folded': tensors.Int8Tensor(codes),
-    'params/q/line': tensors.Int8Tensor(
+    'params/q/folded': qtensors.Int8Tensor(codes),
+    'params/q/line': qtensors.Int8Tensor(
       np.array([-127, 2, 0], np.int8), np.array([0.25], np.float16)
     ),
-    'params/v/kernel': tensors.CodebookTensor(
+    'params/v/kernel': qtensors.CodebookTensor(
       np.array([[0, 1], [2, 0]], np.uint8),
       np.array([[1, 2], [3, 4], [5, 6]], np.float16),
       np.array([0.5, 3], np.float32),
     ),
-    'params/v/folded': tensors.CodebookTensor(
+    'params/v/folded': qtensors.CodebookTensor(
       np.array([[1, 0]], np.uint8), np.array([[0.1], [-1]], np.float32)
     ),
     'params/n/scale': np.array([2, 4], np.float16),

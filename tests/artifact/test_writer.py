@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
-from hq_jax.artifact import coder
+from hq_jax.artifact import ternary_coder
+from hq_jax.core import qtensors
 
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
 
@@ -56,8 +56,8 @@ def test_other_views_of_the_same_values_give_the_same_bytes():
     artifact.dumps(
       EMPTY._replace(
         tensors={
-          'k': tensors.TernaryTensor(a, b),
-          'q': tensors.Int8Tensor(a, b),
+          'k': qtensors.TernaryTensor(a, b),
+          'q': qtensors.Int8Tensor(a, b),
           'x': c,
         }
       )
@@ -74,9 +74,9 @@ def test_size_is_within_one_percent_of_the_entropy(make_net, sparsity):
   data = artifact.dumps(given)
   bits, side_bytes = 0.0, 0
   for tensor in given.tensors.values():
-    if isinstance(tensor, tensors.TernaryTensor):
-      counts = coder.count(tensor.codes)
-      bits += sum(counts) * coder.entropy_bits(counts)
+    if isinstance(tensor, qtensors.TernaryTensor):
+      counts = ternary_coder.count(tensor.codes)
+      bits += sum(counts) * ternary_coder.entropy_bits(counts)
       side_bytes += 0 if tensor.scale is None else tensor.scale.nbytes
     else:
       side_bytes += tensor.nbytes
@@ -180,12 +180,12 @@ def _check_kills(folder, check_equal, number):
   artifact.write(path, versions[0])
   script = """
 import itertools, pathlib, sys
-from hq_jax import files
+from hq_jax.runtime import atomic_write
 
 path, *sources = map(pathlib.Path, sys.argv[1:])
 contents = [source.read_bytes() for source in sources]
 for content in itertools.cycle(contents):
-  files.write_bytes(path, content)
+  atomic_write.write_bytes(path, content)
   print('written', flush=True)
 """
   sources = [str(folder / f'{version.model}.hq') for version in versions]

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import file_size
 from hq_jax import artifact
-from hq_jax.artifact import coder
+from hq_jax.artifact import ternary_coder
 
 
 def _size(shapes):
@@ -38,7 +38,8 @@ def test_entropy_is_the_coders_own():
   rng = np.random.default_rng(1)
   codes = file_size.draw_codes({'a': (50, 40), 'b': (9, 7)}, 0.7, 0.0, rng)
   expected = sum(
-    c.size * coder.entropy_bits(coder.count(c)) for c in codes.values()
+    c.size * ternary_coder.entropy_bits(ternary_coder.count(c))
+    for c in codes.values()
   )
   assert file_size.entropy_bytes(codes) == pytest.approx(expected / 8)
   assert file_size.entropy_bytes({'a': np.zeros((3, 2), np.int8)}) == 0

@@ -9,8 +9,8 @@ import pytest
 from benchmarks import input_pipeline
 from benchmarks import photographs
 from benchmarks import pipeline_speeds
-from hq_jax.data import datasets
-from hq_jax.data import pipeline
+from hq_jax.data import train_batches
+from hq_jax.data.sets import datasets
 
 
 def _load(root, num, height, width, image_size):
@@ -21,7 +21,7 @@ def _load(root, num, height, width, image_size):
 
 def test_ours_is_the_pipeline_that_trains(tmp_path):
   dataset = _load(tmp_path, 5, 60, 50, image_size=16)
-  batches = pipeline.make_train_iterator(
+  batches = train_batches.make_train_iterator(
     dataset, batch_size=4, seed=0, flip=True
   )
   wanted = [batch['image'] for batch in itertools.islice(batches, 3)]

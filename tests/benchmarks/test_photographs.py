@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import photographs
-from hq_jax.data import folders
+from hq_jax.data.sets import folders
 
 
 def test_files_are_as_large_as_photographs():

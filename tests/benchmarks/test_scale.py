@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import collectives
 from benchmarks import scale
-from hq_jax import sharding
-from hq_jax import train_state
 from hq_jax import transforms
+from hq_jax.runtime import sharding
+from hq_jax.training import train_state
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from hq_jax.data import datasets
+from hq_jax.data.sets import datasets
 from tests.data import tiny_pictures
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hq_jax.data import folders
+from hq_jax.data.sets import folders
 
 
 def touch(root, *names):

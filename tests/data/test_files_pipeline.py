@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from hq_jax.data import crops
-from hq_jax.data import datasets
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
-from hq_jax.data import pipeline
-from hq_jax.data import unreadable as unreadable_lib
+from hq_jax.data import train_batches
+from hq_jax.data.images import crops
+from hq_jax.data.images import unreadable as unreadable_lib
+from hq_jax.data.sets import datasets
 
 _SIZE, _RESIZE = 8, 10
 _NUM_TRAIN, _NUM_TEST = 23, 13
@@ -62,7 +62,7 @@ def _batched(pictures):
 
 
 def _take(num_batches, dataset, **kwargs):
-  iterator = pipeline.make_train_iterator(dataset, seed=3, **kwargs)
+  iterator = train_batches.make_train_iterator(dataset, seed=3, **kwargs)
   return list(itertools.islice(iterator, num_batches))
 
 
@@ -118,12 +118,12 @@ def test_batches_do_not_depend_on_threads_or_processes(dataset):
 
 def test_restored_state_continues_bit_identically(dataset):
   whole = _take(9, dataset, batch_size=5)
-  iterator = pipeline.make_train_iterator(dataset, batch_size=5, seed=3)
+  iterator = train_batches.make_train_iterator(dataset, batch_size=5, seed=3)
   for _ in range(4):
     next(iterator)
   state = json.loads(json.dumps(iterator.get_state()))
   assert state == {'next_index': 4}
-  again = pipeline.make_train_iterator(dataset, batch_size=5, seed=3)
+  again = train_batches.make_train_iterator(dataset, batch_size=5, seed=3)
   again.set_state(state)
   _assert_equal(whole[4:], list(itertools.islice(again, 5)))
 

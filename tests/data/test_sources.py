@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hq_jax.data import datasets
 from hq_jax.data import sources
+from hq_jax.data.sets import datasets
 
 
 def _memory_source():

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from configs import digits
-from hq_jax import job as job_lib
-from hq_jax import sharding
-from hq_jax import train
-from hq_jax import train_state
-from hq_jax import train_step
-from hq_jax.data import pipeline
+from hq_jax.data import train_batches
+from hq_jax.runtime import sharding
+from hq_jax.training import setup as setup_lib
+from hq_jax.training import train
+from hq_jax.training import train_state
+from hq_jax.training import train_step
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def _train(job, data, fsdp, num_steps=4):
     job.model, stage.tx, jax.random.key(3), job.dataset.image_shape, mesh
   )
   step = train_step.make_train_step(job.model, stage.tx, mesh=mesh)
-  batches = pipeline.make_train_iterator(
+  batches = train_batches.make_train_iterator(
     job.dataset, batch_size=64, seed=5, max_shift=1
   )
   for _ in range(num_steps):
@@ -42,7 +42,7 @@ def job(tmp_path_factory):
   config = digits.get_config('debug')
   config.model.widths, config.model.num_blocks = (16,), (1,)
   config.target_ratio = 10
-  found = job_lib.prepare(config, str(tmp_path_factory.mktemp('job') / 'w'))
+  found = setup_lib.prepare(config, str(tmp_path_factory.mktemp('job') / 'w'))
   yield found
   found.lock.close()
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import file_size
 from hq_jax import models
-from hq_jax import trees
+from hq_jax.core import trees
 from hq_jax.models import mobilenet
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hq_jax import artifact
 from hq_jax import report
-from hq_jax import tensors
+from hq_jax.core import qtensors
 
 SHAPES = {
   'conv_stem/kernel': (3, 3, 1, 16),
@@ -66,7 +66,7 @@ def make_inputs(folder, shapes=SHAPES, phases=PHASES, **fields):
   for path, shape in shapes.items():
     codes = _make_codes(rng, shape)
     scale = np.full(shape[-1], 0.5, np.float16)
-    found[f'params/{path}'] = tensors.TernaryTensor(codes, scale)
+    found[f'params/{path}'] = qtensors.TernaryTensor(codes, scale)
     dense[path] = rng.normal(0, 0.1, shape).astype(np.float32)
     latent[path] = (codes + rng.normal(0, 0.2, shape)).astype(np.float32)
     bias = path.replace('kernel', 'bias')
@@ -104,7 +104,7 @@ def make_tiny(folder, **fields):
   quarter +1, a quarter -1: 1.5 bits. In memory: 4 codes and 2 float16.
   """
   codes = np.array([[1, 0], [0, -1]], np.int8)
-  kernel = tensors.TernaryTensor(codes, np.array([1, 0.5], np.float16))
+  kernel = qtensors.TernaryTensor(codes, np.array([1, 0.5], np.float16))
   path = os.path.join(folder, 'tiny.hq')
   num_bytes = artifact.write(
     path,

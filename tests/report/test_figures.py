@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
+from hq_jax.core import qtensors
 from hq_jax.report import drawing
 from hq_jax.report import epochs
 from hq_jax.report import figures
@@ -223,12 +223,12 @@ def test_weights_are_on_the_sphere_and_the_points_are_marked(styled):
   codes = np.array(
     [[1, 1, -1, 0], [0, -1, 1, 0], [0, 0, 1, 0], [0, 0, -1, 0]], np.int8
   )
-  points = weights.find_points(tensors.TernaryTensor(codes))
+  points = weights.find_points(qtensors.TernaryTensor(codes))
   assert points.median == pytest.approx(np.sqrt(2))
   assert points.low == pytest.approx(1 + 0.2 * (np.sqrt(2) - 1))
   assert points.high == pytest.approx(2 - 0.2 * (2 - np.sqrt(2)))
   kernels = {'kernel': np.eye(4)}
-  found = {'kernel': tensors.TernaryTensor(codes)}
+  found = {'kernel': qtensors.TernaryTensor(codes)}
   figure = weights.draw(kernels, kernels, found)
   for axes in figure.axes:
     marks = sorted(line.get_xdata()[0] for line in axes.get_lines())
@@ -236,7 +236,7 @@ def test_weights_are_on_the_sphere_and_the_points_are_marked(styled):
 
 
 def test_no_points_where_there_are_none():
-  zeros = tensors.TernaryTensor(np.zeros((3, 2), np.int8))
+  zeros = qtensors.TernaryTensor(np.zeros((3, 2), np.int8))
   assert weights.find_points(zeros) is None
   assert weights.find_points(np.zeros((3, 2), np.int8)) is None
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax import tensors
+from hq_jax.core import qtensors
 from hq_jax.report import results
 
 
@@ -155,12 +155,12 @@ def test_a_kernel_that_the_file_lacks_is_named(tiny, path, shape, found):
 def test_resident_bytes_counts_each_type(usual):
   codes = np.zeros((3, 5, 2), np.int8)
   found = {
-    'a': tensors.TernaryTensor(codes, np.ones(2, np.float32)),
-    'b': tensors.TernaryTensor(codes),
+    'a': qtensors.TernaryTensor(codes, np.ones(2, np.float32)),
+    'b': qtensors.TernaryTensor(codes),
     'c': np.zeros(7, np.float16),
     'd': np.zeros(3, np.int64),
-    'e': tensors.Int8Tensor(codes, np.ones(2, np.float16)),
-    'f': tensors.Int8Tensor(codes),
+    'e': qtensors.Int8Tensor(codes, np.ones(2, np.float16)),
+    'f': qtensors.Int8Tensor(codes),
   }
   model = artifact.Artifact('', {}, (), {}, (), found, {})
   expected = (30 + 2 * 4) + 30 + 7 * 2 + 3 * 8 + (30 + 2 * 2) + 30

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import quantizers
-from hq_jax import schedules
+from hq_jax import baselines
 from hq_jax import transforms
+from hq_jax.core import schedules
 from tests import compiling
 
 P = jax.sharding.PartitionSpec
@@ -35,7 +35,7 @@ TRANSFORMS = {
     inner, transforms.reinit((1, 3), 0.5, lambda step: 0.5, **kw)
   ),
   'straight_through': lambda inner, **kw: transforms.straight_through(
-    inner, quantizers.ternary(0.5, begin_step=2, refresh_steps=2), **kw
+    inner, transforms.ternary(0.5, begin_step=2, refresh_steps=2), **kw
   ),
   'hq': lambda inner, **kw: transforms.hq(
     inner,
@@ -436,11 +436,11 @@ def test_field_names_are_unique():
     transforms.PruneState,
     transforms.ReinitState,
     transforms.StraightThroughState,
-    quantizers.TernaryState,
-    quantizers.BinaryState,
-    quantizers.TwnState,
-    quantizers.UniformState,
-    quantizers.VectorState,
+    transforms.TernaryState,
+    baselines.BinaryState,
+    baselines.TwnState,
+    baselines.UniformState,
+    baselines.VectorState,
   )
   names = [name for state in states for name in state._fields]
   assert len(names) == len(set(names))

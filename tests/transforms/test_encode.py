@@ -6,16 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import quantizers
+from hq_jax import baselines
 from hq_jax import transforms
 from tests import compiling
 from tests import records as records_lib
 
 RIVALS = {
-  'twn': quantizers.twn(),
-  'binary': quantizers.binary(),
-  'uniform': quantizers.uniform(3, optax.adam(0.05)),
-  'vector': quantizers.vector(group_size=2, num_codewords=8, refresh_steps=2),
+  'twn': baselines.twn(),
+  'binary': baselines.binary(),
+  'uniform': baselines.uniform(3, optax.adam(0.05)),
+  'vector': baselines.vector(group_size=2, num_codewords=8, refresh_steps=2),
 }
 SELECTED = {'conv/kernel', 'head/kernel'}
 
@@ -100,7 +100,7 @@ def test_a_quantizer_without_records_is_refused(rng):
   params = _params(rng)
   state = transforms.hq(optax.sgd(0.1), transforms.Recipe()).init(params)
   with pytest.raises(ValueError) as caught:
-    transforms.encode(state, params, quantizers.ternary(0.5))
+    transforms.encode(state, params, transforms.ternary(0.5))
   assert str(caught.value) == (
     'quantizer has no encode, wanted one that has: of hq, see finalize'
   )

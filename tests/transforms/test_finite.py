@@ -6,12 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import quantizers
 from hq_jax import transforms
 
 TRANSFORMS = {
   'straight_through': lambda inner, **kw: transforms.straight_through(
-    inner, quantizers.ternary(0.5), **kw
+    inner, transforms.ternary(0.5), **kw
   ),
   'hq': lambda inner, **kw: transforms.hq(
     inner, transforms.Recipe(sparsity=0.5, prune_steps=3, num_stages=1), **kw
@@ -160,7 +159,7 @@ def test_integers_and_keys_in_the_state_and_in_the_gradients(params):
   inner = optax.chain(
     optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)
   )
-  tx = transforms.straight_through(inner, quantizers.identity())
+  tx = transforms.straight_through(inner, transforms.identity())
   grads = jax.tree.map(jnp.ones_like, params)
   got, state = _make_step(tx)(params, tx.init(params), grads)
   same, skipped = _make_step(tx)(got, state, _spoil(grads, np.nan))
@@ -186,7 +185,7 @@ def test_a_state_that_changes_its_dtype(params):
   # Moments of bfloat16 parameters become float32 with float32 gradients.
   low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
   tx = transforms.straight_through(
-    optax.trace(0.9), quantizers.identity(), select='a/kernel'
+    optax.trace(0.9), transforms.identity(), select='a/kernel'
   )
   state = tx.init(low)
   grads = jax.tree.map(lambda p: jnp.ones(p.shape, jnp.float32), params)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hq_jax import tensors
 from hq_jax import transforms
-from hq_jax import trees
+from hq_jax.core import qtensors
+from hq_jax.core import trees
 
 # Dense in updates 1 to 20, pruned in 21 to 60, ternary in 61 to 120.
 RECIPE = transforms.Recipe(
@@ -185,7 +185,7 @@ def _check_latents(run, axes):
 
 def _check_final(run, axes):
   final = transforms.finalize(run.opt_state, run.params, RECIPE)
-  is_record = lambda node: isinstance(node, tensors.TernaryTensor)
+  is_record = lambda node: isinstance(node, qtensors.TernaryTensor)
   found = trees.flatten(final, is_leaf=is_record)
   params = trees.flatten(run.params)
   assert list(found) == list(params)

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import sphere
-from hq_jax import ternary
-from hq_jax import thresholds
 from hq_jax import transforms
+from hq_jax.core import sphere
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
 
 # Dense at 0 and 1, pruned at 2 to 7, ternary from 8.
 RECIPE = transforms.Recipe(

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import schedules
 from hq_jax import transforms
+from hq_jax.core import schedules
 
 
 def _normal(rng, shape):

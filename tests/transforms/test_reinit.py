@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import sphere
-from hq_jax import ternary
-from hq_jax import thresholds
 from hq_jax import transforms
+from hq_jax.core import sphere
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
 
 
 def _normal(rng, shape):

@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import quantizers
-from hq_jax import schedules
-from hq_jax import thresholds
 from hq_jax import transforms
+from hq_jax.core import schedules
+from hq_jax.core import thresholds
 
 P = jax.sharding.PartitionSpec
 
@@ -43,7 +42,7 @@ TRANSFORMS = {
   'prune': lambda: optax.chain(_sgd(), transforms.prune(RAMP)),
   'reinit': lambda: optax.chain(_sgd(), transforms.reinit([0], 0.5, RAMP)),
   'straight_through': lambda: transforms.straight_through(
-    _sgd(), quantizers.ternary(0.7)
+    _sgd(), transforms.ternary(0.7)
   ),
 } | {
   f'hq_{scope}': lambda scope=scope, sparsity=sparsity: transforms.hq(

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from hq_jax import quantizers
-from hq_jax import ternary
-from hq_jax import thresholds
+from hq_jax import baselines
 from hq_jax import transforms
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
 
 
 def _normal(rng, shape):
@@ -64,7 +64,7 @@ def _magnitudes(kernel):
 def test_parameters_are_exactly_ternary_in_a_training_run(rng):
   tx = transforms.straight_through(
     optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0)),
-    quantizers.ternary(0.3, refresh_steps=5),
+    transforms.ternary(0.3, refresh_steps=5),
   )
   # The first step comes from dense parameters: see the next test.
   found = _train(rng, tx, _params(rng), 30)[5:]
@@ -87,7 +87,7 @@ def test_the_step_from_dense_to_ternary(rng):
   # From any float32 to 11 bits: one rounding, if the sign changes; no more
   # than that, and nothing from the next step on.
   tx = transforms.straight_through(
-    optax.sgd(1.0), quantizers.ternary(0.6, begin_step=3)
+    optax.sgd(1.0), transforms.ternary(0.6, begin_step=3)
   )
   found = _train(rng, tx, _params(rng), 6)
   for path in ('conv', 'head'):
@@ -107,7 +107,7 @@ def test_the_step_from_dense_to_ternary(rng):
 
 def test_the_latents_take_the_gradient_as_it_is(rng):
   params = _params(rng)
-  tx = transforms.straight_through(optax.sgd(0.5), quantizers.ternary(0.8))
+  tx = transforms.straight_through(optax.sgd(0.5), transforms.ternary(0.8))
   grads = jax.tree.map(lambda p: _normal(rng, p.shape), params)
   updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
   for path in ('conv', 'head'):
@@ -128,7 +128,7 @@ def test_weight_decay_acts_on_the_latents(rng):
   params = _params(rng)
   tx = transforms.straight_through(
     optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0)),
-    quantizers.ternary(0.8),
+    transforms.ternary(0.8),
   )
   state = tx.init(params)
   zero = jax.tree.map(jnp.zeros_like, params)
@@ -150,7 +150,7 @@ def test_the_optimizer_sees_float32_latents_in_place_of_parameters(rng):
     lambda params: params, lambda updates, state, params: (updates, params)
   )
   params = _params(rng, jnp.bfloat16)['head']
-  tx = transforms.straight_through(inner, quantizers.identity())
+  tx = transforms.straight_through(inner, transforms.identity())
   state = tx.init(params)
   seen = [state.latent_opt_state]
   ones = jax.tree.map(jnp.ones_like, params)
@@ -166,7 +166,7 @@ def test_the_optimizer_sees_float32_latents_in_place_of_parameters(rng):
 
 
 def test_bfloat16_parameters_are_ternary_too(rng):
-  tx = transforms.straight_through(optax.sgd(0.3), quantizers.ternary(0.6))
+  tx = transforms.straight_through(optax.sgd(0.3), transforms.ternary(0.6))
   for params, state in _train(rng, tx, _params(rng, jnp.bfloat16), 4):
     kernel = params['head']['kernel']
     assert kernel.dtype == jnp.bfloat16
@@ -177,7 +177,7 @@ def test_bfloat16_parameters_are_ternary_too(rng):
 
 
 @pytest.mark.parametrize(
-  'quantizer', [quantizers.ternary(0.5, begin_step=1), quantizers.identity()]
+  'quantizer', [transforms.ternary(0.5, begin_step=1), transforms.identity()]
 )
 def test_parameters_and_state_may_be_donated(rng, quantizer):
   tx = transforms.straight_through(optax.adamw(0.1), quantizer)
@@ -199,7 +199,7 @@ def test_parameters_and_state_may_be_donated(rng, quantizer):
 
 def test_parameters_that_were_changed_end_at_the_quantized_latents(rng):
   params = _params(rng)
-  tx = transforms.straight_through(optax.sgd(0.0), quantizers.ternary(0.5))
+  tx = transforms.straight_through(optax.sgd(0.0), transforms.ternary(0.5))
   grads = jax.tree.map(jnp.ones_like, params)
   changed = jax.tree.map(lambda p: 1.5 * p, params)
   got, state = _make_step(tx)(changed, tx.init(params), grads)
@@ -218,7 +218,7 @@ def test_with_the_identity_it_is_the_optimizer(rng):
   found = []
   for tx in (
     optax.adamw(0.1),
-    transforms.straight_through(optax.adamw(0.1), quantizers.identity()),
+    transforms.straight_through(optax.adamw(0.1), transforms.identity()),
   ):
     step, state, moved = _make_step(tx), tx.init(params), params
     for grads in gradients:
@@ -236,7 +236,7 @@ def test_a_nan_of_the_optimizers_own_is_not_hidden_by_the_codes(rng):
       lambda u: u.at[..., 3, 2].set(jnp.nan) if u.ndim > 1 else u, updates
     )
   )
-  tx = transforms.straight_through(spoil, quantizers.ternary(0.5))
+  tx = transforms.straight_through(spoil, transforms.ternary(0.5))
   grads = jax.tree.map(jnp.ones_like, params)
   got, _ = _make_step(tx)(params, tx.init(params), grads)
   got = got['head']['kernel']
@@ -246,7 +246,7 @@ def test_a_nan_of_the_optimizers_own_is_not_hidden_by_the_codes(rng):
 
 def test_the_quantizer_learns_from_the_gradient_as_it_comes(rng):
   # A quantizer whose state is what it was given to learn from.
-  recorder = quantizers.identity()._replace(
+  recorder = transforms.identity()._replace(
     init=lambda latents, axes: (latents, latents),
     learn=lambda grads, latents, state, axes: (grads, latents),
   )
@@ -264,7 +264,7 @@ def test_the_quantizer_learns_from_the_gradient_as_it_comes(rng):
 
 def test_nothing_is_learnt_from_what_is_not_finite(rng):
   params = _params(rng)['head']
-  tx = transforms.straight_through(optax.sgd(0.5), quantizers.uniform(2))
+  tx = transforms.straight_through(optax.sgd(0.5), baselines.uniform(2))
   state = tx.init(params)
   grads = jax.tree.map(jnp.ones_like, params)
   spoilt = grads | {'bias': grads['bias'].at[0].set(jnp.nan)}

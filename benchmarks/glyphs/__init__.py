@@ -1,0 +1,1 @@
+"""Glyphs: generated images of letters and digits."""

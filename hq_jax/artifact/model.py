@@ -1,0 +1,274 @@
+"""What an `.hq` file holds, and the rules that reader and writer share."""
+
+from collections.abc import Mapping
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hq_jax.artifact import layout
+from hq_jax.core import qtensors
+
+MAX_DEPTH = 64  # names in a path; nesting of model_args, preprocessing
+MAX_PATH = 1024  # characters of a path
+
+Quantized = (
+  qtensors.TernaryTensor | qtensors.Int8Tensor | qtensors.CodebookTensor
+)
+Tensor = Quantized | np.ndarray
+
+
+class Artifact(NamedTuple):
+  """A compressed model.
+
+  Invariants: `validate` states them.
+
+  Attributes:
+    model: the name under which the model is built.
+    model_args: its arguments: plain JSON values (tuples come back as lists).
+    input_shape: of one example, without the batch axis.
+    preprocessing: plain JSON values.
+    class_names: one per class; may be empty.
+    tensors: path, as 'params/stem/conv/kernel', -> a `TernaryTensor`, an
+      `Int8Tensor` or a `CodebookTensor` of NumPy arrays, or a NumPy array.
+    folded_norms: path of a folded batch norm inside 'params', as
+      'stem/norm', -> its epsilon in [0, 1]; its tensors 'scale' and 'bias'
+      hold all there is of it.
+  """
+
+  model: str
+  model_args: dict[str, Any]
+  input_shape: tuple[int, ...]
+  preprocessing: dict[str, Any]
+  class_names: tuple[str, ...]
+  tensors: dict[str, Tensor]
+  folded_norms: dict[str, float]
+
+
+def validate(artifact: Artifact) -> None:
+  """Checks every field.
+
+  Args:
+    artifact: with NumPy arrays.
+
+  Raises:
+    ValueError: a field that a file cannot hold as it is; the message names
+      it, what came and what was wanted.
+
+  >>> validate(Artifact('net', {}, (8, 8, 1), {}, ('a', 'b'), {}, {}))
+  """
+  check_text('model', artifact.model)
+  for name in ('model_args', 'preprocessing'):
+    if not isinstance(getattr(artifact, name), Mapping):
+      raise ValueError(f'{name}: got no dict')
+    check_plain(name, getattr(artifact, name))
+  for size in artifact.input_shape:
+    if type(size) is not int or not 0 < size <= layout.MAX_ELEMENTS:
+      raise ValueError(f'input_shape: got {artifact.input_shape!r:.80}')
+  for index, name in enumerate(artifact.class_names):
+    check_text(f'class_names[{index}]', name)
+  for path, tensor in artifact.tensors.items():
+    check_path(path)
+    if isinstance(tensor, qtensors.TernaryTensor):
+      _check_quantized(path, tensor, (-1, 1), '{-1, 0, 1}')
+    elif isinstance(tensor, qtensors.Int8Tensor):
+      _check_quantized(path, tensor, (-127, 127), '[-127, 127]')
+    elif isinstance(tensor, qtensors.CodebookTensor):
+      _check_codebook(path, tensor)
+    elif not isinstance(tensor, np.ndarray):
+      raise ValueError(
+        f'{path!r}: got {type(tensor).__name__}, wanted a NumPy array'
+      )
+    layout.check_spec(layout.spec_of(path, tensor))
+  _check_norms(artifact)
+
+
+def check_text(field: str, value: Any) -> None:
+  """Refuses what is no string, or a string without a UTF-8 form.
+
+  >>> check_text('model', 'resnet18')
+  """
+  if not isinstance(value, str):
+    raise ValueError(f'{field}: got {type(value).__name__}, wanted a string')
+  try:
+    value.encode()
+  except UnicodeEncodeError:
+    raise ValueError(f'{field}: {value!r:.80} has no UTF-8 form') from None
+
+
+def check_path(path: Any) -> None:
+  """Refuses a path that is not names joined by '/'.
+
+  >>> check_path('params/stem/conv/kernel')
+  """
+  check_text('tensor path', path)
+  names = path.split('/')
+  if not all(names) or len(names) > MAX_DEPTH or len(path) > MAX_PATH:
+    raise ValueError(
+      f'tensor path {path!r:.80}: wanted 1 to {MAX_DEPTH} names joined by /, '
+      f'at most {MAX_PATH} characters'
+    )
+
+
+def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
+  """Puts a leaf into nested dicts, making the dicts on its way.
+
+  Args:
+    tree: nested dicts, changed in place.
+    path: names joined by '/'.
+    leaf: what to put there, no dict.
+
+  Raises:
+    ValueError: another leaf is there or on the way, or dicts are there.
+
+  >>> tree = {}
+  >>> insert(tree, 'params/bias', 1)
+  >>> tree
+  {'params': {'bias': 1}}
+  """
+  *folders, name = path.split('/')
+  node = tree
+  for folder in folders:
+    node = node.setdefault(folder, {})
+    if not isinstance(node, dict):
+      raise ValueError(f'tensor path {path!r}: {folder!r} is a tensor')
+  if name in node:
+    raise ValueError(f'tensor path {path!r}: it is taken')
+  node[name] = leaf
+
+
+def check_plain(field: str, value: Any, depth: int = 0) -> None:
+  """Refuses what is not made of plain JSON values, or of tuples of them.
+
+  Args:
+    field: its name, for the message.
+    value: dict, list, tuple, str, bool, int, float or None.
+    depth: how deeply it is nested.
+
+  Raises:
+    ValueError: a value of another type, a key that is no string, a number
+      that is not finite or beyond 64 bits, or nesting beyond `MAX_DEPTH`.
+
+  >>> check_plain('model_args', {'widths': (16, 32)})
+  """
+  if depth > MAX_DEPTH:
+    raise ValueError(f'{field}: nested more than {MAX_DEPTH} deep')
+  if isinstance(value, str):
+    check_text(field, value)
+  elif isinstance(value, list | tuple):
+    for item in value:
+      check_plain(f'{field}[]', item, depth + 1)
+  elif isinstance(value, Mapping):
+    for key, item in value.items():
+      check_text(f'{field}: key', key)
+      check_plain(f'{field}[{key!r:.40}]', item, depth + 1)
+  elif not _is_scalar(value):
+    raise ValueError(
+      f'{field}: got {value!r:.60} ({type(value).__name__}), wanted plain JSON'
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+  if value is None or isinstance(value, bool):
+    return True
+  if isinstance(value, int):
+    return abs(value) < 1 << 63
+  return isinstance(value, float) and math.isfinite(value)
+
+
+def to_plain(value: Any) -> Any:
+  """Returns a copy made of dict, list, str, bool, int, float and None.
+
+  Args:
+    value: that `check_plain` takes; tuples become lists.
+
+  Returns:
+    The copy.
+
+  >>> to_plain({'widths': (16, 32)})
+  {'widths': [16, 32]}
+  """
+  if isinstance(value, Mapping):
+    return {key: to_plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [to_plain(item) for item in value]
+  if isinstance(value, bool | str | None):
+    return value
+  return int(value) if isinstance(value, int) else float(value)
+
+
+def _check_quantized(
+  path: str,
+  tensor: qtensors.TernaryTensor | qtensors.Int8Tensor,
+  limits: tuple[int, int],
+  wanted: str,
+) -> None:
+  codes = tensor.codes
+  if codes.dtype != np.int8 or not codes.ndim:
+    raise ValueError(
+      f'{path!r}: codes are {codes.dtype} with {codes.ndim} axes, wanted int8 '
+      'with one axis or more'
+    )
+  if codes.size and (codes.min() < limits[0] or codes.max() > limits[1]):
+    raise ValueError(
+      f'{path!r}: codes in [{codes.min()}, {codes.max()}], wanted {wanted}'
+    )
+  _check_scale(path, tensor)
+
+
+def _check_codebook(path: str, tensor: qtensors.CodebookTensor) -> None:
+  indices, codewords, _ = tensor
+  if indices.dtype != np.uint8 or indices.ndim < 2:
+    raise ValueError(
+      f'{path!r}: indices are {indices.dtype} with {indices.ndim} axes, wanted '
+      'uint8 with two axes or more'
+    )
+  if codewords.ndim != 2:
+    raise ValueError(
+      f'{path!r}: codewords have {codewords.ndim} axes, wanted 2'
+    )
+  _check_float(path, 'codewords', codewords)
+  if indices.size and indices.max() >= len(codewords):
+    raise ValueError(
+      f'{path!r}: index {indices.max()}, there are {len(codewords)} codewords'
+    )
+  _check_scale(path, tensor)
+
+
+def _check_scale(path: str, tensor: Quantized) -> None:
+  scale = tensor.scale
+  if scale is None:
+    return
+  _check_float(path, 'scale', scale)
+  spec = layout.spec_of(path, tensor)
+  shape = (layout.count_scales(spec.encoding, spec.shape),)
+  if scale.shape != shape:
+    raise ValueError(f'{path!r}: scale has shape {scale.shape}, wanted {shape}')
+
+
+def _check_float(path: str, name: str, values: np.ndarray) -> None:
+  if values.dtype not in (np.float16, np.float32):
+    raise ValueError(
+      f'{path!r}: {name} is {values.dtype}, wanted float16 or float32'
+    )
+
+
+def _check_norms(artifact: Artifact) -> None:
+  for norm, epsilon in artifact.folded_norms.items():
+    check_path(norm)
+    if not isinstance(epsilon, float) or not 0 <= epsilon <= 1:
+      raise ValueError(
+        f'folded norm {norm!r}: epsilon is {epsilon!r:.40}, wanted a float in '
+        '[0, 1]'
+      )
+    shapes = []
+    for name in ('scale', 'bias'):
+      leaf = artifact.tensors.get(f'params/{norm}/{name}')
+      if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != 'f':
+        raise ValueError(f'folded norm {norm!r}: no floating tensor {name!r}')
+      shapes.append(leaf.shape)
+    if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+      raise ValueError(
+        f'folded norm {norm!r}: scale and bias have shapes {shapes[0]} and '
+        f'{shapes[1]}, wanted one axis, equal'
+      )

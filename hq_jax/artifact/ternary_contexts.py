@@ -1,0 +1,400 @@
+"""The adaptive model of a layer's codes: what was coded says what may come.
+
+A layer is coded tile by tile. Before each tile, every code in it gets a
+context from what was coded before:
+
+- how dense its input and its output channel have been so far, as one of
+  `NUM_BINS` classes of odds relative to the whole layer's;
+- for kernels with taps: how many of the taps beside and above it in the same
+  filter are not zero, and how strongly these and the diagonal ones agree in
+  sign.
+
+The counts of what came in each context give its probabilities, and are
+updated after the tile. Counts, logarithms and probabilities are integers: the
+model is the same on every machine. `docs/format.md` specifies it.
+"""
+
+from collections.abc import Iterator
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from hq_jax.artifact import ans
+
+FREQUENCY_BITS = 15
+PRECISION = ans.PRECISION
+LEAST = 89  # of 2^15: no code is likelier than 1 - 89 / 2^15, 1/256 bit
+
+NUM_BINS = 16  # of density, half a factor of two wide, the layer's own at 8
+NUM_BESIDE = 3  # of the two taps beside and above, how many are not zero
+NUM_AGREEMENTS = 5  # of the weighted sum of signs, 4 and more are one
+NUM_CONTEXTS = NUM_BINS * NUM_BESIDE * NUM_AGREEMENTS
+
+MAX_CHANNELS = 1 << 16  # rows or columns of a layer with contexts
+MIN_TILE_BYTES = 16  # of the stream: bounds what a short file can ask for
+
+_SIGN_BITS = PRECISION - FREQUENCY_BITS
+_MIN_TILE = 1 << 10  # codes
+_MAX_TILE = 1 << 16
+_GRID = 64  # the first plane of taps has at most so many tiles
+_GROWTH = 8  # a tile may be 1 / 8 of what was coded before it
+_SHRINKAGE = 16  # pseudo-counts that pull a channel's density to the layer's
+_UNIT = 16  # of the counts in `Model`: one code counts 16
+_PRIOR = 8 * _UNIT  # weight of a density class's expected odds
+_SIGN_PRIOR = 8  # half a code for either sign
+_BIN_SHIFT = 3  # from 1/16 to 1/2 of a factor of two
+
+# int64, [9]: 256 * 2^(j / 2), rounded.
+_ODDS = np.array([256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096])
+
+
+def _make_logarithms() -> np.ndarray:
+  # floor(16 log2 m) = bits(m^16) - 1, in exact integers.
+  exact = [(m**16).bit_length() - 1 for m in range(1, 256)]
+  return np.array([0, *exact], np.int64)
+
+
+_LOGARITHMS = _make_logarithms()
+
+
+class Geometry(NamedTuple):
+  """A layer's axes: taps of filters, then input and output channels.
+
+  Attributes:
+    depth: the product of all axes before the last four.
+    height: taps of a filter, from top to bottom.
+    width: from left to right.
+    rows: the axis before the last, the input channels.
+    columns: the last axis, the output channels.
+  """
+
+  depth: int
+  height: int
+  width: int
+  rows: int
+  columns: int
+
+
+class Tile(NamedTuple):
+  """A part of one tap's plane of input by output channels.
+
+  Attributes:
+    tap: (depth, y, x).
+    rows: of the plane.
+    columns: of the plane.
+  """
+
+  tap: tuple[int, int, int]
+  rows: slice
+  columns: slice
+
+
+class Model(NamedTuple):
+  """What was counted so far; `update` changes the arrays in place.
+
+  Attributes:
+    geometry: of the layer.
+    row_counts: int64, [2, rows]: codes that are not zero, and all codes.
+    column_counts: int64, [2, columns]: the same.
+    total: int64, [2]: the same of the whole layer, one and two ahead.
+    zero_counts: int64, [NUM_BESIDE, NUM_BINS, 2], in 1/16: zero, not zero.
+    sign_counts: int64, [NUM_AGREEMENTS, 2], in 1/16: of the expected sign,
+      and of the other.
+  """
+
+  geometry: Geometry
+  row_counts: np.ndarray
+  column_counts: np.ndarray
+  total: np.ndarray
+  zero_counts: np.ndarray
+  sign_counts: np.ndarray
+
+
+def get_geometry(shape: tuple[int, ...]) -> Geometry:
+  """Reads a kernel's shape.
+
+  >>> get_geometry((3, 3, 16, 32))
+  Geometry(depth=1, height=3, width=3, rows=16, columns=32)
+  >>> get_geometry((128, 10))
+  Geometry(depth=1, height=1, width=1, rows=128, columns=10)
+
+  Args:
+    shape: one axis or more, the output channel last.
+
+  Returns:
+    Its axes; those that are missing count 1.
+  """
+  *lead, height, width, rows, columns = (1,) * (4 - len(shape)) + shape
+  return Geometry(math.prod(lead), height, width, rows, columns)
+
+
+def get_tiles(geometry: Geometry) -> Iterator[Tile]:
+  """Cuts a layer into tiles, in the order in which they are coded.
+
+  The planes of the taps come in order; a plane with `n` codes, after `d`
+  codes of earlier planes, is cut into `2^l` parts, `l = floor(log2(n /
+  max(1024, n / 64, min(65536, d / 8))))`, the rows into `2^ceil(l / 2)` and
+  the columns into `2^floor(l / 2)`. The parts of the first columns come first.
+
+  >>> tiles = list(get_tiles(get_geometry((64, 32))))
+  >>> [(tile.rows.start, tile.rows.stop) for tile in tiles]
+  [(0, 32), (32, 64)]
+
+  Args:
+    geometry: of a layer, nothing of it 0.
+
+  Returns:
+    The tiles, one after another.
+  """
+  depth, height, width, rows, columns = geometry
+  size = rows * columns
+  taps = itertools.product(range(depth), range(height), range(width))
+  for index, tap in enumerate(taps):
+    wanted = max(
+      _MIN_TILE, size // _GRID, min(_MAX_TILE, index * size // _GROWTH)
+    )
+    level = max(0, (size // wanted).bit_length() - 1)
+    tall = -(-rows // (1 << (level + 1) // 2))
+    wide = -(-columns // (1 << level // 2))
+    for left in range(0, columns, wide):
+      for top in range(0, rows, tall):
+        yield Tile(
+          tap,
+          slice(top, min(rows, top + tall)),
+          slice(left, min(columns, left + wide)),
+        )
+
+
+def count_tiles(geometry: Geometry) -> int:
+  """How many tiles `get_tiles` cuts, at most; without cutting them.
+
+  >>> count_tiles(get_geometry((3, 3, 16, 16)))
+  9
+
+  Args:
+    geometry: of a layer.
+
+  Returns:
+    The taps times the parts of the first plane.
+  """
+  taps = geometry.depth * geometry.height * geometry.width
+  size = geometry.rows * geometry.columns
+  return taps * max(1, min(_GRID, size // _MIN_TILE))
+
+
+def is_allowed(geometry: Geometry) -> bool:
+  """Whether a layer of this shape may be coded with contexts.
+
+  >>> is_allowed(get_geometry((3, 3, 16, 32)))
+  True
+  >>> is_allowed(get_geometry((0, 4))) or is_allowed(get_geometry((70000, 4)))
+  False
+
+  Args:
+    geometry: of a layer.
+
+  Returns:
+    Whether it has codes, and not more than `MAX_CHANNELS` rows or columns.
+  """
+  channels = max(geometry.rows, geometry.columns)
+  return min(geometry) > 0 and channels <= MAX_CHANNELS
+
+
+def start(geometry: Geometry, num_nonzero: int) -> Model:
+  """The model before the first code.
+
+  The odds of a code that is not zero start, in density class `b`, at those of
+  the layer times `2^((b - 8) / 2)`, as if 8 codes had been counted.
+
+  >>> model = start(get_geometry((4, 2)), 1 << 14)
+  >>> model.zero_counts[0, 8].tolist()
+  [65, 65]
+
+  Args:
+    geometry: of a layer.
+    num_nonzero: the frequency of codes that are not zero, of 2^15.
+
+  Returns:
+    A model.
+  """
+  nonzero = min(max(num_nonzero, LEAST), (1 << FREQUENCY_BITS) - LEAST)
+  zero = (1 << FREQUENCY_BITS) - nonzero
+  bins = np.arange(NUM_BINS) - NUM_BINS // 2
+  for_nonzero = nonzero * np.where(bins >= 0, _ODDS[abs(bins)], _ODDS[0])
+  for_zero = zero * np.where(bins >= 0, _ODDS[0], _ODDS[abs(bins)])
+  ones = 1 + _PRIOR * for_nonzero // (for_nonzero + for_zero)
+  prior = np.stack([_PRIOR + 2 - ones, ones], axis=-1)
+  return Model(
+    geometry=geometry,
+    row_counts=np.zeros((2, geometry.rows), np.int64),
+    column_counts=np.zeros((2, geometry.columns), np.int64),
+    total=np.array([1, 2], np.int64),
+    zero_counts=np.tile(prior, (NUM_BESIDE, 1, 1)),
+    sign_counts=np.full((NUM_AGREEMENTS, 2), _SIGN_PRIOR, np.int64),
+  )
+
+
+def log2_16(n: np.ndarray) -> np.ndarray:
+  """Binary logarithms in units of 1/16, by integer arithmetic.
+
+  `16 e + floor(16 log2(n >> e))`, `e = max(0, bits(n) - 8)`.
+
+  >>> log2_16(np.array([1, 2, 3, 1024])).tolist()
+  [0, 16, 25, 160]
+
+  Args:
+    n: int64, from 1 to 2^53.
+
+  Returns:
+    int64, the shape of `n`.
+  """
+  # The exponent of a float64 is exact for these integers.
+  exponents = np.maximum(np.frexp(n.astype(np.float64))[1] - 8, 0)
+  return 16 * exponents + _LOGARITHMS[n >> exponents]
+
+
+def get_contexts(
+  model: Model, codes: np.ndarray, tile: Tile
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """The context of every code of a tile, and its expected sign.
+
+  Args:
+    model: of what was coded before.
+    codes: int8, in the shape of the geometry; earlier tiles are filled in.
+    tile: which codes.
+
+  Returns:
+    uint8, [tile rows, tile columns]: `(beside * NUM_BINS + bin) *
+    NUM_AGREEMENTS + agreement`; and int8 of the same shape, negative where the
+    sign -1 is expected, or None where kernels have no taps.
+
+  >>> geometry = get_geometry((1, 2, 1, 1))
+  >>> codes = np.array([-1, 0], np.int8).reshape(geometry)
+  >>> tile = list(get_tiles(geometry))[1]
+  >>> contexts, signs = get_contexts(start(geometry, 1 << 14), codes, tile)
+  >>> contexts.tolist(), signs.tolist()  # one beside, bin 8, agreement 2
+  ([[122]], [[-2]])
+  """
+  by_row, by_column = _get_offsets(model, tile)
+  # The middle of class 0 is 8 classes below the layer's own odds.
+  by_row += (NUM_BINS << _BIN_SHIFT - 1) + (1 << _BIN_SHIFT - 1)
+  bins = by_row[:, None] + by_column
+  bins >>= _BIN_SHIFT
+  np.maximum(bins, 0, out=bins)
+  np.minimum(bins, NUM_BINS - 1, out=bins)
+  contexts = bins.astype(np.uint8)
+  if model.geometry.height * model.geometry.width == 1:
+    contexts *= NUM_AGREEMENTS
+    return contexts, None
+  depth, y, x = tile.tap
+  none = np.zeros((1, 1), np.int8)
+
+  def get(up: int, left: int) -> np.ndarray:
+    if y < up or not 0 <= x - left < model.geometry.width:
+      return none
+    return codes[depth, y - up, x - left, tile.rows, tile.columns]
+
+  left, above = get(0, 1), get(1, 0)
+  signs = left + above
+  signs = signs + signs + get(1, 1) + get(1, -1)
+  beside = np.abs(left) + np.abs(above)
+  contexts += np.uint8(NUM_BINS) * beside.view(np.uint8)
+  contexts *= NUM_AGREEMENTS
+  contexts += np.minimum(np.abs(signs), NUM_AGREEMENTS - 1).view(np.uint8)
+  return contexts, np.broadcast_to(signs, contexts.shape)
+
+
+def _get_offsets(model: Model, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+  """Log-odds of channels' densities over the layer's: int16, in 1/16."""
+  nonzero, every = model.total.tolist()
+  shift = max(0, every.bit_length() - 20)
+  nonzero, every = max(1, nonzero >> shift), every >> shift
+  every = max(every, nonzero + 1)
+  rows = model.row_counts[:, tile.rows]
+  columns = model.column_counts[:, tile.columns]
+  # A channel without counts, the last one here, has the layer's own density.
+  ones, both = np.concatenate([rows, columns, np.zeros((2, 1), int)], axis=1)
+  found = np.stack([ones, both - ones])
+  found *= every
+  found += _SHRINKAGE * np.array([[nonzero], [every - nonzero]])
+  logarithms = log2_16(found)
+  odds = logarithms[0] - logarithms[1]
+  offsets = (odds - odds[-1]).astype(np.int16)
+  num_rows = rows.shape[1]
+  return offsets[:num_rows], offsets[num_rows:-1]
+
+
+def get_weights(model: Model) -> np.ndarray:
+  """The coder's weights of the three symbols in every context.
+
+  `p` of 2^15 is the part of the codes in a context that are not zero, `q` of
+  2^9 that of the expected sign among these: `2^24 - 2^9 p`, `p q`, and
+  `p (2^9 - q)`.
+
+  >>> get_weights(start(get_geometry((4, 2)), 1 << 14))[40].tolist()
+  [8388608, 4194304, 4194304]
+
+  Args:
+    model: of what was coded before.
+
+  Returns:
+    int64, [NUM_CONTEXTS, 3]: positive, each row sums to 2^24: of the symbols
+    zero, expected sign, other sign.
+  """
+  zeros = model.zero_counts
+  p = (zeros[..., 1] << FREQUENCY_BITS) // zeros.sum(-1)
+  p = np.minimum(np.maximum(p, LEAST), (1 << FREQUENCY_BITS) - LEAST)
+  p = p.reshape(-1, 1)
+  signs = model.sign_counts
+  q = (signs[:, 0] << _SIGN_BITS) // signs.sum(-1)
+  q = np.minimum(np.maximum(q, 1), (1 << _SIGN_BITS) - 1)
+  weights = np.empty((len(p), NUM_AGREEMENTS, 3), np.int64)
+  weights[..., 0] = (1 << PRECISION) - (p << _SIGN_BITS)
+  weights[..., 1] = p * q
+  weights[..., 2] = p * ((1 << _SIGN_BITS) - q)
+  return weights.reshape(NUM_CONTEXTS, 3)
+
+
+def update(
+  model: Model, tile: Tile, contexts: np.ndarray, symbols: np.ndarray
+) -> np.ndarray:
+  """Counts a tile.
+
+  Args:
+    model: changed in place.
+    tile: that was coded.
+    contexts: of `get_contexts`.
+    symbols: integers of the same shape: 0 for zero, 1 for the expected sign,
+      2 for the other.
+
+  Returns:
+    int64, [NUM_CONTEXTS, 3]: how often each symbol came in each context.
+
+  >>> geometry = get_geometry((1, 2))
+  >>> model = start(geometry, 1 << 14)
+  >>> tile = next(get_tiles(geometry))
+  >>> contexts = np.full((1, 2), 40, np.uint8)
+  >>> update(model, tile, contexts, np.array([[0, 2]]))[40].tolist()
+  [1, 0, 1]
+  >>> model.row_counts.tolist(), model.column_counts.tolist()
+  ([[1], [2]], [[0, 1], [1, 1]])
+  """
+  joint = contexts.astype(np.int16)
+  joint *= 3
+  joint += symbols.astype(np.int16, copy=False)
+  flat = np.bincount(joint.ravel(), minlength=3 * NUM_CONTEXTS)
+  counts = flat.reshape(NUM_BESIDE, NUM_BINS, NUM_AGREEMENTS, 3)
+  by_zero = _UNIT * counts.sum(2)
+  model.zero_counts[..., 0] += by_zero[..., 0]
+  model.zero_counts[..., 1] += by_zero[..., 1] + by_zero[..., 2]
+  model.sign_counts[:] += _UNIT * counts.sum((0, 1))[:, 1:]
+  nonzero = symbols != 0
+  by_row = np.count_nonzero(nonzero, axis=1)
+  model.row_counts[0, tile.rows] += by_row
+  model.row_counts[1, tile.rows] += nonzero.shape[1]
+  model.column_counts[0, tile.columns] += np.count_nonzero(nonzero, axis=0)
+  model.column_counts[1, tile.columns] += nonzero.shape[0]
+  model.total[:] += int(by_row.sum()), nonzero.size
+  return counts.reshape(NUM_CONTEXTS, 3)

@@ -1,8 +1,0 @@
-"""Checkpoints of the state and of the place in the data, by Orbax.
-
-Orbax notices no damage. So each step holds fingerprints of what is in it, and a
-step that does not match its own is set aside for the one before.
-"""
-
-from hq_jax.checkpoint.manager import Checkpoints as Checkpoints
-from hq_jax.checkpoint.reading import silence_orbax as silence_orbax

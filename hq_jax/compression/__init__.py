@@ -1,0 +1,1 @@
+"""Methods of compression: plans, rate control, artifacts."""

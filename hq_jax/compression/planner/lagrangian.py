@@ -1,0 +1,230 @@
+"""The encodings whose distances add up to least within a number of bytes.
+
+`min sum_l D_l(o_l)  such that  sum_l B_l(o_l) <= budget`, each kernel `l`
+taking one of its options `o_l`. For a price `lambda` of a byte every kernel
+takes by itself what has the least `D + lambda B`; the more a byte costs, the
+fewer are taken.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hq_jax.compression.planner import costs
+
+# log2 of the price of a byte: below, bytes count for nothing against the last
+# bit of a distance of 1; above, distances for nothing against a bit of a byte.
+_PRICE_RANGE = (-100.0, 60.0)
+
+
+class Options(NamedTuple):
+  """What each kernel may become; the smaller file first where equally good.
+
+  Attributes:
+    encodings: `[options]`, the names.
+    sparsities: float64 `[options]`, 0 where it is not ternary.
+    num_bytes: float64 `[kernels, options]`.
+    distances: float64 `[kernels, options]`, infinite for what is not allowed.
+  """
+
+  encodings: np.ndarray
+  sparsities: np.ndarray
+  num_bytes: np.ndarray
+  distances: np.ndarray
+
+
+def get_options(
+  kernels: Sequence[costs.Prices],
+  encodings: Sequence[str],
+  code_scale: float = 1.0,
+) -> Options:
+  """All sparsities from 1/3 to 99.5%, and the other encodings.
+
+  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
+  >>> options = get_options([kernel], ['ternary', 'int8'])
+  >>> options.encodings[[0, -1]].tolist(), float(options.sparsities[0])
+  (['ternary', 'int8'], 0.995)
+
+  Args:
+    kernels: their prices.
+    encodings: which are allowed.
+    code_scale: bytes of ternary codes over their entropy.
+
+  Returns:
+    The options of every kernel.
+  """
+  names, sparsities, num_bytes, distances = [], [], [], []
+  if 'ternary' in encodings:
+    grid = costs.SPARSITIES
+    chosen = np.flatnonzero(
+      (grid >= costs.LEAST_SPARSITY) & (grid <= costs.MOST_SPARSITY)
+    )[::-1]
+    for i in chosen:
+      names.append('ternary')
+      sparsities.append(grid[i])
+      num_bytes.append(
+        [code_scale * costs.ternary_bytes(k.size, grid[i]) for k in kernels]
+      )
+      distances.append([kernel.ternary[i] for kernel in kernels])
+  for name in ('int8', 'float16'):
+    if name in encodings:
+      found = [getattr(kernel, name) for kernel in kernels]
+      names.append(name)
+      sparsities.append(0.0)
+      num_bytes.append([round(price.num_bytes) for price in found])
+      distances.append([price.cosine_distance for price in found])
+  return Options(
+    np.array(names),
+    np.array(sparsities),
+    np.array(num_bytes, np.float64).T,
+    np.array(distances, np.float64).T,
+  )
+
+
+def keep_encodings(options: Options, choice: np.ndarray) -> Options:
+  """Allows each kernel no encoding but the chosen one, at any sparsity.
+
+  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
+  >>> options = get_options([kernel], ['int8', 'float16'])
+  >>> keep_encodings(options, np.array([0])).distances[0, 1]
+  np.float64(inf)
+
+  Args:
+    options: of `get_options`.
+    choice: int `[kernels]`, an option of each.
+
+  Returns:
+    Options of the same shapes.
+  """
+  same = options.encodings[choice][:, None] == options.encodings
+  return options._replace(distances=np.where(same, options.distances, np.inf))
+
+
+def smallest(options: Options) -> np.ndarray:
+  """The allowed option of fewest bytes.
+
+  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
+  >>> options = get_options([kernel], ['int8', 'float16'])
+  >>> options.encodings[smallest(options)].tolist()
+  ['int8']
+
+  Args:
+    options: of `get_options` or `keep_encodings`.
+
+  Returns:
+    int `[kernels]`, an option of each kernel.
+  """
+  allowed = np.isfinite(options.distances)
+  return np.argmin(np.where(allowed, options.num_bytes, np.inf), axis=1)
+
+
+def minimise(options: Options, budget: float) -> tuple[np.ndarray, np.ndarray]:
+  """Finds the price of a byte at which the choices just fit, by bisection.
+
+  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
+  >>> options = get_options([kernel], ['int8', 'float16'])
+  >>> loose, tight = minimise(options, options.num_bytes[0, 0])
+  >>> options.encodings[tight].tolist()
+  ['int8']
+
+  Args:
+    options: of `get_options`.
+    budget: bytes of all kernels together.
+
+  Returns:
+    Two choices, int `[kernels]`: at a price that is hardly too low, and at one
+    that is high enough. The second fits into the budget if anything does; both
+    are the same where the budget is no limit.
+  """
+  rows = np.arange(len(options.num_bytes))
+  choose = lambda price: np.argmin(
+    options.distances + price * options.num_bytes, axis=1
+  )
+  fits = lambda choice: options.num_bytes[rows, choice].sum() <= budget
+  if fits(choose(0.0)):
+    return choose(0.0), choose(0.0)
+  low, high = _PRICE_RANGE
+  for _ in range(64):
+    middle = (low + high) / 2
+    if fits(choose(2.0**middle)):
+      high = middle
+    else:
+      low = middle
+  return choose(2.0**low), choose(2.0**high)
+
+
+def fill(
+  options: Options, loose: np.ndarray, tight: np.ndarray, budget: float
+) -> np.ndarray:
+  """Takes what fits of the looser of two choices, the best bargain first.
+
+  Many kernels may change at the same price of a byte, all of them together too
+  much: those of equal shape do, where only shapes are known.
+
+  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
+  >>> options = get_options([kernel, kernel], ['int8', 'float16'])
+  >>> small, large = options.num_bytes[0]
+  >>> both = np.array([1, 1]), np.array([0, 0])
+  >>> fill(options, *both, budget=small + large).tolist()
+  [1, 0]
+
+  Args:
+    options: of `get_options`.
+    loose: int `[kernels]`, a choice that may be too large.
+    tight: one that fits.
+    budget: bytes of all kernels together.
+
+  Returns:
+    int `[kernels]`: of each kernel the one or the other.
+  """
+  rows = np.arange(len(tight))
+  cost = options.num_bytes[rows, loose] - options.num_bytes[rows, tight]
+  gain = options.distances[rows, tight] - options.distances[rows, loose]
+  left = budget - options.num_bytes[rows, tight].sum()
+  choice = tight.copy()
+  for row in np.argsort(-gain / np.maximum(cost, 1e-9), kind='stable'):
+    if 0 < cost[row] <= left:
+      choice[row] = loose[row]
+      left -= cost[row]
+  return choice
+
+
+def solve(options: Options, budget: float) -> np.ndarray:
+  """Takes what is nearest within a budget, as well as is found quickly.
+
+  `minimise` and `fill`, again and again, each time without the options that
+  have no room beside what was chosen; the nearest choice of all is returned.
+  A price of a byte alone would leave what one large kernel cannot use.
+
+  >>> rng = np.random.default_rng(0)
+  >>> kernels = [costs.measure(rng.normal(size=(n, 8))) for n in (20, 900)]
+  >>> options = get_options(kernels, ['int8', 'float16'])
+  >>> room = options.num_bytes[:, 0].sum() + 300
+  >>> options.encodings[solve(options, room)].tolist()
+  ['float16', 'int8']
+
+  Args:
+    options: of `get_options`.
+    budget: bytes of all kernels together.
+
+  Returns:
+    int `[kernels]`, an option of each; the smallest where nothing fits.
+  """
+  rows = np.arange(len(options.num_bytes))
+  distance = lambda choice: options.distances[rows, choice].sum()
+  best, allowed = smallest(options), options
+  for _ in range(2 * len(rows) + 1):
+    loose, tight = minimise(allowed, budget)
+    choice = fill(allowed, loose, tight, budget)
+    used = options.num_bytes[rows, choice]
+    if used.sum() > budget:
+      break
+    if distance(choice) < distance(best):
+      best = choice
+    fits = options.num_bytes <= (used + budget - used.sum())[:, None]
+    narrowed = np.where(fits, allowed.distances, np.inf)
+    if np.array_equal(narrowed, allowed.distances):
+      break
+    allowed = allowed._replace(distances=narrowed)
+  return best

@@ -1,0 +1,261 @@
+"""What a file takes besides its kernels: measured on a file that is built.
+
+The layout of a file (header, scales, norms, container) depends on shapes and
+encodings and hardly on values: a file with random ones is as long.
+"""
+
+from collections.abc import Callable, Mapping
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax.compression.planner import costs
+from hq_jax.core import qtensors
+from hq_jax.core import trees
+
+MakeArtifact = Callable[
+  [
+    Mapping[str, Any],
+    Mapping[str, qtensors.TernaryTensor],
+    Mapping[str, qtensors.Int8Tensor],
+  ],
+  artifact_lib.Artifact,
+]
+
+
+class Network(NamedTuple):
+  """A network that is to become a file.
+
+  Attributes:
+    variables: 'params' and other collections, of arrays or of shapes.
+    kernels: by path inside params.
+    prices: of the kernels, by path.
+    dense_bytes: float32 bytes of all variables.
+    make_artifact: from variables, ternary and int8 kernels by path inside
+      params, to the artifact.
+    draw: whether what is no kernel is drawn, or taken as it is.
+  """
+
+  variables: Mapping[str, Any]
+  kernels: dict[str, Any]
+  prices: dict[str, costs.Prices]
+  dense_bytes: int
+  make_artifact: MakeArtifact
+  draw: bool = True
+
+
+def make_plain_artifact(
+  variables: Mapping[str, Any],
+  ternary: Mapping[str, qtensors.TernaryTensor],
+  int8: Mapping[str, qtensors.Int8Tensor],
+) -> artifact_lib.Artifact:
+  """An artifact without a header, of the tensors as they are.
+
+  >>> params = {'a': {'bias': np.zeros(3)}}
+  >>> list(make_plain_artifact({'params': params}, {}, {}).tensors)
+  ['params/a/bias']
+
+  Args:
+    variables: collections of arrays, 'params' among them.
+    ternary: codes and scales by path inside params.
+    int8: codes and scales by path inside params.
+
+  Returns:
+    An artifact; what is neither ternary nor int8 is float16.
+
+  Raises:
+    ValueError: as `artifact.fold`.
+  """
+  prefix = lambda found: {f'params/{path}': x for path, x in found.items()}
+  folded, _ = artifact_lib.fold(
+    trees.flatten(variables), prefix(ternary), {}, {}, int8=prefix(int8)
+  )
+  return artifact_lib.Artifact('', {}, (1,), {}, (), folded, {})
+
+
+def collect(variables: Any) -> Mapping[str, Any]:
+  """Collections by name: a tree without 'params' is the parameters itself.
+
+  >>> collect({'a': {'kernel': 0}})
+  {'params': {'a': {'kernel': 0}}}
+
+  Args:
+    variables: of a Flax model, or a tree of parameters.
+
+  Returns:
+    A mapping with 'params'.
+  """
+  if isinstance(variables, Mapping) and 'params' in variables:
+    return variables
+  return {'params': variables}
+
+
+def measure(
+  variables: Any,
+  *,
+  select: trees.Selector = trees.kernels,
+  make_artifact: MakeArtifact | None = None,
+  draw: bool = True,
+) -> Network:
+  """Finds the kernels of a network and what each costs.
+
+  >>> network = measure({'a': {'kernel': np.eye(4), 'bias': np.zeros(4)}})
+  >>> network.dense_bytes, list(network.prices)
+  (80, ['a/kernel'])
+
+  Args:
+    variables: collections, 'params' among them, or the parameters alone; of
+      arrays, or of shapes and types, whose kernels count as Gaussian.
+    select: which parameters are kernels, by path; see `trees.select`.
+    make_artifact: see `Network`; by default `make_plain_artifact`.
+    draw: whether `fixed_bytes` draws what is no kernel, as it is before
+      training; False where the arrays are those that the file will hold.
+
+  Returns:
+    A network.
+
+  Raises:
+    ValueError: as `find_kernels`.
+  """
+  variables = collect(variables)
+  kernels = find_kernels(variables['params'], select)
+  sizes = [math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(variables)]
+  return Network(
+    variables,
+    kernels,
+    {path: costs.measure(kernel) for path, kernel in kernels.items()},
+    4 * sum(sizes),
+    make_artifact or make_plain_artifact,
+    draw,
+  )
+
+
+def find_kernels(
+  params: Any, select: trees.Selector = trees.kernels
+) -> dict[str, Any]:
+  """The kernels that a file can hold, by path.
+
+  >>> list(find_kernels({'a': {'kernel': np.eye(4), 'bias': np.zeros(4)}}))
+  ['a/kernel']
+
+  Args:
+    params: of arrays, or of shapes and types.
+    select: which are kernels, by path; see `trees.select`.
+
+  Returns:
+    float32 NumPy arrays, or the shapes as they are.
+
+  Raises:
+    ValueError: where nothing is selected, a kernel cannot be quantized, its
+      output channel is not its last axis, or it is not finite.
+  """
+  kernels = {}
+  axes = trees.flatten(trees.find_axes(params, select))
+  leaves = trees.flatten(params)
+  for path, axis in axes.items():
+    kernel = leaves[path]
+    if axis != len(kernel.shape) - 1:
+      raise ValueError(
+        f'select: {path} of shape {kernel.shape} has its output channel on'
+        f' axis {axis}, wanted the last: a file has no other'
+      )
+    if hasattr(kernel, '__array__'):
+      with np.errstate(over='ignore'):
+        kernel = np.asarray(kernel).astype(np.float32)
+      if not np.isfinite(kernel).all():
+        raise ValueError(
+          f'variables: {path} holds NaN, infinity or a number beyond float32,'
+          ' wanted finite ones'
+        )
+    kernels[path] = kernel
+  return kernels
+
+
+def fixed_bytes(network: Network, encodings: Mapping[str, str]) -> int:
+  """The bytes of the file besides its kernels': header, scales, norms.
+
+  `len(file) - sum(what the kernels cost)`, of a file of this very layout with
+  random ternary codes, half of them zero, whose cost is their entropy; the
+  other encodings' is that of `Network.prices`. Values that are drawn differ
+  more in size than those of a trained network, so that they compress less and
+  the file that results is no larger.
+
+  >>> network = measure({'a': {'kernel': np.eye(8)}})
+  >>> ternary = fixed_bytes(network, {'a/kernel': 'ternary'})
+  >>> 100 < ternary < 200
+  True
+
+  Args:
+    network: of `measure`.
+    encodings: 'ternary', 'int8' or 'float16', by path of every kernel.
+
+  Returns:
+    Bytes.
+  """
+  rng = np.random.default_rng(0)
+  plain = {
+    f'params/{path}': kernel
+    for path, kernel in network.kernels.items()
+    if encodings[path] != 'ternary'
+  }
+
+  def fill(key_path, leaf):
+    path = trees.path_string(key_path)
+    if path in plain:
+      plain[path] = _get_values(plain[path], rng)
+      return plain[path]
+    if network.draw:
+      return np.exp2(2 * rng.standard_normal(leaf.shape)).astype('f4')
+    return np.asarray(leaf)
+
+  variables = jax.tree_util.tree_map_with_path(fill, network.variables)
+  ternary, int8, kernel_bytes = {}, {}, 0.0
+  for path, kernel in network.kernels.items():
+    price = network.prices[path]
+    if encodings[path] == 'ternary':
+      ternary[path], num_bytes = _draw_codes(kernel.shape, rng)
+      kernel_bytes += num_bytes
+    elif encodings[path] == 'int8':
+      int8[path] = artifact_lib.quantize_int8(plain[f'params/{path}'])
+      kernel_bytes += round(price.int8.num_bytes)
+    else:
+      kernel_bytes += round(price.float16.num_bytes)
+  probe = network.make_artifact(variables, ternary, int8)
+  found = {path: _draw_scale(x, rng) for path, x in probe.tensors.items()}
+  data = artifact_lib.dumps(probe._replace(tensors=found))
+  return len(data) - int(kernel_bytes)
+
+
+def _draw_scale(
+  tensor: artifact_lib.Tensor, rng: np.random.Generator
+) -> artifact_lib.Tensor:
+  """Another scale, where it was folded into no norm."""
+  if not isinstance(tensor, qtensors.TernaryTensor) or tensor.scale is None:
+    return tensor
+  drawn = np.exp2(rng.standard_normal(tensor.scale.shape))
+  return tensor._replace(scale=drawn.astype(tensor.scale.dtype))
+
+
+def _draw_codes(
+  shape: tuple[int, ...], rng: np.random.Generator
+) -> tuple[qtensors.TernaryTensor, float]:
+  """Half of them zero, and their entropy in bytes."""
+  size = math.prod(shape)
+  pattern = np.tile(np.array([0, 1, 0, -1], np.int8), -(-size // 4))
+  codes = rng.permutation(pattern[:size])
+  tensor = qtensors.TernaryTensor(
+    codes.reshape(shape), np.ones(shape[-1:], np.float32)
+  )
+  return tensor, costs.entropy_bytes(size, int(np.count_nonzero(codes)))
+
+
+def _get_values(kernel: Any, rng: np.random.Generator) -> np.ndarray:
+  """A kernel's own weights, or Gaussian ones where only its shape is known."""
+  if hasattr(kernel, '__array__'):
+    return kernel
+  fan_in = max(1, math.prod(kernel.shape[:-1]))
+  values = rng.standard_normal(kernel.shape, np.float32)
+  return values / np.float32(fan_in) ** 0.5

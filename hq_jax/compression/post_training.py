@@ -1,0 +1,247 @@
+"""From any trained variables to an artifact, in one call and without training.
+
+What training reaches at the same size is better; this needs no data.
+"""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax.artifact import model as model_lib
+from hq_jax.compression import planner
+from hq_jax.compression.planner import overhead
+from hq_jax.compression.planner import planning
+from hq_jax.core import qtensors
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
+from hq_jax.core import trees
+
+# Without a target, a kernel with less than this share of all kernels' weights
+# is int8: it adds less than 0.5% to the file.
+_SMALL_FRACTION = 1e-3
+
+_LEAST_FILL = 0.99  # of the bytes that a target leaves
+_MOST_ROUNDS = 5
+_MARGIN = 1.0005  # on the codes' bytes, after a file that was too large
+
+
+def compress(
+  variables: Any,
+  *,
+  target_ratio: float | None = None,
+  sparsity: float | Mapping[str, float] | None = None,
+  select: trees.Selector = trees.kernels,
+  max_error: float = 1e-3,
+  model: str = '',
+  model_arguments: Mapping[str, Any] = {},
+  input_shape: tuple[int, ...] = (1,),
+  preprocessing: Mapping[str, Any] = {},
+  class_names: tuple[str, ...] = (),
+  norms: Mapping[str, float] = {},
+  pairs: Mapping[str, str] = {},
+) -> artifact_lib.Artifact:
+  """Makes the kernels of a trained network ternary, or int8.
+
+  A ternary kernel becomes `r_j t_j / sqrt(k_j)` in each output channel `j`, of
+  the norm `r_j` that it had, with `t_j` the signs of its `k_j` largest weights:
+
+  - without a target, those of least angle, `ternary.angular_optimum`; a kernel
+    with less than 0.1% of all kernels' weights becomes int8;
+  - with a `sparsity`, the largest of the whole kernel, as in training
+    (`thresholds`, scope 'layer', by unit norm);
+  - with a `target_ratio`, at the sparsities and in the encodings that
+    `planner.plan` finds for these very weights, corrected until the file that
+    is written has at most the target's bytes and 99% of them at least, unless
+    no encoding would use them.
+
+  >>> kernel = np.random.default_rng(0).normal(size=(256, 128))
+  >>> found = compress({'a': {'kernel': kernel}}, target_ratio=25.0)
+  >>> data = artifact_lib.dumps(found)
+  >>> 25.0 <= kernel.size * 4 / len(data) <= 25.3
+  True
+  >>> weights = artifact_lib.to_variables(artifact_lib.loads(data))['params']
+  >>> weights['a']['kernel'].shape
+  (256, 128)
+
+  Args:
+    variables: a Flax model's, `{'params': .., 'batch_stats': ..}`, or any tree
+      of parameters alone; of finite arrays.
+    target_ratio: float32 bytes of all variables over the bytes of the file,
+      above 1.
+    sparsity: the fraction of zeros, in [0, 1): one for all kernels, or by path
+      or regular expression; see `sparsity_distributions.resolve`.
+    select: which parameters are kernels, by path; see `trees.select`. Their
+      output channel is the last axis: the file knows no other.
+    max_error: the largest relative error, `||x - x'|| / ||x||`, of each tensor
+      that is no such kernel: it becomes int8, float16 or float32, the shortest
+      within it (norms and statistics no int8).
+    model: the name in the header.
+    model_arguments: in the header, plain JSON values.
+    input_shape: of one example, in the header.
+    preprocessing: in the header, plain JSON values.
+    class_names: in the header, by label.
+    norms: path of each batch norm inside params that is to be folded to one
+      scale and one bias, and its epsilon.
+    pairs: path of such a norm, and that of the module whose output it takes,
+      unchanged: the scale of its kernel is folded, too.
+
+  Returns:
+    An artifact, for `artifact.write` or `artifact.to_variables`.
+
+  Raises:
+    ValueError: with the field and its value; where the ratio cannot be reached,
+      with the reason in bytes.
+  """
+  if target_ratio is not None and sparsity is not None:
+    raise ValueError(
+      f'sparsity is {sparsity!r:.40} and target_ratio {target_ratio!r:.40},'
+      ' wanted one of them at most'
+    )
+  if not max_error >= 0:
+    raise ValueError(f'max_error is {max_error!r:.40}, wanted 0 or more')
+  variables = overhead.collect(variables)
+  for path, leaf in trees.flatten(variables).items():
+    if not hasattr(leaf, '__array__'):
+      raise ValueError(
+        f'variables: {path} is of type {type(leaf).__name__}, wanted an array'
+      )
+  make_artifact = functools.partial(
+    _make_artifact,
+    header={
+      'model': model,
+      'model_args': dict(model_arguments),
+      'input_shape': tuple(input_shape),
+      'preprocessing': dict(preprocessing),
+      'class_names': tuple(class_names),
+    },
+    norms=norms,
+    pairs=pairs,
+    max_error=max_error,
+  )
+  if target_ratio is not None:
+    planning.check_target(target_ratio)
+    network = overhead.measure(
+      variables, select=select, make_artifact=make_artifact, draw=False
+    )
+    return _reach(network, target_ratio)
+  kernels = overhead.find_kernels(variables['params'], select)
+  if sparsity is None:
+    return make_artifact(variables, *_find_optima(kernels))
+  zeros = planning.resolve_sparsity(sparsity, list(kernels))
+  encoded = {path: _ternarize(kernels[path], s) for path, s in zeros.items()}
+  return make_artifact(variables, encoded, {})
+
+
+def _reach(
+  network: overhead.Network, target_ratio: float
+) -> artifact_lib.Artifact:
+  """Plans, looks at the file that results, and plans again."""
+  wanted = int(network.dense_bytes / target_ratio)
+  best, most_bytes, fraction = None, 0, 1.0
+  last: planner.Plan | None = None
+  for _ in range(_MOST_ROUNDS):
+    plan = planning.allocate(network, target_ratio, code_fraction=fraction)
+    if last is not None and plan.layers == last.layers:
+      break
+    last = plan
+    found = _encode(network, plan)
+    num_bytes = len(artifact_lib.dumps(found))
+    if most_bytes < num_bytes <= wanted:
+      best, most_bytes = found, num_bytes
+    if _LEAST_FILL * wanted <= num_bytes <= wanted:
+      break
+    codes = sum(plan.layers[p].num_bytes for p in planner.sparsities(plan))
+    if not codes:
+      break
+    fraction *= 1 + (num_bytes - plan.predicted_bytes) / codes
+    fraction *= _MARGIN if num_bytes > wanted else 1.0
+    fraction = min(max(fraction, 0.1), 2.0)
+  if best is None:
+    raise ValueError(
+      f'target_ratio is {target_ratio:g}, which leaves {wanted:,} bytes of'
+      f' {network.dense_bytes:,}; the file that was planned for it takes'
+      f' {num_bytes:,}, wanted a smaller ratio'
+    )
+  return best
+
+
+def _encode(
+  network: overhead.Network, plan: planner.Plan
+) -> artifact_lib.Artifact:
+  zeros = planner.sparsities(plan)
+  codes = {
+    path: _ternarize(network.kernels[path], zeros[path]) for path in zeros
+  }
+  int8 = {
+    path: artifact_lib.quantize_int8(network.kernels[path])
+    for path in planner.with_encoding(plan, 'int8')
+  }
+  return network.make_artifact(network.variables, codes, int8)
+
+
+def _find_optima(
+  kernels: Mapping[str, np.ndarray],
+) -> tuple[dict[str, qtensors.TernaryTensor], dict[str, qtensors.Int8Tensor]]:
+  """The codes of least angle, and eight bits for what is small."""
+  least = _SMALL_FRACTION * sum(kernel.size for kernel in kernels.values())
+  codes, int8 = {}, {}
+  for path, kernel in kernels.items():
+    if kernel.size < least:
+      int8[path] = artifact_lib.quantize_int8(kernel)
+    else:
+      codes[path] = jax.tree.map(np.asarray, _angular_optimum(kernel))
+  return codes, int8
+
+
+_angular_optimum = jax.jit(ternary.angular_optimum)
+
+
+def _ternarize(kernel: np.ndarray, sparsity: float) -> qtensors.TernaryTensor:
+  """The largest of the whole kernel, exactly as in training."""
+  return jax.tree.map(np.asarray, _ternarize_jitted(kernel, sparsity))
+
+
+@jax.jit
+def _ternarize_jitted(kernel, sparsity):
+  found = thresholds.get_thresholds({'kernel': kernel}, sparsity)
+  return ternary.ternarize(kernel, found['kernel'])
+
+
+def _make_artifact(
+  variables: Mapping[str, Any],
+  codes: Mapping[str, qtensors.TernaryTensor],
+  int8: Mapping[str, qtensors.Int8Tensor],
+  *,
+  header: Mapping[str, Any],
+  norms: Mapping[str, float],
+  pairs: Mapping[str, str],
+  max_error: float,
+) -> artifact_lib.Artifact:
+  prefix = lambda found: {f'params/{path}': x for path, x in found.items()}
+  folded, folded_norms = artifact_lib.fold(
+    trees.flatten(variables),
+    prefix(codes),
+    pairs,
+    norms,
+    _get_scale_dtype(codes),
+    int8=prefix(int8),
+    max_error=max_error,
+  )
+  found = artifact_lib.Artifact(
+    **header, tensors=folded, folded_norms=folded_norms
+  )
+  model_lib.validate(found)
+  return found
+
+
+def _get_scale_dtype(codes: Mapping[str, qtensors.TernaryTensor]) -> type:
+  """float16, unless a scale is so small that it would be rounded."""
+  for tensor in codes.values():
+    rounded = tensor.scale.astype(np.float16).astype(np.float32)
+    if np.any(rounded != tensor.scale):
+      return np.float32
+  return np.float16

@@ -1,0 +1,198 @@
+"""The part of an image that a network sees: at random, or the middle.
+
+Pure functions of a file's bytes, made to be called from threads.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from hq_jax.data.images import decode
+
+_NUM_TRIES = 10
+_WORDS_PER_TRY = 4
+# Ten tries and a flip, in whole steps of Philox's counter, of four words each.
+NUM_WORDS = 44
+
+_LOG_ASPECTS = math.log(3 / 4), math.log(4 / 3)
+
+
+def random_words(seed: int, position: int) -> np.ndarray:
+  """Returns the random words of one example, for `random_resized_crop`.
+
+  They depend on `seed` and `position` alone, and are Philox's counter based
+  ones, whose stream NumPy has promised to keep. `augment.random_offsets` uses
+  another key, and so shares no words.
+
+  Args:
+    seed: 0 <= seed < 2**64.
+    position: in examples since the start of training, >= 0.
+
+  Returns:
+    uint64, `[NUM_WORDS]`.
+
+  >>> words = random_words(seed=0, position=7)
+  >>> words.shape, bool((words == random_words(0, 7)).all())
+  ((44,), True)
+  """
+  stream = np.random.Philox(key=np.array([seed, 1], np.uint64))
+  # Each step of the counter gives four words.
+  return stream.advance(position * NUM_WORDS // 4).random_raw(NUM_WORDS)
+
+
+def draw_box(
+  words: np.ndarray, height: int, width: int, *, min_area: float
+) -> tuple[int, int, int, int]:
+  """Draws the part of an image that training sees.
+
+  The rule of torchvision's `RandomResizedCrop`: an area uniform over
+  `min_area..1` of the image's and an aspect ratio whose logarithm is uniform
+  over `log(3/4)..log(4/3)`, drawn up to ten times until the box fits; then a
+  place uniform over all. If none fits, the central box, as large as it can be
+  with its ratio held within those limits.
+
+  Args:
+    words: uint64, `[NUM_WORDS]`, of `random_words`.
+    height: of the image, in pixels.
+    width: of the image, in pixels.
+    min_area: the smallest area, a fraction in (0, 1].
+
+  Returns:
+    `(left, top, box_width, box_height)`, in whole pixels, inside the image.
+
+  Raises:
+    ValueError: for a `min_area` outside its range.
+
+  >>> draw_box(random_words(0, 0), 100, 100, min_area=1.0)
+  (0, 0, 100, 100)
+  """
+  if not 0 < min_area <= 1:
+    raise ValueError(f'min_area: got {min_area}, wanted a fraction in (0, 1]')
+  for i in range(0, _NUM_TRIES * _WORDS_PER_TRY, _WORDS_PER_TRY):
+    # Each try has words of its own, of which most leave two unused.
+    draws = [_uniform(word) for word in words[i : i + _WORDS_PER_TRY].tolist()]
+    area = height * width * (min_area + (1 - min_area) * draws[0])
+    low, high = _LOG_ASPECTS
+    aspect = math.exp(low + (high - low) * draws[1])
+    box_width = round(math.sqrt(area * aspect))
+    box_height = round(math.sqrt(area / aspect))
+    if 0 < box_width <= width and 0 < box_height <= height:
+      left = int(draws[2] * (width - box_width + 1))
+      top = int(draws[3] * (height - box_height + 1))
+      return left, top, box_width, box_height
+  return _central_box(height, width)
+
+
+def random_resized_crop(
+  data: bytes,
+  words: np.ndarray,
+  *,
+  size: int,
+  min_area: float = 0.08,
+  flip: bool = True,
+  channels: int = 3,
+) -> np.ndarray:
+  """Decodes a file, and resizes a random part of it to a square.
+
+  The part is that of `draw_box`, resized with the antialiased bilinear filter.
+  Where a JPEG's part is at least twice as large as wanted along both axes, it
+  is halved, or more, while it is decoded, which is faster.
+
+  Args:
+    data: the whole file.
+    words: uint64, `[NUM_WORDS]`, of `random_words`.
+    size: of the result, in pixels, at least 1.
+    min_area: the smallest part, a fraction of the image's area in (0, 1].
+    flip: whether left and right change places in half of all draws.
+    channels: 3 or 1, as for `decode.decode`.
+
+  Returns:
+    uint8, `[size, size, channels]`; it may be read-only.
+
+  Raises:
+    decode.UnreadableImage: as for `decode.decode`.
+    ValueError: for an argument outside its range.
+
+  >>> import io
+  >>> file = io.BytesIO()
+  >>> Image.new('L', (40, 30), 200).save(file, 'JPEG')
+  >>> crop = random_resized_crop(file.getvalue(), random_words(0, 0), size=8)
+  >>> crop.shape, int(crop.min()), int(crop.max())
+  ((8, 8, 3), 200, 200)
+  """
+  _check_size('size', size, 1)
+  file = decode.read_header(data)
+  width, height = decode.get_upright_size(file)
+  left, top, box_width, box_height = draw_box(
+    words, height, width, min_area=min_area
+  )
+  box = left, top, left + box_width, top + box_height
+  image = decode.resize_box(file, box, size, channels=channels, can_shrink=True)
+  # The word behind those of the tries; its top bit is a fair coin.
+  if flip and int(words[_NUM_TRIES * _WORDS_PER_TRY]) >> 63:
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+  return decode.to_array(image, channels)
+
+
+def center_crop(
+  data: bytes, *, size: int, resize: int, channels: int = 3
+) -> np.ndarray:
+  """Decodes a file, resizes its shorter side, and cuts out the middle.
+
+  What torchvision's `Resize(resize)` and `CenterCrop(size)` do to a Pillow
+  image, with the same antialiased bilinear filter and the same rounding, in one
+  step: only the middle is computed.
+
+  Args:
+    data: the whole file.
+    size: of the result, in pixels, 1 <= size <= resize.
+    resize: pixels of the shorter side before the middle is cut out.
+    channels: 3 or 1, as for `decode.decode`.
+
+  Returns:
+    uint8, `[size, size, channels]`; it may be read-only.
+
+  Raises:
+    decode.UnreadableImage: as for `decode.decode`.
+    ValueError: for an argument outside its range.
+
+  >>> import io
+  >>> file = io.BytesIO()
+  >>> Image.new('RGB', (40, 30), (9, 9, 9)).save(file, 'BMP')
+  >>> center_crop(file.getvalue(), size=6, resize=8).shape
+  (6, 6, 3)
+  """
+  _check_size('size', size, 1)
+  _check_size('resize', resize, size)
+  file = decode.read_header(data)
+  (left, right), (top, bottom) = [
+    _central_span(length, resize * length // min(file.size), size)
+    for length in decode.get_upright_size(file)
+  ]
+  box = left, top, right, bottom
+  image = decode.resize_box(file, box, size, channels=channels)
+  return decode.to_array(image, channels)
+
+
+def _check_size(name: str, value: int, low: int) -> None:
+  if not isinstance(value, int | np.integer) or value < low:
+    raise ValueError(f'{name}: got {value!r}, wanted an integer, >= {low}')
+
+
+def _uniform(word: int) -> float:
+  """The upper 53 bits as a number in [0, 1)."""
+  return (word >> 11) * 2.0**-53
+
+
+def _central_box(height: int, width: int) -> tuple[int, int, int, int]:
+  box_width = min(width, round(height * 4 / 3))
+  box_height = min(height, round(width * 4 / 3))
+  left, top = (width - box_width) // 2, (height - box_height) // 2
+  return left, top, box_width, box_height
+
+
+def _central_span(length: int, resized: int, size: int) -> tuple[float, float]:
+  """Where the middle `size` of `resized` pixels lie among `length`."""
+  start = round((resized - size) / 2)
+  return start * length / resized, (start + size) * length / resized

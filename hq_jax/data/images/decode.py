@@ -1,0 +1,269 @@
+"""From the bytes of an image file to pixels, upright and opaque.
+
+Pure functions, made to be called from threads: Pillow lets go of the
+interpreter while it decodes and resizes.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import io
+
+import numpy as np
+from PIL import BmpImagePlugin
+from PIL import GifImagePlugin
+from PIL import Image
+from PIL import ImageFile
+from PIL import JpegImagePlugin
+from PIL import PngImagePlugin
+from PIL import WebPImagePlugin
+
+from hq_jax.data.images import exif
+
+# Past this many, Pillow warns of a decompression bomb: 4 bytes each in memory.
+MAX_PIXELS = 2**30 // 12
+
+
+class UnreadableImage(ValueError):
+  """The bytes are no image that can be read; one line says why."""
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+  """A JPEG file of which no resolution is wanted.
+
+  Pillow looks for it in EXIF, which costs time, and warns where that is broken.
+  """
+
+  def _read_dpi_from_exif(self) -> None:
+    pass
+
+
+def decode(data: bytes, channels: int = 3) -> np.ndarray:
+  """Decodes a JPEG, PNG, GIF (the first frame), BMP or WebP file.
+
+  The image is turned upright as EXIF says, as cameras and phones leave it to
+  the reader. What is transparent is laid over white, the page for which such
+  images are drawn: below full transparency the file's colours mean nothing.
+  16 bits become the upper 8.
+
+  Args:
+    data: the whole file.
+    channels: 3 for red, green and blue; 1 for grey, ITU-R 601 luma.
+
+  Returns:
+    uint8, `[h, w, channels]`; it may be read-only.
+
+  Raises:
+    UnreadableImage: for bytes that are no such file, that end too early, or
+      that hold more than `MAX_PIXELS` pixels.
+    ValueError: for other `channels`.
+
+  >>> file = io.BytesIO()
+  >>> Image.new('RGB', (4, 2), (255, 0, 0)).save(file, 'PNG')
+  >>> pixels = decode(file.getvalue())
+  >>> pixels.shape, pixels[0, 0].tolist()
+  ((2, 4, 3), [255, 0, 0])
+  """
+  file = read_header(data)
+  image = _load(file, channels)
+  image = exif.turn_upright(image, _get_orientation(file))
+  return to_array(image, channels)
+
+
+def read_header(data: bytes) -> ImageFile.ImageFile:
+  """Reads what a file says of its image, and none of the pixels.
+
+  `Image.open` would warn of large images, and of JPEGs with broken additions;
+  which warnings are shown, and which raised, is one setting for all threads.
+
+  Args:
+    data: the whole file.
+
+  Returns:
+    What `resize_box` reads on from.
+
+  Raises:
+    UnreadableImage: as for `decode`.
+
+  >>> file = io.BytesIO()
+  >>> Image.new('L', (4, 2)).save(file, 'PNG')
+  >>> read_header(file.getvalue()).size
+  (4, 2)
+  """
+  start = bytes(data[:16])
+  make: type[ImageFile.ImageFile]
+  if start.startswith(b'\xff\xd8\xff'):
+    make = _JpegFile
+  elif start.startswith(b'\x89PNG\r\n\x1a\n'):
+    make = PngImagePlugin.PngImageFile
+  elif start.startswith((b'GIF87a', b'GIF89a')):
+    make = GifImagePlugin.GifImageFile
+  elif start.startswith(b'BM'):
+    make = BmpImagePlugin.BmpImageFile
+  elif start.startswith(b'RIFF') and start[8:12] == b'WEBP':
+    make = WebPImagePlugin.WebPImageFile
+  else:
+    raise UnreadableImage(
+      f'image: got {len(data)} bytes that begin with {start!r}, wanted a JPEG,'
+      ' PNG, GIF, BMP or WebP file'
+    )
+  with _reading():
+    file = make(io.BytesIO(data))
+  width, height = file.size
+  if width * height > MAX_PIXELS:
+    raise UnreadableImage(
+      f'image: got {width} x {height} pixels, wanted at most {MAX_PIXELS}'
+    )
+  return file
+
+
+def get_upright_size(file: ImageFile.ImageFile) -> tuple[int, int]:
+  """Returns the size of an image once it is turned upright.
+
+  Args:
+    file: of `read_header`.
+
+  Returns:
+    Width and height, in pixels.
+
+  >>> data = io.BytesIO()
+  >>> Image.new('L', (4, 2)).save(data, 'PNG')
+  >>> get_upright_size(read_header(data.getvalue()))
+  (4, 2)
+  """
+  return exif.turn_size(file.size, _get_orientation(file))
+
+
+def resize_box(
+  file: ImageFile.ImageFile,
+  box: tuple[float, float, float, float],
+  size: int,
+  *,
+  channels: int = 3,
+  can_shrink: bool = False,
+) -> Image.Image:
+  """Decodes the pixels and resizes a part of them to a square.
+
+  With the antialiased bilinear filter.
+
+  Args:
+    file: of `read_header`; it is read once.
+    box: left, top, right and bottom, in pixels of the whole upright image.
+    size: of the square, in pixels.
+    channels: 3 or 1, as for `decode`.
+    can_shrink: whether a JPEG's sides are halved, or more, while it is decoded,
+      where both sides of the box are at least twice `size`, which is faster.
+
+  Returns:
+    An upright image for `to_array`.
+
+  Raises:
+    UnreadableImage: as for `decode`.
+    ValueError: for other `channels`.
+
+  >>> data = io.BytesIO()
+  >>> Image.new('RGB', (4, 2), (255, 0, 0)).save(data, 'PNG')
+  >>> file = read_header(data.getvalue())
+  >>> to_array(resize_box(file, (1, 0, 3, 2), 1)).tolist()
+  [[[255, 0, 0]]]
+  """
+  shrink = 1
+  if can_shrink:
+    shrink = _fit_shrink(
+      file, int(min(box[2] - box[0], box[3] - box[1])) // size
+    )
+  # It is cheaper to find the part in the image as it is stored, and to turn
+  # the result, than to turn the image.
+  orientation = _get_orientation(file)
+  box = exif.find_stored_box(box, file.size, orientation)
+  left, top, right, bottom = (side / shrink for side in box)
+  image = _load(file, channels, shrink)
+  image = image.resize(
+    (size, size), Image.Resampling.BILINEAR, (left, top, right, bottom)
+  )
+  return exif.turn_upright(image, orientation)
+
+
+def to_array(image: Image.Image, channels: int = 3) -> np.ndarray:
+  """Returns the pixels of an image.
+
+  Args:
+    image: of mode RGB or L.
+    channels: 3; or 1, for mode L.
+
+  Returns:
+    uint8, `[h, w, channels]`; it may be read-only.
+
+  >>> to_array(Image.new('L', (2, 1), 7)).tolist()
+  [[[7, 7, 7], [7, 7, 7]]]
+  """
+  if channels == 3 and image.mode != 'RGB':
+    image = image.convert('RGB')
+  pixels = np.asarray(image)
+  return pixels if channels == 3 else pixels[:, :, None]
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+  """Turns whatever Pillow raises into an `UnreadableImage`."""
+  try:
+    yield
+  except (UnreadableImage, MemoryError):
+    raise
+  # Broken files make Pillow raise nearly anything: OSError, SyntaxError,
+  # IndexError, struct.error, zlib.error, EOFError, ...
+  except Exception as error:
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    raise UnreadableImage(
+      f'image: got broken data ({reason}), wanted a whole file'
+    ) from error
+
+
+def _get_orientation(file: ImageFile.ImageFile) -> int:
+  return exif.read_orientation(file.info.get('exif', b''))
+
+
+def _fit_shrink(file: ImageFile.ImageFile, most: int) -> int:
+  """The largest of 1, 2, 4, 8 up to `most` by which a decoder can divide."""
+  if not isinstance(file, _JpegFile):
+    return 1
+  return max([shrink for shrink in (2, 4, 8) if shrink <= most], default=1)
+
+
+def _load(
+  file: ImageFile.ImageFile, channels: int, shrink: int = 1
+) -> Image.Image:
+  """Decodes the pixels.
+
+  Args:
+    file: a file whose header was read.
+    channels: 3 or 1.
+    shrink: of `_fit_shrink`: the sides are divided by it and rounded up.
+
+  Returns:
+    An image, not yet upright, of mode L, or RGB, for three channels only.
+  """
+  if channels not in (1, 3):
+    raise ValueError(f'channels: got {channels!r}, wanted 1 or 3')
+  mode = 'L' if channels == 1 else 'RGB'
+  with _reading():
+    # A JPEG decodes to grey by itself, and to this part of its size: half of
+    # its pixels, where twice as many are there.
+    width, height = file.size
+    file.draft(mode, (width // shrink, height // shrink))
+    file.load()
+    plain = _flatten(file)
+    # Grey images get their three channels last, when they are small.
+    if plain.mode not in ('L', mode):
+      plain = plain.convert(mode)
+  return plain
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+  """Takes what an image has beyond 8 opaque bits."""
+  if image.mode.startswith('I'):
+    # Pillow's own conversion would cut 16 bits off at 255.
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  if image.has_transparency_data:
+    white = Image.new('RGBA', image.size, 'white')
+    return Image.alpha_composite(white, image.convert('RGBA')).convert('RGB')
+  return image

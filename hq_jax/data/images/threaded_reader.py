@@ -1,0 +1,113 @@
+"""From files of images to arrays of one shape, by many threads."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+import os
+
+import numpy as np
+
+from hq_jax.data import sources
+from hq_jax.data.images import decode
+from hq_jax.data.images import unreadable as unreadable_lib
+
+# From a file's bytes and the position of the example in training to an image.
+MakeImage = Callable[[bytes, int], np.ndarray]
+_Found = tuple[np.ndarray, int] | None
+
+
+class FileReader:
+  """Reads examples whose images are files, a batch at a time."""
+
+  def __init__(
+    self,
+    source: sources.Source,
+    make_image: MakeImage,
+    unreadable: unreadable_lib.Unreadable,
+    num_threads: int | None = None,
+  ):
+    """Starts the threads.
+
+    Args:
+      source: a split whose `image` are bytes.
+      make_image: decodes, crops and resizes.
+      unreadable: what cannot be read is counted there.
+      num_threads: None for one per core that this process may use.
+    """
+    self._source = source
+    self._make_image = make_image
+    self._unreadable = unreadable
+    self._pool = futures.ThreadPoolExecutor(
+      num_threads or count_cores(), 'read_images'
+    )
+
+  def read(
+    self, indices: Sequence[int] | np.ndarray, first_position: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Reads training examples; the next one stands in for an unreadable one.
+
+    Args:
+      indices: of the examples, `[n]`.
+      first_position: of the first of them in training: what is drawn at random
+        depends on the position.
+
+    Returns:
+      Images, uint8 `[n, h, w, c]`, and labels, int32 `[n]`.
+
+    Raises:
+      ValueError: where too many cannot be read.
+    """
+    positions = range(first_position, first_position + len(indices))
+    found = list(self._pool.map(self._load_next, indices, positions))
+    return (
+      np.stack([image for image, _ in found]),
+      np.array([label for _, label in found], np.int32),
+    )
+
+  def read_all(self, batches: Iterable[np.ndarray]) -> Iterator[list[_Found]]:
+    """Reads batches of examples, one batch ahead of what is asked for.
+
+    Args:
+      batches: of indices.
+
+    Yields:
+      For each index an image and its label; None where it cannot be read.
+
+    Raises:
+      ValueError: where too many cannot be read.
+    """
+    ahead: list[futures.Future[_Found]] | None = None
+    for indices in batches:
+      started = [self._pool.submit(self._load, int(i), 0) for i in indices]
+      if ahead is not None:
+        yield [future.result() for future in ahead]
+      ahead = started
+    if ahead is not None:
+      yield [future.result() for future in ahead]
+
+  def _load(self, index: int, position: int) -> _Found:
+    name = f'image {index}'
+    try:
+      example = self._source[index]
+      name = example['name']
+      return self._make_image(example['image'], position), example['label']
+    except (decode.UnreadableImage, OSError) as error:
+      self._unreadable.add(getattr(error, 'filename', None) or name, error)
+      return None
+
+  def _load_next(self, index: int, position: int) -> tuple[np.ndarray, int]:
+    for offset in range(len(self._source)):
+      found = self._load((int(index) + offset) % len(self._source), position)
+      if found is not None:
+        return found
+    raise ValueError('not one of the training images can be read')
+
+
+def count_cores() -> int:
+  """Returns how many cores this process may use; not every system can tell.
+
+  >>> 1 <= count_cores() <= os.cpu_count()
+  True
+  """
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -1,0 +1,204 @@
+"""Prepares a data set of TFDS: `python -m hq_jax.data.prepare cifar10`."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+import contextlib
+import importlib.util
+import os
+import pathlib
+import sys
+
+import tensorflow_datasets as tfds
+
+from hq_jax import command_line
+from hq_jax.data.sets import generated
+from hq_jax.data.tfds import builders
+from hq_jax.data.tfds import downloads
+from hq_jax.data.tfds import errors as tfds_errors
+from hq_jax.data.tfds import lookup
+
+_DESCRIPTION = """\
+Downloads a data set of TFDS and writes it as files that training reads without
+TensorFlow and without a network.
+
+  NAME  such as cifar10, imagenet_resized/16x16 or cifar10:3.0.2; any set that
+        has one image and one label, see
+        https://www.tensorflow.org/datasets/catalog"""
+_EPILOG = """\
+A process that is killed leaves a folder incomplete.* behind, which may be
+deleted. Exit status: 0, also where the set is prepared already; 2 and one line
+on stderr where it cannot be prepared; TensorFlow adds lines of its own."""
+
+# Asked for sets that do not say where they are downloaded from.
+_ANY_URL = 'https://storage.googleapis.com'
+
+
+def prepare(
+  name: str,
+  data_dir: str | os.PathLike[str] | None = None,
+  manual_dir: str | os.PathLike[str] | None = None,
+  *,
+  show_progress: bool = False,
+) -> pathlib.Path:
+  """Prepares a data set, unless it is prepared already.
+
+  TFDS writes to a folder `incomplete.*` and renames it at the end: what was
+  interrupted is not taken for prepared.
+
+  Args:
+    name: 'name' or 'name/config' of TFDS, either of them with ':version'.
+    data_dir: the folder that holds the data sets; None means the environment's
+      TFDS_DATA_DIR, or `~/tensorflow_datasets` without one.
+    manual_dir: the folder of what was downloaded by hand; None means
+      `downloads/manual` in `data_dir`. What TFDS would download is taken from
+      there, too.
+    show_progress: whether TFDS may write to stderr what it does.
+
+  Returns:
+    The folder of the prepared version.
+
+  Raises:
+    ValueError: TFDS does not know the set, cannot prepare it, or it is no image
+      classification set; the last is found before anything is downloaded. Or
+      it is prepared in a way that cannot be read.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as data_dir:
+  ...   prepare('digits', data_dir).relative_to(data_dir).as_posix()
+  'digits/1.0.0'
+  """
+  root = lookup.get_root(data_dir)
+  if name in generated.SPECS:
+    generated.open_splits(name, root, memory_limit_bytes=0)
+  folder = lookup.find(name, root)
+  if folder is None:
+    folder = _prepare(name, root, manual_dir, show_progress)
+  builders.open_builder(folder)
+  return folder
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command.
+
+  Args:
+    argv: the arguments, without the program's name.
+
+  Returns:
+    The exit status.
+
+  >>> main(['--help'])  # doctest: +ELLIPSIS
+  usage: python -m hq_jax.data.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR] NAME
+  ...
+  0
+  """
+  parser = _make_parser()
+  try:
+    arguments = command_line.parse(parser, argv, 'name')
+    if arguments.help:
+      print(parser.format_help().rstrip())
+      return 0
+    found = lookup.find(arguments.name, lookup.get_root(arguments.data_dir))
+    folder = prepare(
+      arguments.name,
+      arguments.data_dir,
+      arguments.manual_dir,
+      show_progress=sys.stderr is not None and sys.stderr.isatty(),
+    )
+  except (argparse.ArgumentError, OSError, ValueError) as error:
+    # What TFDS says may have several lines.
+    print(f'hq_jax: {" ".join(str(error).split())}', file=sys.stderr)
+    return 2
+  splits = builders.open_builder(folder).info.splits
+  sizes = ', '.join(f'{k} {v.num_examples:,}' for k, v in splits.items())
+  state = 'is prepared already' if found else 'is prepared'
+  print(f'{arguments.name} {state} in {folder}: {sizes}')
+  return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+  return command_line.make_parser(
+    'python -m hq_jax.data.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR] NAME',
+    _DESCRIPTION,
+    _EPILOG,
+    'name',
+    'see above',
+    {
+      '--data_dir': {
+        'metavar': 'DIR',
+        'help': (
+          'holds the data sets; default: TFDS_DATA_DIR, ~/tensorflow_datasets'
+        ),
+      },
+      '--manual_dir': {
+        'metavar': 'DIR',
+        'help': (
+          'holds what was downloaded by hand; default: downloads/manual there'
+        ),
+      },
+    },
+  )
+
+
+def _prepare(
+  name: str,
+  root: pathlib.Path,
+  manual_dir: str | os.PathLike[str] | None,
+  show_progress: bool,
+) -> pathlib.Path:
+  """Has TFDS prepare a set that is not there; returns its folder."""
+  with _only_if(show_progress):
+    builder = builders.make_builder(name, root)
+    builders.find_keys(builder.info)
+    folder = pathlib.Path(builder.data_dir)
+    if lookup.is_complete(folder):
+      # Of the default config, and what says which one that is has been lost.
+      raise ValueError(
+        f'{name} is prepared in {str(folder)!r}: call it'
+        f' {"/".join(folder.relative_to(root).parts[:-1])}'
+      )
+    if folder.exists():
+      # TFDS would take it for prepared.
+      raise ValueError(
+        f'data_dir: {str(folder)!r} is incomplete: delete that folder'
+      )
+    manual = pathlib.Path(manual_dir or root / 'downloads' / 'manual')
+    if manual_dir is not None and not manual.is_dir():
+      raise ValueError(f'manual_dir: {str(manual)!r} is no folder')
+    downloads.check_manual(builder, manual)
+    is_of_tfds = type(builder).__module__.startswith('tensorflow_datasets.')
+    # Found out now, and not when all is downloaded: whatever TFDS unpacks, it
+    # unpacks by TensorFlow.
+    if is_of_tfds and importlib.util.find_spec('tensorflow') is None:
+      raise tfds_errors.no_tensorflow(name)
+    downloads.check_network(
+      builder, root, manual, [_ANY_URL] if is_of_tfds else []
+    )
+    config = tfds.download.DownloadConfig(
+      manual_dir=manual, try_download_gcs=False
+    )
+    try:
+      builder.download_and_prepare(download_config=config)
+    except Exception as error:  # TFDS raises most kinds of it.
+      # Another process may have been the first to put its folder there.
+      if not lookup.is_complete(folder):
+        raise tfds_errors.explain(name, 'cannot be prepared', error) from error
+  return folder
+
+
+@contextlib.contextmanager
+def _only_if(show_progress: bool) -> Iterator[None]:
+  """Sends what TFDS prints to stderr, or nowhere."""
+  if show_progress:
+    with contextlib.redirect_stdout(sys.stderr):
+      yield
+    return
+  with (
+    open(os.devnull, 'w', encoding='utf-8') as nowhere,
+    contextlib.redirect_stdout(nowhere),
+    contextlib.redirect_stderr(nowhere),
+  ):
+    yield
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

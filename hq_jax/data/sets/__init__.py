@@ -1,0 +1,1 @@
+"""Data sets: digits, folders, arrays, generated."""

@@ -1,0 +1,252 @@
+"""Data sets by name: generated, prepared by TFDS, or a folder of images."""
+
+import math
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from hq_jax.data import sources
+from hq_jax.data.sets import folders
+from hq_jax.data.sets import generated
+from hq_jax.data.tfds import lookup
+from hq_jax.data.tfds import prepared
+
+FOLDER = 'folder'
+
+_ARRAYS = 'has arrays, which are not resized'
+_SIZES = 'has images of any size'
+
+# Means and standard deviations that are in common use, of pixels in 0..1.
+# Networks that others have trained expect those of ImageNet.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_STATISTICS = {
+  'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+  'cifar100': ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+  'fashion_mnist': ((0.2860,), (0.3530,)),
+  'mnist': ((0.1307,), (0.3081,)),
+}
+
+
+class Dataset(NamedTuple):
+  """An opened data set.
+
+  Attributes:
+    name: the name that `load` knows it by.
+    class_names: in the order of the labels.
+    image_shape: `(h, w, c)` of what the model sees.
+    pixel_range: the lowest and the highest value that a pixel can have.
+    pixel_mean: per channel, the mean of the training images' pixels, or what
+      is in common use for it.
+    pixel_std: per channel, their standard deviation.
+    train: the training examples.
+    test: the examples that accuracy is measured on.
+    resize: None where the examples are arrays of `image_shape`; otherwise they
+      are image files, and this is the length that their shorter side is resized
+      to before the centre crop of evaluation.
+    fingerprint: changes with the images' names, for a set that anyone may
+      change; None for the others.
+  """
+
+  name: str
+  class_names: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  pixel_range: tuple[float, float]
+  pixel_mean: tuple[float, ...]
+  pixel_std: tuple[float, ...]
+  train: sources.Source
+  test: sources.Source
+  resize: int | None = None
+  fingerprint: str | None = None
+
+
+def load(
+  name: str,
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  image_size: int | None = None,
+  crop_fraction: float = 0.875,
+  train_split: str | None = None,
+  test_split: str | None = None,
+  memory_limit_bytes: int = 2**30,
+) -> Dataset:
+  """Opens a data set; nothing is downloaded.
+
+  Args:
+    name: `digits`, `glyphs/16` and the other names in `generated.SPECS`, which
+      are prepared on the way; `folder`, a folder of images (see `folders`); or
+      a TFDS name that `python -m hq_jax.data.prepare` has prepared.
+    data_dir: the folder that holds the data sets; None means the environment's
+      TFDS_DATA_DIR, or `~/tensorflow_datasets` without one. For `folder`, the
+      folder itself.
+    image_size: the side in pixels that images are cropped and resized to; None
+      for images that all have the same size and stay as they are.
+    crop_fraction: of the shorter side of an image in evaluation, in (0, 1].
+    train_split: of a prepared set, such as `train[:90%]`.
+    test_split: of a prepared set.
+    memory_limit_bytes: sets of images that stay as they are, and together are
+      no larger, are read into memory at once, which checks every byte of them;
+      larger ones are read example by example.
+
+  Returns:
+    The data set.
+
+  Raises:
+    ValueError: for a name that is unknown or not prepared, a `data_dir` that is
+      no folder, files in it that are damaged or not those of this data set, or
+      an `image_size` that does not fit it.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as data_dir:
+  ...   dataset = load('digits', data_dir)
+  >>> dataset.image_shape, len(dataset.train), len(dataset.test)
+  ((8, 8, 1), 1297, 500)
+  """
+  resize = None
+  if image_size is not None:
+    resize = round(image_size / crop_fraction)
+  has_own_splits = name == FOLDER or name in generated.SPECS
+  if has_own_splits and (train_split or test_split):
+    raise ValueError(
+      f'config.data.train_split is {train_split!r} and test_split'
+      f' {test_split!r}, but {name} has splits of its own, wanted None'
+    )
+  if name == FOLDER:
+    return _load_folder(data_dir, image_size, resize)
+  root = lookup.get_root(data_dir)
+  if name in generated.SPECS:
+    if image_size is not None:
+      raise _wrong_size(image_size, name, _ARRAYS, 'None')
+    return _load_generated(name, root, memory_limit_bytes)
+  _check_not_generated(name)
+  folder = lookup.find(name, root)
+  if folder is None:
+    raise ValueError(
+      f'config.data.name is {name!r}, which is not prepared in {str(root)!r}:'
+      f' run `{lookup.prepare_command(name, data_dir)}` (or name one of those'
+      f' that are made here: {", ".join(sorted(generated.SPECS))}, {FOLDER})'
+    )
+  found = prepared.open_prepared(
+    folder, train_split=train_split, test_split=test_split
+  )
+  return _load_prepared(name, found, image_size, resize, memory_limit_bytes)
+
+
+def _check_not_generated(name: str) -> None:
+  """Refuses other spellings of sets whose statistics are known by name."""
+  base = lookup.parse_name(name)[0]
+  known = [x for x in generated.SPECS if x.partition('/')[0] == base]
+  if known:
+    raise ValueError(
+      f'config.data.name is {name!r}, wanted one of: {", ".join(known)}'
+    )
+
+
+def _load_generated(
+  name: str, root: pathlib.Path, memory_limit_bytes: int
+) -> Dataset:
+  spec = generated.SPECS[name]
+  train, test = generated.open_splits(
+    name, root, memory_limit_bytes=memory_limit_bytes
+  )
+  return Dataset(
+    name=name,
+    class_names=spec.class_names,
+    image_shape=spec.image_shape,
+    pixel_range=spec.pixel_range,
+    pixel_mean=spec.pixel_mean,
+    pixel_std=spec.pixel_std,
+    train=train,
+    test=test,
+  )
+
+
+def _load_folder(
+  data_dir: str | os.PathLike[str] | None,
+  image_size: int | None,
+  resize: int | None,
+) -> Dataset:
+  if data_dir is None:
+    raise ValueError(
+      'config.data.data_dir is None, wanted the folder of images'
+    )
+  if image_size is None:
+    raise _wrong_size(None, FOLDER, _SIZES, 'a number of pixels')
+  found = folders.open_folder(data_dir)
+  return _of_files(FOLDER, found, image_size, resize)._replace(
+    fingerprint=f'{found.train.fingerprint()} {found.test.fingerprint()}'
+  )
+
+
+def _load_prepared(
+  name: str,
+  found: prepared.Prepared,
+  image_size: int | None,
+  resize: int | None,
+  memory_limit_bytes: int,
+) -> Dataset:
+  is_encoded = isinstance(found.train[0]['image'], bytes)
+  if image_size is not None:
+    if not is_encoded:
+      raise _wrong_size(image_size, name, _ARRAYS, 'None')
+    return _of_files(name, found, image_size, resize)
+  if None in found.image_shape:
+    raise _wrong_size(None, name, _SIZES, 'a number of pixels')
+  train, test = found.train, found.test
+  if is_encoded:
+    train = sources.DecodedSource(train, found.image_shape)
+    test = sources.DecodedSource(test, found.image_shape)
+  num_images = len(train) + len(test)
+  if num_images * math.prod(found.image_shape) <= memory_limit_bytes:
+    train, test = (
+      sources.MemorySource(*sources.gather(source, range(len(source))))
+      for source in (train, test)
+    )
+  return Dataset(
+    name=name,
+    class_names=found.class_names,
+    image_shape=found.image_shape,
+    train=train,
+    test=test,
+    **_statistics(name, found.image_shape[-1]),
+  )
+
+
+def _of_files(
+  name: str,
+  found: folders.Folder | prepared.Prepared,
+  image_size: int | None,
+  resize: int | None,
+) -> Dataset:
+  """A set of image files, decoded to three channels when they are read."""
+  assert image_size is not None
+  return Dataset(
+    name=name,
+    class_names=found.class_names,
+    image_shape=(image_size, image_size, 3),
+    train=found.train,
+    test=found.test,
+    resize=resize,
+    **_statistics(name, 3),
+  )
+
+
+def _statistics(name: str, num_channels: int) -> dict[str, Any]:
+  mean, std = _STATISTICS.get(name.partition(':')[0], _IMAGENET)
+  if len(mean) != num_channels:  # Grey, or a set that was made grey or RGB.
+    mean, std = (
+      num_channels * (round(sum(numbers) / len(numbers), 4),)
+      for numbers in (mean, std)
+    )
+  return {
+    'pixel_range': (0.0, 255.0),
+    'pixel_mean': tuple(255 * x for x in mean),
+    'pixel_std': tuple(255 * x for x in std),
+  }
+
+
+def _wrong_size(
+  image_size: int | None, name: str, why: str, wanted: str
+) -> ValueError:
+  return ValueError(
+    f'config.data.image_size is {image_size}, but {name} {why}, wanted {wanted}'
+  )

@@ -1,0 +1,139 @@
+"""Folders of image files as they are, one folder per class, as sources."""
+
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import itertools
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hq_jax.data.sets import folder_layouts
+from hq_jax.data.sets import image_files
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+  """A split of image files; `source[i]` reads file i.
+
+  An example is a dict of `image`, the file's bytes as they are, `label`, an
+  int, and `name`, its path below `root`. A file that cannot be read raises an
+  OSError with its path.
+
+  Attributes:
+    root: the folder, an absolute path.
+    paths: of the files, relative to `root`, with slashes; by class, then by
+      path.
+    labels: int32, `[n]`.
+  """
+
+  root: pathlib.Path
+  paths: tuple[str, ...] = dataclasses.field(repr=False)
+  labels: np.ndarray = dataclasses.field(repr=False)
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    name = self.paths[index]
+    path = self.root / name
+    try:
+      image = path.read_bytes()
+    except OSError as error:
+      # The system names the file where opening it fails, not where reading it.
+      raise OSError(error.errno, error.strerror, str(path)) from error
+    return {'image': image, 'label': int(self.labels[index]), 'name': name}
+
+  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Returns the examples at `indices`, in that order."""
+    return [self[index] for index in indices]
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the paths and labels, in their order.
+
+    It shows whether a run is continued on the images that it began with: the
+    same while no file was added, removed or renamed, wherever the folder lies.
+    It says nothing of what is in the files, none of which is looked at.
+
+    Returns:
+      64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(self.labels.astype('<i4').tobytes())
+    for path in self.paths:
+      digest.update(path.encode() + b'\0')
+    return digest.hexdigest()
+
+
+class Folder(NamedTuple):
+  """A data set that is a folder of images.
+
+  Attributes:
+    class_names: in the order of the labels.
+    train: the training images.
+    test: the images that accuracy is measured on.
+  """
+
+  class_names: tuple[str, ...]
+  train: FolderSource
+  test: FolderSource
+
+
+def open_folder(path: str | os.PathLike[str]) -> Folder:
+  """Lists a folder of images; none of them is opened.
+
+  The images of a class are the files below its folder, however deep, that end
+  in one of `image_files.EXTENSIONS`, in capitals or not. Names that begin with
+  a dot are skipped; links are followed, each folder counting once per class.
+  Which folders are classes, and which images are tested on, is said at
+  `folder_layouts.list_splits`.
+
+  Args:
+    path: ROOT; `~` is the home directory.
+
+  Returns:
+    The names of the classes and the two sources.
+
+  Raises:
+    ValueError: where there is no such folder, or it has another layout; where
+      images lie in no class, or a class has no images, or there are fewer than
+      two; or where a name is not UTF-8.
+    OSError: for a folder that cannot be listed.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as root:
+  ...   for name in ('cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg', 'dog/2.png'):
+  ...     file = pathlib.Path(root, name)
+  ...     file.parent.mkdir(exist_ok=True)
+  ...     _ = file.write_bytes(b'')
+  ...   folder = open_folder(root)
+  >>> folder.class_names, len(folder.train), len(folder.test)
+  (('cat', 'dog'), 2, 2)
+  """
+  root = pathlib.Path(os.path.expanduser(path)).absolute()
+  if not os.fspath(path) or not root.is_dir():
+    raise image_files.folder_error(path, 'is no folder, wanted one of images')
+  train, test = folder_layouts.list_splits(root)
+  class_names = tuple(train)
+  return Folder(
+    class_names,
+    train=_make_source(root, class_names, train),
+    test=_make_source(root, class_names, test),
+  )
+
+
+def _make_source(
+  root: pathlib.Path,
+  class_names: Sequence[str],
+  classes: folder_layouts.Classes,
+) -> FolderSource:
+  # A class may have no images to test on.
+  by_label = [classes.get(name, []) for name in class_names]
+  return FolderSource(
+    root,
+    paths=tuple(itertools.chain.from_iterable(by_label)),
+    labels=np.repeat(
+      np.arange(len(by_label), dtype=np.int32), [len(x) for x in by_label]
+    ),
+  )

@@ -1,0 +1,140 @@
+"""Whether what a TFDS set is made from is there, or can be downloaded."""
+
+from collections.abc import Sequence
+import pathlib
+import posixpath
+import queue
+import threading
+from urllib import parse
+
+import requests
+import tensorflow_datasets as tfds
+
+# Whose files nobody may pass on: what, and where it is.
+_MANUAL = {
+  'imagenet2012': (
+    ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+    'https://image-net.org/download-images',
+  ),
+}
+_PROBE_SECONDS = 5.0
+_MAX_HOSTS = 8
+
+
+def check_manual(
+  builder: tfds.core.DatasetBuilder, manual: pathlib.Path
+) -> None:
+  """Refuses a set some of whose files are not where they should be.
+
+  Args:
+    builder: of the data set.
+    manual: the folder of what was downloaded by hand.
+
+  Raises:
+    ValueError: files that only the user can get are not there.
+
+  >>> builder = tfds.builder_cls('imagenet2012')(data_dir='/nowhere')
+  >>> check_manual(
+  ...   builder, pathlib.Path('/nowhere')
+  ... )  # doctest: +ELLIPSIS
+  Traceback (most recent call last):
+  ...
+  ValueError: imagenet2012 needs ILSVRC2012_img_train.tar and ...
+  """
+  instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+  if not instructions:
+    return
+  files, url = _MANUAL.get(builder.name, ((), ''))
+  missing = [file for file in files if not (manual / file).is_file()]
+  if missing:
+    raise ValueError(
+      f'{builder.name} needs {" and ".join(missing)}, wanted in the folder'
+      f' {str(manual)!r} (or that of --manual_dir): you get them, with an'
+      f' account, from {url}'
+    )
+  if not manual.is_dir() or not any(manual.iterdir()):
+    raise ValueError(
+      f'{builder.name} needs files that are downloaded by hand, and the folder'
+      f' {str(manual)!r} (or that of --manual_dir) is empty:'
+      f' {" ".join(instructions.split())}'
+    )
+
+
+def check_network(
+  builder: tfds.core.DatasetBuilder,
+  root: pathlib.Path,
+  manual: pathlib.Path,
+  default_urls: list[str],
+) -> None:
+  """Refuses a set that has to be downloaded where nothing can be.
+
+  TFDS tries for minutes. It may know more addresses than this config of the set
+  needs, so that there is a doubt, and no refusal, where one host answers, or
+  one file is there already.
+
+  Args:
+    builder: of the data set.
+    root: the folder that holds the data sets.
+    manual: the folder of what was downloaded by hand.
+    default_urls: asked for a set that does not say where it is downloaded from.
+
+  Raises:
+    ValueError: no host answers.
+
+  >>> from hq_jax.data.sets import digits
+  >>> nowhere = pathlib.Path('/nowhere')
+  >>> check_network(digits.Digits(data_dir=nowhere), nowhere, nowhere, [])
+  """
+  infos = builder.url_infos or {}
+  if not infos and builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    return
+  downloads = root / 'downloads'
+  get_name = tfds.download.resource.get_dl_fname
+  for url, info in infos.items():
+    file = info.filename or posixpath.basename(parse.urlsplit(url).path)
+    cached = get_name(url, info.checksum)
+    places = (manual / file, downloads / cached)
+    if any(
+      path.is_file() for path in (*places, downloads / builder.name / cached)
+    ):
+      return
+  by_host = {parse.urlsplit(url).hostname: url for url in infos or default_urls}
+  hosts = dict(list(by_host.items())[:_MAX_HOSTS])
+  failure = _probe(list(hosts.values()))
+  if failure is not None:
+    raise ValueError(
+      f'{builder.name} has to be downloaded, and {", ".join(map(str, hosts))}'
+      f' cannot be reached ({failure}): is there a network, or a proxy, which'
+      ' HTTPS_PROXY shall name? (Or put its files into --manual_dir.)'
+    )
+
+
+def _probe(urls: Sequence[str]) -> str | None:
+  """Returns None if a host answers, whatever it says, and else why none does.
+
+  Looking up a name has no time limit of its own, hence the threads: those that
+  are still waiting are left behind.
+  """
+  answers: queue.Queue[str | None] = queue.Queue()
+
+  def ask(url: str) -> None:
+    try:
+      # The library that TFDS downloads with: the same proxies, certificates.
+      requests.head(url, timeout=_PROBE_SECONDS).close()
+      answers.put(None)
+    except requests.exceptions.InvalidSchema:
+      answers.put(None)  # Not of the web, such as ftp: TFDS may try.
+    except requests.RequestException as error:
+      answers.put(type(error).__name__)
+
+  for url in urls:
+    threading.Thread(target=ask, args=(url,), daemon=True).start()
+  failure: str | None = None
+  for _ in urls:
+    try:
+      failure = answers.get(timeout=2 * _PROBE_SECONDS)
+    except queue.Empty:
+      return f'no answer in {2 * _PROBE_SECONDS:.0f} seconds'
+    if failure is None:
+      return None
+  return failure

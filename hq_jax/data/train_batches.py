@@ -1,0 +1,171 @@
+"""Batches to train on: endless, shuffled, shared out among processes."""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import grain
+import numpy as np
+
+from hq_jax.data import normalization
+from hq_jax.data import sources
+from hq_jax.data.images import augment
+from hq_jax.data.images import crops
+from hq_jax.data.images import threaded_reader
+from hq_jax.data.images import unreadable as unreadable_lib
+from hq_jax.data.sets import datasets
+from hq_jax.runtime import shares
+
+Batch = dict[str, np.ndarray]
+
+# Reading ahead pays where examples come from a disk; where they come from
+# memory, threads only fight for the interpreter.
+_MEMORY_READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+_DISK_READ = grain.ReadOptions(num_threads=8, prefetch_buffer_size=16)
+# Image files are decoded by the threads of a `FileReader`, which two batches at
+# a time keep busy; a batch of them may fill hundreds of megabytes.
+_FILE_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+
+
+def make_train_iterator(
+  dataset: datasets.Dataset,
+  *,
+  batch_size: int,
+  seed: int,
+  max_shift: int = 0,
+  flip: bool = False,
+  min_area: float = 0.08,
+  unreadable: unreadable_lib.Unreadable | None = None,
+  num_threads: int | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+  """Returns an endless iterator over the shuffled training images.
+
+  Every epoch has its own order. Batches run on over the end of an epoch, so
+  that no image is dropped. The iterator's `get_state()` is one number, the
+  index of the next global batch: `set_state()` continues bit-identically, also
+  with another `process_count`, but not with another `batch_size` or `seed`.
+
+  Args:
+    dataset: a data set.
+    batch_size: images in a global batch, a multiple of `process_count`.
+    seed: of the order, the shifts, the flips and the crops,
+      0 <= seed < 2**64.
+    max_shift: arrays are moved by up to this many pixels along each axis, at
+      random; 0 leaves them as they are.
+    flip: half of the images are mirrored, at random.
+    min_area: the least area of a random crop of an image file, over the area of
+      the image.
+    unreadable: what cannot be read is counted there, and another image stands
+      in for it; None for an error at the first.
+    num_threads: that decode image files; None for one per core.
+    process_index: which share of every global batch to return:
+      0 <= process_index < process_count. Shares are contiguous, and put
+      together they are the batch that a single process gets.
+    process_count: how many processes share a global batch, >= 1.
+
+  Returns:
+    A Grain iterator of dicts: `image`, float32 `[local_batch, h, w, c]`,
+    normalized, and `label`, int32 `[local_batch]`, with
+    `local_batch = batch_size // process_count`.
+
+  Raises:
+    ValueError: for a size, a seed or an index outside its range.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as data_dir:
+  ...   digits = datasets.load('digits', data_dir)
+  >>> batches = make_train_iterator(digits, batch_size=50, seed=0, max_shift=1)
+  >>> next(batches)['image'].shape, batches.get_state()
+  ((50, 8, 8, 1), {'next_index': 1})
+  """
+  local_size = shares.get_local_size(batch_size, process_index, process_count)
+  shares.check_range('seed', seed, 0, 2**64 - 1)
+  shares.check_range(
+    'max_shift', max_shift, 0, min(dataset.image_shape[:2]) - 1
+  )
+  options: grain.ReadOptions
+  if dataset.resize is not None:
+    options = _FILE_READ
+    make_image = functools.partial(
+      _crop_at_random,
+      seed=seed,
+      size=dataset.image_shape[0],
+      min_area=min_area,
+      flip=flip,
+    )
+    reader = threaded_reader.FileReader(
+      dataset.train,
+      make_image,
+      unreadable or unreadable_lib.Unreadable(0),
+      num_threads,
+    )
+    read = reader.read
+  else:
+    in_memory = isinstance(dataset.train, sources.MemorySource)
+    options = _MEMORY_READ if in_memory else _DISK_READ
+    read = functools.partial(
+      _read_arrays, dataset.train, seed=seed, max_shift=max_shift, flip=flip
+    )
+  make_batch = functools.partial(
+    _make_train_batch,
+    read=read,
+    preprocessing=normalization.preprocessing(dataset),
+    batch_size=batch_size,
+    local_first=process_index * local_size,
+  )
+  # Grain shuffles epoch e with seed + e: neighbouring seeds would meet each
+  # other's orders one epoch later. Hashed seeds do not.
+  shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+  batches = (
+    grain.MapDataset.range(len(dataset.train))
+    .shuffle(seed=shuffle_seed)
+    .repeat()
+    # Nothing is dropped: the epochs have no end.
+    .batch(local_size, drop_remainder=True, batch_fn=np.array)
+    .slice(slice(process_index, None, process_count))
+    .map_with_index(make_batch)
+  )
+  return iter(batches.to_iter_dataset(options))
+
+
+def _crop_at_random(
+  data: bytes, position: int, *, seed: int, **arguments: Any
+) -> np.ndarray:
+  words = crops.random_words(seed, position)
+  return crops.random_resized_crop(data, words, **arguments)
+
+
+def _read_arrays(
+  source: sources.Source,
+  indices: np.ndarray,
+  first_position: int,
+  *,
+  seed: int,
+  max_shift: int,
+  flip: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads arrays, and shifts and flips them."""
+  images, labels = sources.gather(source, indices)
+  where = seed, first_position, len(indices)
+  if max_shift:
+    images = augment.shift(images, augment.random_offsets(*where, max_shift))
+  if flip:
+    images = augment.flip(images, augment.random_flips(*where))
+  return images, labels
+
+
+def _make_train_batch(
+  batch: int,
+  indices: np.ndarray,
+  *,
+  read: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+  preprocessing: Mapping[str, Any],
+  batch_size: int,
+  local_first: int,
+) -> Batch:
+  """Reads and normalizes a share of global batch number `batch`."""
+  images, labels = read(indices, batch * batch_size + local_first)
+  images = normalization.normalize(images, preprocessing)
+  return {'image': images, 'label': labels}

@@ -1,0 +1,86 @@
+"""The networks whose weights are known, and how others name them."""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from hq_jax.models import mobilenet
+from hq_jax.models import resnet
+from hq_jax.models.pretrained import names
+
+
+class Architecture(NamedTuple):
+  """A network, and the names of its modules elsewhere.
+
+  Attributes:
+    build: called with the number of classes, makes the Flax module.
+    namings: the names that its weights may have, torchvision's first.
+  """
+
+  build: Callable[[int], nn.Module]
+  namings: tuple[names.Naming, ...]
+
+
+_RESNET_NAMINGS = (names.torchvision_resnet, names.hugging_face_resnet)
+
+ARCHITECTURES = {
+  **{
+    f'resnet{depth}': Architecture(
+      functools.partial(resnet.ResNet, depth=depth), _RESNET_NAMINGS
+    )
+    for depth in (18, 34, 50, 101)
+  },
+  'mobilenet_v2': Architecture(
+    mobilenet.MobileNetV2, (names.torchvision_mobilenet, names.timm_mobilenet)
+  ),
+}
+
+
+def get(architecture: str) -> Architecture:
+  """Looks up a network.
+
+  >>> get('resnet18').build(10).depth
+  18
+
+  Args:
+    architecture: a name in `ARCHITECTURES`.
+
+  Returns:
+    The network.
+
+  Raises:
+    ValueError: for another name.
+  """
+  if architecture not in ARCHITECTURES:
+    raise ValueError(
+      f'architecture is {architecture!r}, wanted one of:'
+      f' {", ".join(ARCHITECTURES)}'
+    )
+  return ARCHITECTURES[architecture]
+
+
+def get_shapes(architecture: str, num_classes: int) -> chex.ArrayTree:
+  """The shapes of a network's variables; computes nothing.
+
+  >>> get_shapes('resnet18', 10)['params']['head']['kernel'].shape
+  (512, 10)
+
+  Args:
+    architecture: a name in `ARCHITECTURES`.
+    num_classes: how many logits.
+
+  Returns:
+    `params` and `batch_stats` of `jax.ShapeDtypeStruct`.
+
+  Raises:
+    ValueError: for another name.
+  """
+  model = get(architecture).build(num_classes)
+  return jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+  )

@@ -1,0 +1,203 @@
+"""What is wrong with weights, in one line."""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from hq_jax.core import trees
+from hq_jax.models.pretrained import architectures
+from hq_jax.models.pretrained import names
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# How many names of a kind an error spells out.
+_SHOWN = 3
+
+
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape that PyTorch has for that of a Flax leaf.
+
+  >>> torch_shape((3, 3, 64, 128))
+  (128, 64, 3, 3)
+
+  Args:
+    shape: of a kernel `[h, w, in, out]` or `[in, out]`, or of a vector.
+
+  Returns:
+    `[out, in, h, w]`, `[out, in]`, or the same.
+  """
+  # The last two axes, turned around, then those before.
+  return (*shape[:-3:-1], *shape[:-2])
+
+
+def name_shapes(
+  leaves: Mapping[str, Any], naming: names.Naming
+) -> dict[str, tuple[int, ...]]:
+  """The shapes that a PyTorch state dictionary must have.
+
+  >>> name_shapes({'params/conv_stem/kernel': np.zeros((7, 7, 3, 64))},
+  ...             names.torchvision_resnet)
+  {'conv1.weight': (64, 3, 7, 7)}
+
+  Args:
+    leaves: of Flax variables, by path.
+    naming: the names of the modules.
+
+  Returns:
+    Shapes by name.
+
+  Raises:
+    ValueError: for a path that is not there.
+  """
+  found = names.name_leaves(leaves, naming)
+  return {found[path]: torch_shape(np.shape(x)) for path, x in leaves.items()}
+
+
+def _quote(name: str) -> str:
+  """A name in a line of its own length: a file may call things anything."""
+  return repr(name)[1:-1][:80]
+
+
+def _list_some(items: Sequence[str]) -> str:
+  """The first items of a list, and how many more there are."""
+  more = len(items) - _SHOWN
+  return ', '.join(items[:_SHOWN]) + (f' and {more} more' if more > 0 else '')
+
+
+def compare(got: Shapes, wanted: Shapes) -> dict[str, list[str]]:
+  """Where the shapes of weights differ from those of a network.
+
+  >>> compare({'a': (2,), 'b': (2,)}, {'b': (3,), 'c': (3,)})
+  {'missing': ['c'], 'not wanted': ['a'], 'wrong shape': ['b']}
+
+  Args:
+    got: shapes by name.
+    wanted: the same.
+
+  Returns:
+    Lists of names by what is wrong with them, which may be empty.
+  """
+  return {
+    'missing': [name for name in wanted if name not in got],
+    'not wanted': [name for name in got if name not in wanted],
+    'wrong shape': [
+      name for name in wanted if name in got and got[name] != wanted[name]
+    ],
+  }
+
+
+def describe(
+  problems: Mapping[str, Sequence[str]], got: Shapes, wanted: Shapes
+) -> str:
+  """What `compare` found, in words.
+
+  >>> got, wanted = {'a': (2,), 'b': (2,)}, {'b': (3,), 'c': (3,)}
+  >>> describe(compare(got, wanted), got, wanted)
+  'missing: c; not wanted: a; wrong shape: b (2,) for (3,)'
+
+  Args:
+    problems: lists of names by what is wrong with them.
+    got: shapes by name.
+    wanted: the same.
+
+  Returns:
+    One line.
+  """
+  show = lambda name: (
+    f'{name} {got[name]} for {wanted[name]}'
+    if name in got and name in wanted
+    else _quote(name)
+  )
+  return '; '.join(
+    f'{kind}: {_list_some([show(name) for name in found])}'
+    for kind, found in problems.items()
+    if found
+  )
+
+
+def check(
+  state: Mapping[str, np.ndarray],
+  wanted: Shapes,
+  *,
+  architecture: str,
+  head: str,
+  path: str | os.PathLike[str] = '',
+) -> None:
+  """Refuses weights that are not those of a network.
+
+  >>> check({'fc.bias': np.ones(2)}, {'fc.bias': (2,)}, architecture='resnet18',
+  ...       head='fc')
+
+  Args:
+    state: arrays by name.
+    wanted: shapes by name.
+    architecture: a name in `ARCHITECTURES`, for errors.
+    head: the name of the classifier.
+    path: where the weights come from, for errors.
+
+  Raises:
+    ValueError: where names or shapes differ, or a value is not finite, not
+      floating point, or a negative variance.
+  """
+  where = f'{path}: ' if path else ''
+  got = {name: np.shape(array) for name, array in state.items()}
+  problems = compare(got, wanted)
+  wrong = [name for found in problems.values() for name in found]
+  text = describe(problems, got, wanted)
+  if wrong and all(name.rpartition('.')[0] == head for name in wrong):
+    raise ValueError(
+      f'{where}the head of the weights is not that of the model ({text}),'
+      ' --config.pretrained_head=False trains a new one'
+    )
+  if wrong:
+    other = _recognize(got)
+    hint = (
+      f', they look like {other}' if other not in (None, architecture) else ''
+    )
+    raise ValueError(
+      f'{where}the weights do not fit {architecture} ({text}){hint}'
+    )
+  bad = _find_bad_values(state)
+  if bad is not None:
+    raise ValueError(f'{where}{bad}')
+
+
+def _recognize(got: Shapes) -> str | None:
+  """The network that weights belong to, whatever their head."""
+  if any(name.startswith('mobilenet_v2.') for name in got):
+    return 'the MobileNetV2 of Hugging Face, which pads otherwise'
+  fits = {}
+  for architecture, (_, namings) in architectures.ARCHITECTURES.items():
+    for naming in namings:
+      if f'{naming("conv_stem")}.weight' not in got:
+        continue
+      leaves = trees.flatten(architectures.get_shapes(architecture, 1))
+      wanted = name_shapes(leaves, naming)
+      head = naming('head')
+      wrong = [
+        name
+        for name, shape in wanted.items()
+        if got.get(name) != shape and name.rpartition('.')[0] != head
+      ]
+      if not wrong:
+        fits[architecture] = len(wanted)
+  # The names of a deep network include those of a shallow one.
+  return max(fits, key=lambda name: fits[name]) if fits else None
+
+
+def _find_bad_values(state: Mapping[str, np.ndarray]) -> str | None:
+  """The first array that no network can compute with, and why."""
+  for name, array in state.items():
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      return f'{name} is {array.dtype}, wanted floating point'
+    # float64 may hold more than float32 does.
+    with np.errstate(over='ignore'):
+      values = array.astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+      return f'{name} has values that are not finite, wanted finite ones'
+    if name.endswith('.running_var') and (values < 0).any():
+      return f'{name} has negative values, wanted variances'
+  return None

@@ -1,0 +1,150 @@
+"""Between PyTorch state dictionaries and Flax variables."""
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+import chex
+from flax import traverse_util
+import numpy as np
+
+from hq_jax.core import trees
+from hq_jax.models.pretrained import architectures
+from hq_jax.models.pretrained import checking
+from hq_jax.models.pretrained import names
+
+State = dict[str, np.ndarray]
+
+_UNUSED = 'num_batches_tracked'
+# Before the names of Hugging Face's networks with a head, not of those without.
+_PREFIX = 'resnet.'
+_HEAD = 'params/head/'
+
+
+def to_flax(
+  state: Mapping[str, np.ndarray],
+  variables_shapes: chex.ArrayTree,
+  *,
+  architecture: str,
+  new_head: bool = False,
+  path: str | os.PathLike[str] = '',
+) -> dict[str, Any]:
+  """Makes Flax variables of weights from PyTorch.
+
+  The names may be those of torchvision, timm or Hugging Face, of the latter for
+  residual networks alone: its MobileNetV2 pads otherwise. Kernels `[out, in, h,
+  w]` become `[h, w, in, out]`, `[out, in]` becomes `[in, out]`, depthwise ones
+  `[c, 1, 3, 3]` become `[3, 3, 1, c]`. `num_batches_tracked` is ignored: with a
+  fixed momentum it has no use.
+
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> from hq_jax.models import mobilenet
+  >>> model = mobilenet.MobileNetV2(num_classes=10)
+  >>> shapes = jax.eval_shape(
+  ...   model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  >>> zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  >>> state = to_torchvision(zeros, architecture='mobilenet_v2')
+  >>> variables = to_flax(state, shapes, architecture='mobilenet_v2')
+  >>> variables['params']['block1']['conv_depthwise']['kernel'].shape
+  (3, 3, 1, 32)
+  >>> backbone = to_flax(
+  ...   state, shapes, architecture='mobilenet_v2', new_head=True)
+  >>> 'head' in backbone['params']
+  False
+
+  Args:
+    state: arrays by name, of `read`.
+    variables_shapes: `params` and `batch_stats` of the model, arrays or their
+      shapes, as `jax.eval_shape(model.init, ...)` returns them.
+    architecture: a name in `ARCHITECTURES`.
+    new_head: whether the classifier of the weights is ignored, and that of the
+      variables left out: it stays as the model initializes it.
+    path: where the weights come from, for errors.
+
+  Returns:
+    `params` and `batch_stats` of float32 NumPy arrays in the shapes of
+    `variables_shapes`, without `params/head` where `new_head` is True.
+
+  Raises:
+    ValueError: where names or shapes are not those of the network, or a value
+      is not finite, not floating point, or a negative variance.
+  """
+  leaves = trees.flatten(variables_shapes)
+  namings = architectures.get(architecture).namings
+  state = {
+    name.removeprefix(_PREFIX): array
+    for name, array in state.items()
+    if name.rpartition('.')[2] != _UNUSED
+  }
+  naming = names.find_naming(state, leaves, namings)
+  head = naming('head')
+  if new_head:
+    state = {n: x for n, x in state.items() if n.rpartition('.')[0] != head}
+    leaves = {p: x for p, x in leaves.items() if not p.startswith(_HEAD)}
+  wanted = checking.name_shapes(leaves, naming)
+  checking.check(state, wanted, architecture=architecture, head=head, path=path)
+  found = names.name_leaves(leaves, naming)
+  return traverse_util.unflatten_dict(
+    {p: _to_flax_layout(state[name]) for p, name in found.items()}, sep='/'
+  )
+
+
+def to_torchvision(variables: chex.ArrayTree, *, architecture: str) -> State:
+  """Makes a state dictionary of torchvision of Flax variables.
+
+  The inverse of `to_flax`, with all `num_batches_tracked` zero. To write it as
+  a file that torchvision's `load_state_dict` takes:
+
+  >>> import tempfile
+  >>> import jax
+  >>> from safetensors import numpy as safetensors_numpy
+  >>> shapes = architectures.get_shapes('mobilenet_v2', 10)
+  >>> zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  >>> state = to_torchvision(zeros, architecture='mobilenet_v2')
+  >>> state['features.1.conv.0.0.weight'].shape
+  (32, 1, 3, 3)
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   safetensors_numpy.save_file(state, f'{folder}/model.safetensors')
+
+  Args:
+    variables: `params` and `batch_stats` of the network.
+    architecture: a name in `ARCHITECTURES`.
+
+  Returns:
+    Arrays by name: float32, and int64 for `num_batches_tracked`.
+
+  Raises:
+    ValueError: where the variables are not those of the network.
+  """
+  leaves = trees.flatten(variables)
+  (naming, *_) = architectures.get(architecture).namings
+  num_classes = np.size(leaves.get(f'{_HEAD}bias', 0))
+  shapes = trees.flatten(architectures.get_shapes(architecture, num_classes))
+  got = {path: np.shape(leaf) for path, leaf in leaves.items()}
+  wanted = {path: leaf.shape for path, leaf in shapes.items()}
+  problems = checking.compare(got, wanted)
+  if any(problems.values()):
+    raise ValueError(
+      f'the variables do not fit {architecture}'
+      f' ({checking.describe(problems, got, wanted)})'
+    )
+  state = {}
+  for path, name in names.name_leaves(leaves, naming).items():
+    state[name] = _to_torch_layout(np.asarray(leaves[path], np.float32))
+    module, _, kind = name.rpartition('.')
+    if kind == 'running_var':
+      state[f'{module}.{_UNUSED}'] = np.zeros((), np.int64)
+  return state
+
+
+def _to_flax_layout(array: np.ndarray) -> np.ndarray:
+  """A float32 copy with output channels last."""
+  moved = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+  return np.array(moved, np.float32, order='C')
+
+
+def _to_torch_layout(array: np.ndarray) -> np.ndarray:
+  """A copy with output channels first."""
+  moved = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+  return np.array(moved, order='C')

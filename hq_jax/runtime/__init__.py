@@ -1,0 +1,1 @@
+"""Processes, devices, checkpoints, signals and folders of a run."""

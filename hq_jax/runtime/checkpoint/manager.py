@@ -1,0 +1,344 @@
+"""The steps of one stage of training on the disk."""
+
+from collections.abc import Callable, Mapping
+import errno
+import os
+import time
+from typing import Any
+
+from absl import logging
+import chex
+import grain
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from hq_jax.runtime import distributed
+from hq_jax.runtime.checkpoint import fingerprints
+from hq_jax.runtime.checkpoint import integrity
+from hq_jax.runtime.checkpoint import orbax_io
+from hq_jax.runtime.checkpoint import retention
+
+_DAMAGED = 'damaged'
+_ITEMS = ('state', 'data', 'meta')
+_VISIBLE_SECONDS = 100.0
+
+
+class Checkpoints:
+  """The checkpoints of one stage of training.
+
+  Each step holds the state, the place in the data, and in `meta` the config,
+  the type, shape and fingerprint of each leaf, and a digest of all but the
+  state. Several processes open, save and restore together.
+
+  Args:
+    directory: of this stage alone; made where there is none.
+    config: nested dictionaries that JSON can hold: a step of another config is
+      refused.
+    keep: how many of the newest steps stay, >= 2: an older one is there to fall
+      back on.
+    keep_every: steps that are multiples of it stay too.
+    get_score: the step with the greatest score stays too, see
+      `retention.KeepPolicy`.
+
+  Raises:
+    ValueError: where one of these is too small.
+  """
+
+  def __init__(
+    self,
+    directory: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    keep: int = 2,
+    keep_every: int | None = None,
+    get_score: Callable[[int], Any] | None = None,
+  ):
+    if keep < 2:
+      raise ValueError(f'keep is {keep}, wanted at least 2 steps')
+    if keep_every is not None and keep_every < 1:
+      raise ValueError(f'keep_every is {keep_every}, wanted at least 1 step')
+    self._directory = os.path.abspath(directory)
+    self._config = dict(config or {})
+    self._is_under_way = False  # whether a step may not be on the disk yet
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=retention.KeepPolicy(keep, keep_every, get_score),
+      # Of saves that were killed.
+      cleanup_tmp_directories=True,
+    )
+    with orbax_io.quiet_orbax():
+      self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=options,
+        item_handlers={
+          'state': ocp.StandardCheckpointHandler(),
+          'data': ocp.JsonCheckpointHandler(),
+          'meta': ocp.JsonCheckpointHandler(),
+        },
+      )
+    self._wait_until_all_see_the_same()
+
+  def latest_step(self) -> int | None:
+    """The newest step, damaged or not, or None."""
+    return self._manager.latest_step()
+
+  def save(
+    self,
+    step: int,
+    state: chex.ArrayTree,
+    iterator: grain.DatasetIterator,
+  ) -> None:
+    """Begins to save a step, in the background.
+
+    It is whole on the disk when `wait` or the next `save` returns; until then
+    it does not count as a step. The arrays may be donated meanwhile.
+
+    Args:
+      step: above the newest saved one.
+      state: what to save.
+      iterator: the training batches, just behind the last one used.
+
+    Raises:
+      OSError: where this step or the one before cannot be written.
+      RuntimeError: where Orbax did not save.
+    """
+    self.wait()
+    data = {'iterators': distributed.gather(iterator.get_state())}
+    meta = {
+      'step': step,
+      'config': self._config,
+      'leaves': fingerprints.describe(state),
+    }
+    meta['digest'] = integrity.get_digest(data, meta)
+    if jax.default_backend() == 'cpu':
+      # Orbax would read from arrays that the next step writes to.
+      state = _copy(state)
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      data=ocp.args.JsonSave(data),
+      meta=ocp.args.JsonSave(meta),
+    )
+    self._is_under_way = True
+    saved = self._run(lambda: self._manager.save(step, args=args))
+    if not saved:
+      raise RuntimeError(f'step {step} was not saved: is it there already?')
+
+  def check(self) -> None:
+    """Refuses to go on where a step could not be written; waits for nothing.
+
+    Raises:
+      OSError: with what the disk says.
+    """
+    # Orbax's own check finds nothing: its thread has taken the error.
+    if self._is_under_way and not self._manager.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> None:
+    """Waits until what was saved is on the disk.
+
+    Raises:
+      OSError: where it cannot be written.
+    """
+    self._is_under_way = False
+    self._run(self._manager.wait_until_finished)
+
+  def restore(
+    self,
+    like: chex.ArrayTree,
+    iterator: grain.DatasetIterator | None = None,
+  ) -> Any:
+    """Restores the newest step that is as it was saved.
+
+    Damaged steps above it are moved to `damaged/`, and a warning says so. Where
+    there is no such step, all stay where they are.
+
+    Args:
+      like: arrays of the same shapes, types and shardings, or
+        `jax.ShapeDtypeStruct`s.
+      iterator: put back to where it was; None leaves it out.
+
+    Returns:
+      The state; its own `step` tells which checkpoint it is of.
+
+    Raises:
+      ValueError: where there is no step, all are damaged, or the newest good
+        one is of another config, or its arrays have other paths, shapes or
+        types.
+    """
+    self.wait()
+    reasons: dict[int, str] = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      found = self._try(step, like, reasons)
+      if found is not None:
+        state, states = found
+        if iterator is not None:
+          _set_state(iterator, states, f'{self._directory}/{step}')
+        self._set_aside(reasons, step)
+        return state
+    if not reasons:
+      raise ValueError(f'{self._directory} holds no checkpoint')
+    listed = '; '.join(f'step {s} {reason}' for s, reason in reasons.items())
+    raise ValueError(
+      f'{self._directory} holds no checkpoint that is whole: {listed}'
+    )
+
+  def close(self) -> None:
+    """Waits for what is under way and frees what Orbax holds.
+
+    Raises:
+      OSError: where a step cannot be written.
+    """
+    self._run(self._manager.close)
+
+  def _run(self, call: Callable[[], Any]) -> Any:
+    """Calls Orbax; what a thread of it could not write is an OSError."""
+    try:
+      return call()
+    except OSError as error:
+      if error.filename is not None or error.errno is None:
+        raise
+      said = os.strerror(error.errno)
+      raise self._make_error(error.errno, said) from error
+    except ValueError as error:
+      # TensorStore raises one that holds what the system said.
+      text = ' '.join(str(error).split())
+      number = errno.ENOSPC if 'RESOURCE_EXHAUSTED' in text else errno.EIO
+      said = os.strerror(number) if number == errno.ENOSPC else text[:200]
+      raise self._make_error(number, said) from error
+
+  def _make_error(self, number: int, said: str) -> OSError:
+    error = OSError(
+      f'{self._directory}: a checkpoint cannot be written ({said})'
+    )
+    error.errno = number
+    return error
+
+  def _try(
+    self, step: int, like: chex.ArrayTree, reasons: dict[int, str]
+  ) -> tuple[Any, list[Any]] | None:
+    """State and states of iterators of a step, or None and the reason.
+
+    All processes go on together: what one finds damaged, all do.
+    """
+    found, reasons[step] = orbax_io.attempt(lambda: self._read_meta(step))
+    if found is None:
+      return None
+    data, meta = found
+    name = f'{self._directory}/{step}'
+    integrity.check_config(name, meta['config'], self._config)
+    leaves = {path: leaf[0] for path, leaf in meta['leaves'].items()}
+    integrity.check_like(name, leaves, like)
+    read = lambda: self._read_state(step, like)
+    state, reasons[step] = orbax_io.attempt(read)
+    if state is None:
+      return None
+    # Computed by all processes together: once all of them have read.
+    now, saved = fingerprints.describe(state), meta['leaves']
+    check = lambda: integrity.check_fingerprints(now, saved)
+    _, reasons[step] = orbax_io.attempt(check)
+    if reasons[step]:
+      return None
+    del reasons[step]
+    return state, data['iterators']
+
+  def _read_meta(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON items, which vouch for one another."""
+    for name in _ITEMS:
+      if not os.path.isdir(os.path.join(self._directory, str(step), name)):
+        raise orbax_io.DamagedError(f'has no {name}')
+    json_args = ocp.args.JsonRestore()
+    data, meta = (
+      self._read(step, name, ocp.JsonCheckpointHandler(), json_args)
+      for name in ('data', 'meta')
+    )
+    digest = meta.pop('digest', None)
+    if digest != integrity.get_digest(data, meta) or meta['step'] != step:
+      raise orbax_io.DamagedError('has another data or meta than was saved')
+    return data, meta
+
+  def _read_state(self, step: int, like: chex.ArrayTree) -> Any:
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    args = ocp.args.StandardRestore(target)
+    return self._read(step, 'state', ocp.StandardCheckpointHandler(), args)
+
+  def _read(self, step: int, item: str, handler: Any, args: Any) -> Any:
+    """Reads an item, and waits for no other process: it may have failed."""
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=process,
+      active_processes={process},
+      barrier_sync_key_prefix=f'process_{process}',
+    )
+    path = os.path.join(self._directory, str(step), item)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+      return reader.restore(path, args=args)
+
+  def _set_aside(self, reasons: Mapping[int, str], good: int) -> None:
+    """Moves damaged steps to where nothing looks for them, and says so."""
+    if not reasons:
+      return
+    for step, reason in reasons.items():
+      if distributed.is_first():
+        moved = _move(self._directory, step)
+        name = f'{self._directory}/{step}'
+        logging.warning(
+          '%s %s: moved to %s, step %d is used', name, reason, moved, good
+        )
+    if not distributed.is_alone():
+      multihost_utils.sync_global_devices('damaged checkpoints are set aside')
+    self._manager.reload()
+    self._wait_until_all_see_the_same()
+
+  def _wait_until_all_see_the_same(self) -> None:
+    """Waits until every process sees the steps that process 0 does.
+
+    A network file system shows what is new, or gone, up to a minute late to
+    other hosts; and who sees other steps would go on from another one.
+    """
+    wanted = distributed.gather(sorted(self._manager.all_steps()))[0]
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+
+    def wait():
+      while sorted(self._manager.all_steps()) != wanted:
+        if time.monotonic() > deadline:
+          raise ValueError(
+            f'{self._directory} has the steps {self._manager.all_steps()} here'
+            f' and {wanted} for process 0, wanted a folder that all share'
+          )
+        time.sleep(1)
+        self._manager.reload()
+
+    distributed.together(wait)
+
+
+@jax.jit
+def _copy(tree: chex.ArrayTree) -> Any:
+  return jax.tree.map(jnp.copy, tree)
+
+
+def _move(directory: str, step: int) -> str:
+  """Moves a step to a name of its own below `damaged/`; which one."""
+  os.makedirs(os.path.join(directory, _DAMAGED), exist_ok=True)
+  name, count = f'{_DAMAGED}/{step}', 1
+  while os.path.lexists(os.path.join(directory, name)):
+    count += 1
+    name = f'{_DAMAGED}/{step}.{count}'
+  os.rename(os.path.join(directory, str(step)), os.path.join(directory, name))
+  return name
+
+
+def _set_state(
+  iterator: grain.DatasetIterator, states: list[Any], name: str
+) -> None:
+  """Puts an iterator back, from the states of all processes."""
+  if len(states) == jax.process_count():
+    iterator.set_state(states[jax.process_index()])
+  # Batches are shared out evenly: the place is the same for all.
+  elif all(state == states[0] for state in states):
+    iterator.set_state(states[0])
+  else:
+    raise ValueError(
+      f'{name} holds iterators of {len(states)} processes, wanted'
+      f' {jax.process_count()}'
+    )

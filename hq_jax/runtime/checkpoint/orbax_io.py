@@ -1,0 +1,93 @@
+"""Reading from files that may be damaged: in all processes, or in none."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import errno
+import gc
+import logging as std_logging
+import re
+import sys
+from typing import TypeVar
+
+from absl import logging
+import jax
+
+from hq_jax.runtime import distributed
+
+_T = TypeVar('_T')
+# About the machine or the user, not about what is in the files.
+_NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ESTALE)
+
+
+class DamagedError(ValueError):
+  """What is in a step is not what was saved."""
+
+
+def silence_orbax() -> Callable[[], None]:
+  """Drops what Orbax's threads say of what they cannot read or write.
+
+  That is pages, and late; `Checkpoints` raises an error that says it.
+
+  >>> speak_again = silence_orbax()
+  >>> speak_again()
+
+  Returns:
+    What undoes it.
+  """
+  loggers = logging.get_absl_logger(), std_logging.getLogger('asyncio')
+  is_ours = lambda record: not re.search('/(orbax|asyncio)/', record.pathname)
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  for logger in loggers:
+    logger.addFilter(is_ours)
+
+  def undo():
+    sys.unraisablehook = hook
+    for logger in loggers:
+      logger.removeFilter(is_ours)
+
+  return undo
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+  """Within it, Orbax is silent; see `silence_orbax`."""
+  undo = silence_orbax()
+  try:
+    yield
+  finally:
+    undo()
+
+
+def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
+  """Tries to read; all processes go on together.
+
+  Args:
+    read: what one process finds damaged, all do.
+
+  Returns:
+    What is read, and ''; or None, and the end of a sentence that says why.
+  """
+  found, reason = None, ''
+  with quiet_orbax():
+    try:
+      found = read()
+    except _NOT_DAMAGE:
+      raise
+    except Exception as error:  # Orbax raises all kinds for damaged files.
+      if getattr(error, 'errno', None) in _PASSING:
+        raise
+      reason = _to_line(error)
+    if reason:
+      # Reads that Orbax gave up complain when they are collected: here.
+      gc.collect()
+  reason = next(filter(None, distributed.gather(reason)), '')
+  return (None, reason) if reason else (found, '')
+
+
+def _to_line(error: Exception) -> str:
+  """What went wrong, as the end of a sentence about the step."""
+  if isinstance(error, DamagedError):
+    return str(error)
+  text = ' '.join(str(error).split())
+  return f'cannot be read ({type(error).__name__}: {text[:160]})'

@@ -1,0 +1,283 @@
+"""The folder of one run: whose it is, and the history of its metrics."""
+
+from collections.abc import Iterator, Mapping
+import fcntl
+import json
+import math
+import os
+import time
+from typing import Any, IO
+
+from hq_jax.runtime import atomic_write
+
+CONFIG = 'config.json'
+METRICS = 'metrics.jsonl'
+MODEL = 'model.hq'
+CHECKPOINTS = 'checkpoints'
+
+# Fields that do not decide the result, but for rounding: a run may go on with
+# others.
+_FREE_FIELDS = (
+  'checkpoint.every_epochs',
+  'checkpoint.every_steps',
+  'checkpoint.keep',
+  'checkpoint.keep_best',
+  'checkpoint.keep_every_epochs',
+  'data.data_dir',
+  'data.max_unreadable',
+  'data.num_threads',
+  'max_skipped_steps',
+  'measure_bias',
+  'mesh.fsdp',
+  'pretrained',  # `inputs.pretrained` tells what is in it.
+)
+
+# What has no field of its own.
+_INPUTS = {
+  'inputs.images': (
+    'images were added to config.data.data_dir, taken away or renamed since'
+    ' that run began'
+  ),
+  'inputs.pretrained': (
+    'config.pretrained holds other weights than that run began with'
+  ),
+}
+
+
+def check_name(workdir: str) -> None:
+  """Refuses what cannot be the folder of a run.
+
+  >>> check_name('gs://bucket/run')
+  Traceback (most recent call last):
+  ValueError: workdir is gs://bucket/run, wanted a folder of a file system: \
+mount the bucket, or better a network file system
+
+  Args:
+    workdir: the folder; it need not exist.
+
+  Raises:
+    ValueError: where it is empty or a URL.
+  """
+  if not workdir:
+    raise ValueError("workdir is '', wanted a folder: --workdir=DIR")
+  if '://' in workdir:
+    raise ValueError(
+      f'workdir is {workdir}, wanted a folder of a file system: mount the'
+      ' bucket, or better a network file system'
+    )
+
+
+def claim(
+  workdir: str, config: Mapping[str, Any], wait_seconds: float = 0.0
+) -> IO[str]:
+  """Makes the folder this config's own, or refuses to touch it.
+
+  Args:
+    workdir: the folder; made where there is none.
+    config: nested dictionaries that JSON can hold.
+    wait_seconds: how long to wait for another process to leave it.
+
+  Returns:
+    An open file that holds the folder's lock until it is closed.
+
+  Raises:
+    ValueError: where the folder belongs to another config, holds files of a
+      run without one, is in use, or is no folder.
+  """
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise ValueError(f'workdir is {workdir}, which is a file')
+  path = os.path.join(workdir, CONFIG)
+  if not os.path.exists(path):
+    _check_unused(workdir)
+    os.makedirs(workdir, exist_ok=True)
+  # Locked before it is read or written: of two processes that begin at once,
+  # one gets the folder.
+  lock = open(path, 'a+', encoding='utf-8', errors='replace')  # noqa: SIM115
+  try:
+    _lock(lock, workdir, wait_seconds)
+    lock.seek(0)
+    text = lock.read()
+    if text:
+      _check_same(workdir, text, config)
+    else:
+      _check_unused(workdir)
+      lock.write(json.dumps(config, indent=2, sort_keys=True) + '\n')
+      lock.flush()
+      os.fsync(lock.fileno())
+  except (ValueError, OSError):
+    lock.close()
+    raise
+  return lock
+
+
+def _lock(file: IO[str], workdir: str, wait_seconds: float) -> None:
+  deadline = time.monotonic() + wait_seconds
+  while True:
+    try:
+      return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if time.monotonic() >= deadline:
+        raise ValueError(
+          f'workdir is {workdir}, in which another process is running'
+        ) from None
+    except OSError as error:
+      raise ValueError(
+        f'workdir is {workdir}, whose file system has no locks'
+        f' ({error.strerror}), wanted one that has'
+      ) from error
+    time.sleep(1)
+
+
+def _check_unused(workdir: str) -> None:
+  for name in (CHECKPOINTS, METRICS, MODEL):
+    if os.path.exists(os.path.join(workdir, name)):
+      raise ValueError(
+        f'workdir is {workdir}, which holds {name} but no {CONFIG}: wanted a'
+        ' new folder or that of an earlier run'
+      )
+
+
+def _check_same(workdir: str, text: str, config: Mapping[str, Any]) -> None:
+  try:
+    theirs = dict(_flatten(json.loads(text)))
+  except (ValueError, AttributeError):
+    raise ValueError(
+      f'workdir is {workdir}, whose {CONFIG} is damaged'
+    ) from None
+  for name, what in _INPUTS.items():
+    if theirs.get(name) != dict(_flatten(config)).get(name):
+      raise ValueError(f'workdir is {workdir}, but {what}')
+  differences = find_differences(theirs, config)
+  if differences:
+    raise ValueError(
+      f'workdir is {workdir}, which belongs to another config: {differences[0]}'
+    )
+
+
+def find_differences(
+  theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> list[str]:
+  """Says which fields differ that decide the result of a run.
+
+  >>> find_differences({'seed': 1, 'mesh': {'fsdp': 1}}, {'seed': 2})
+  ['config.seed is 1 there and 2 here']
+
+  Args:
+    theirs: nested dictionaries, or one with dots in its names.
+    ours: the same of this run.
+
+  Returns:
+    A line for each field, in alphabetical order.
+  """
+  there, here = dict(_flatten(theirs)), dict(_flatten(ours))
+  return [
+    f'config.{name} is {there.get(name)!r} there and {here.get(name)!r} here'
+    for name in sorted(there.keys() | here.keys())
+    if name not in _FREE_FIELDS and there.get(name) != here.get(name)
+  ]
+
+
+def join(
+  workdir: str, config: Mapping[str, Any], wait_seconds: float = 90.0
+) -> IO[str]:
+  """Finds the folder that another process of the same run has claimed.
+
+  Args:
+    workdir: the folder.
+    config: of `claim`.
+    wait_seconds: how long to wait for it: a network file system shows what is
+      new up to a minute late.
+
+  Returns:
+    An open file, as `claim`, without the lock.
+
+  Raises:
+    ValueError: where it is not there, or belongs to another config.
+  """
+  path = os.path.join(workdir, CONFIG)
+  deadline = time.monotonic() + wait_seconds
+  while not os.path.exists(path):
+    if time.monotonic() >= deadline:
+      raise ValueError(
+        f'workdir is {workdir}, which has no {CONFIG} here, wanted a folder'
+        ' that all processes share'
+      )
+    time.sleep(1)
+  file = open(path, encoding='utf-8', errors='replace')  # noqa: SIM115
+  try:
+    _check_same(workdir, file.read(), config)
+  except ValueError:
+    file.close()
+    raise
+  return file
+
+
+def _flatten(
+  tree: Mapping[str, Any], prefix: str = ''
+) -> Iterator[tuple[str, Any]]:
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _flatten(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+class History:
+  """The rows of `metrics.jsonl`, one for each epoch, in order.
+
+  Args:
+    workdir: the folder.
+    is_kept: False where another process of the same run writes the file.
+  """
+
+  def __init__(self, workdir: str, *, is_kept: bool = True):
+    self._is_kept = is_kept
+    self._path = os.path.join(workdir, METRICS)
+    self.rows: list[dict[str, Any]] = []
+    if os.path.exists(self._path):
+      with open(self._path, encoding='utf-8', errors='replace') as file:
+        self.rows = list(_parse(file))
+
+  def truncate(self, step: int, until: float = math.inf) -> None:
+    """Forgets what came after a step, because it is done again.
+
+    Args:
+      step: of the whole run; its own row is kept.
+      until: the last step that is done again; rows beyond it are kept.
+    """
+    self.rows = [row for row in self.rows if not step < row['step'] <= until]
+    self._write()
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Adds a row.
+
+    Args:
+      row: with `step`, which no other row has.
+    """
+    is_last = not self.rows or self.rows[-1]['step'] < row['step']
+    self.rows = sorted([*self.rows, row], key=lambda row: row['step'])
+    if is_last and self._is_kept:
+      with open(self._path, 'a', encoding='utf-8') as file:
+        file.write(json.dumps(row) + '\n')
+        file.flush()
+        os.fsync(file.fileno())  # Before a checkpoint that takes it as there.
+    else:
+      self._write()
+
+  def _write(self) -> None:
+    if not self._is_kept:
+      return
+    lines = [json.dumps(row) + '\n' for row in self.rows]
+    atomic_write.write_bytes(self._path, ''.join(lines).encode())
+
+
+def _parse(lines: IO[str]) -> Iterator[dict[str, Any]]:
+  """The rows up to the first line that was not written whole."""
+  for line in lines:
+    try:
+      row = json.loads(line)
+    except ValueError:
+      return
+    if not (line.endswith('\n') and isinstance(row, dict) and 'step' in row):
+      return
+    yield row

@@ -1,0 +1,181 @@
+"""What is watched while training: distances, zeros, flips, dead channels, bias.
+
+Pure functions of trees, for use inside `jit`; each gives one float32 number for
+each kernel, by path.
+"""
+
+from collections.abc import Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from hq_jax.core import sphere
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
+from hq_jax.core import trees
+
+
+def kernel_diagnostics(
+  params: chex.ArrayTree,
+  latents: chex.ArrayTree,
+  *,
+  sparsity: float | Mapping[str, float] | None = None,
+  scope: str = 'layer',
+  unit_norm: bool = True,
+  select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+) -> dict[str, dict[str, jax.Array]]:
+  """How far each kernel is from its ternary point, and how sparse it is.
+
+  `cosine_distance` is the mean over channels of `1 - cos(w_j, q_j)` between the
+  latents and the parameters that stand for them: in a ternary phase, their
+  ternary point. With `sparsity` given it is that of the latents and their codes
+  *at that sparsity*, comparable over a whole training, at the cost of finding
+  the thresholds. `sparsity` is the fraction of exact zeros in the parameters,
+  and `dead_channels` the fraction of output channels in which all are zero.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'kernel': jnp.array([[1.0], [-1.0], [0.0], [0.0]])}
+  >>> found = kernel_diagnostics(params, params, sparsity=0.5)
+  >>> float(found['cosine_distance']['kernel']) < 1e-6
+  True
+  >>> float(found['sparsity']['kernel'])
+  0.5
+
+  Args:
+    params: the parameters that the model sees.
+    latents: a tree of the same structure, with the latent kernels.
+    sparsity: the final sparsity, in [0, 1), or one by path; None to compare
+      with the parameters as they are.
+    scope: which weights compete; see `thresholds`.
+    unit_norm: whether `abs(u)` is ranked, or `abs(w)`.
+    select: which leaves are kernels.
+    channel_axis: where their output channels are; see `trees.find_axes`.
+
+  Returns:
+    Three dictionaries from the kernel's path to a float32 scalar.
+
+  Raises:
+    ValueError: where `select` matches nothing.
+  """
+  axes = trees.find_axes(params, select, channel_axis)
+  kernels, found = trees.mask(params, axes), trees.mask(latents, axes)
+  targets = kernels
+  if sparsity is not None:
+    ranked = thresholds.get_thresholds(
+      found, sparsity, axes=axes, scope=scope, unit_norm=unit_norm
+    )
+    targets = jax.tree.map(
+      lambda w, axis, threshold: ternary.get_codes_at(
+        w, threshold, axis=axis, scope=scope
+      ),
+      found,
+      axes,
+      ranked,
+    )
+  distances = jax.tree.map(
+    lambda w, q, axis: jnp.mean(sphere.cosine_distance(w, q, axis)),
+    found,
+    targets,
+    axes,
+  )
+  return {
+    'cosine_distance': trees.flatten(distances),
+    'sparsity': trees.flatten(
+      jax.tree.map(lambda p: jnp.mean(p == 0, dtype=jnp.float32), kernels)
+    ),
+    'dead_channels': trees.flatten(
+      jax.tree.map(
+        lambda p, axis: jnp.mean(
+          sphere.sum_by_channel(p != 0, axis) == 0, dtype=jnp.float32
+        ),
+        kernels,
+        axes,
+      )
+    ),
+  }
+
+
+def flip_rate(
+  before: chex.ArrayTree,
+  after: chex.ArrayTree,
+  *,
+  select: trees.Selector = trees.kernels,
+) -> dict[str, jax.Array]:
+  """The fraction of codes that a step changed.
+
+  `mean_i [sign(p_i) != sign(p'_i)]`, where the sign of a ternary weight is its
+  code.
+
+  >>> import jax.numpy as jnp
+  >>> before = {'kernel': jnp.array([[1.0], [0.0], [-1.0], [0.0]])}
+  >>> after = {'kernel': jnp.array([[2.0], [0.0], [2.0], [-2.0]])}
+  >>> float(flip_rate(before, after)['kernel'])
+  0.5
+
+  Args:
+    before: the parameters before the step.
+    after: the parameters after it.
+    select: which leaves are kernels.
+
+  Returns:
+    A float32 scalar by path.
+
+  Raises:
+    ValueError: where `select` matches nothing.
+  """
+  differ = lambda a, b: jnp.mean(jnp.sign(a) != jnp.sign(b), dtype=jnp.float32)
+  return _compare(differ, before, after, select)
+
+
+def ste_bias(
+  grads: chex.ArrayTree,
+  latent_grads: chex.ArrayTree,
+  *,
+  select: trees.Selector = trees.kernels,
+) -> dict[str, jax.Array]:
+  """How far the straight-through gradient points from the true one.
+
+  `1 - cos(grad L(q(w)), grad L(w))`, over all weights of a kernel, on the same
+  batch: between 0 and 2, and 1 where either gradient is zero.
+
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> loss = lambda p: jnp.sum(p['kernel'] ** 3)
+  >>> latents = {'kernel': jnp.array([[3.0], [4.0]])}
+  >>> params = {'kernel': jnp.array([[0.0], [5.0]])}
+  >>> found = ste_bias(jax.grad(loss)(params), jax.grad(loss)(latents))
+  >>> round(float(found['kernel']), 4)
+  0.1284
+
+  Args:
+    grads: taken at the parameters, as an optimizer step takes them.
+    latent_grads: taken at `transforms.latents(opt_state, params)`.
+    select: which leaves are kernels.
+
+  Returns:
+    A float32 scalar by path.
+
+  Raises:
+    ValueError: where `select` matches nothing.
+  """
+
+  def distance(a, b):
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    dot = lambda x, y: jnp.sum(x * y)
+    # Scaled first: gradients may be so small that their squares are zero.
+    a = sphere.divide(a, jnp.max(jnp.abs(a)))
+    b = sphere.divide(b, jnp.max(jnp.abs(b)))
+    cosine = sphere.divide(dot(a, b), jnp.sqrt(dot(a, a) * dot(b, b)))
+    return jnp.clip(1.0 - cosine, 0.0, 2.0)  # A cosine is rounded.
+
+  return _compare(distance, grads, latent_grads, select)
+
+
+def _compare(measure, one, other, select):
+  """A number for each kernel of two trees, by path."""
+  axes = trees.find_axes(one, select)
+  return trees.flatten(
+    jax.tree.map(measure, trees.mask(one, axes), trees.mask(other, axes))
+  )

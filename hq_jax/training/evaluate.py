@@ -1,0 +1,148 @@
+"""Exact evaluation: every image once."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax import config as config_lib
+from hq_jax import models
+from hq_jax.core import trees
+from hq_jax.data import eval_batches
+from hq_jax.data import normalization
+from hq_jax.data.images import unreadable
+from hq_jax.runtime import distributed
+from hq_jax.runtime import sharding
+from hq_jax.training import inputs
+from hq_jax.training import metrics
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], metrics.Sums]
+
+
+def make_eval_step(model: nn.Module) -> EvalStep:
+  """Makes the compiled function from variables and batch to sums.
+
+  Args:
+    model: a Flax module that takes `train`.
+
+  Returns:
+    A function of the variables and a batch (`image`, `label`, `valid`).
+  """
+
+  def eval_step(variables, batch):
+    logits: Any = model.apply(variables, batch['image'], train=False)
+    return metrics.classification_sums(logits, batch['label'], batch['valid'])
+
+  return jax.jit(eval_step)
+
+
+def evaluate(
+  eval_step: EvalStep,
+  variables: Any,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: jax.sharding.Mesh,
+  before_batch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+  """Evaluates a model on a whole split.
+
+  Args:
+    eval_step: made by `make_eval_step`.
+    variables: what the model is applied with.
+    batches: of `data.eval_batches.make_eval_batches`.
+    mesh: the devices.
+    before_batch: called before each batch; what it raises ends the evaluation.
+
+  Returns:
+    `accuracy` in [0, 1], `loss`, and `num_examples`, an int.
+
+  Raises:
+    ValueError: where there is no batch, or no image that can be read.
+  """
+  variables = sharding.to_devices(variables, mesh)
+  sums = None
+  for batch in batches:
+    before_batch()
+    found = eval_step(variables, sharding.to_global(batch, mesh))
+    sums = found if sums is None else metrics.add(sums, found)
+  if sums is None:
+    raise ValueError('batches is empty, wanted at least one batch')
+  num_examples = int(np.asarray(sums['accuracy'])[1])
+  if not num_examples:
+    raise ValueError('not one of the test images can be read')
+  return metrics.means(sums) | {'num_examples': num_examples}
+
+
+def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+  """Evaluates a model that is read from its file.
+
+  Args:
+    path: an `.hq` file.
+    config: whose `data` and `batch_size` are used.
+
+  Returns:
+    As `evaluate`.
+
+  Raises:
+    FileNotFoundError: where the file is missing.
+    ValueError: where it is damaged, or does not fit the images or its own
+      model.
+  """
+  checked = config_lib.validate(config)
+  found = artifact_lib.read(path)
+  mesh = inputs.make_mesh(checked)
+  dataset = distributed.first_then_others(
+    lambda: inputs.load_dataset(checked.data)
+  )
+  for name, theirs, ours in (
+    ('input_shape', found.input_shape, dataset.image_shape),
+    ('class_names', found.class_names, dataset.class_names),
+  ):
+    if theirs != ours:
+      raise ValueError(
+        f'{path}: {name} is {theirs!s:.200}, but {dataset.name} has'
+        f' {ours!s:.200}'
+      )
+  crop = normalization.get_crop(found.preprocessing)
+  if (crop is None) != (dataset.resize is None):
+    raise ValueError(
+      f'{path}: its images are {"not " if crop is None else ""}cropped, but'
+      f' config.data.image_size is {checked.data.image_size}'
+    )
+  model = models.build(
+    found.model,
+    num_classes=len(found.class_names),
+    arguments=found.model_args,
+  )
+  variables = artifact_lib.to_variables(found)
+  _check_shapes(path, model, variables, dataset.image_shape)
+  batches = eval_batches.make_eval_batches(
+    dataset.test,
+    preprocessing=found.preprocessing,
+    batch_size=checked.batch_size,
+    unreadable=unreadable.Unreadable(checked.data.max_unreadable),
+    num_threads=checked.data.num_threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  return evaluate(make_eval_step(model), variables, batches, mesh)
+
+
+def _check_shapes(
+  path: str, model: nn.Module, variables: Any, image_shape: tuple[int, ...]
+) -> None:
+  """Refuses variables that the model cannot be applied to."""
+  expected = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *image_shape), np.float32),
+  )
+  shapes = {name: x.shape for name, x in trees.flatten(expected).items()}
+  found = {name: x.shape for name, x in trees.flatten(variables).items()}
+  for name in [*shapes, *found]:
+    if found.get(name) != shapes.get(name):
+      raise ValueError(
+        f'{path}: {name} has shape {found.get(name)}, wanted {shapes.get(name)}'
+      )

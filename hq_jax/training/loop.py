@@ -1,0 +1,291 @@
+"""The training loop."""
+
+from collections.abc import Callable, Mapping
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from hq_jax.data import train_batches
+from hq_jax.runtime import checkpoint
+from hq_jax.runtime import distributed
+from hq_jax.runtime import preemption
+from hq_jax.runtime import sharding
+from hq_jax.runtime import workdir as workdir_lib
+from hq_jax.training import epoch_ends
+from hq_jax.training import finite_guard
+from hq_jax.training import metrics
+from hq_jax.training import setup as setup_lib
+from hq_jax.training import stages
+from hq_jax.training import train_state
+from hq_jax.training import train_step
+
+
+class Snapshot(NamedTuple):
+  """What a checkpoint holds, besides the place in the data.
+
+  Attributes:
+    state: of training.
+    sums: of the epoch so far; zeros where none has begun.
+  """
+
+  state: train_state.TrainState
+  sums: metrics.Sums
+
+
+def fit(
+  job: setup_lib.Job,
+  stage: stages.Stage,
+  begin: Callable[[], train_state.TrainState],
+  history: workdir_lib.History,
+  evaluate_on_test: Callable[..., dict[str, Any]],
+  watch: preemption.Watch,
+) -> train_state.TrainState:
+  """Goes on from the newest checkpoint of a stage to its end.
+
+  Args:
+    job: of `setup.prepare`.
+    stage: which optimizer, how long.
+    begin: makes the stage's first state.
+    history: gets a row for each epoch.
+    evaluate_on_test: from variables, and what to call before each batch, to
+      metrics.
+    watch: knows whether to stop.
+
+  Returns:
+    The state at the end.
+
+  Raises:
+    FloatingPointError: where a loss, a gradient or a weight is no longer a
+      number.
+    OSError: where a checkpoint cannot be written.
+    preemption.Stopped: where a signal came; all is saved.
+  """
+  run = _Run(job, stage, history, evaluate_on_test, watch)
+  run.begin_or_resume(begin)
+  try:
+    try:
+      run.check_signals_now()
+      for epoch in range(run.first_epoch, stage.num_epochs + 1):
+        run.train(epoch)
+        run.finish(epoch)
+    except preemption.Interrupted as asked:
+      raise preemption.Stopped(asked.signal_number, run.save_last()) from None
+  except FloatingPointError as error:
+    raise FloatingPointError(run.explain(error)) from None
+  run.close()
+  return run.state
+
+
+class _Run:
+  """What goes on while a stage is trained; see `fit`."""
+
+  def __init__(self, job, stage, history, evaluate_on_test, watch):
+    self._job: setup_lib.Job = job
+    self._stage: stages.Stage = stage
+    self._history: workdir_lib.History = history
+    self._evaluate_on_test = evaluate_on_test
+    self._watch: preemption.Watch = watch
+    self._steps_per_epoch = job.steps_per_epoch
+    self._before = stage.first_epoch * job.steps_per_epoch
+    self._iterator = _make_iterator(job, stage)
+    self._checkpoints = _open_checkpoints(job, stage, history)
+    self._train_step = _make_step(job, stage)
+    self._diagnose = epoch_ends.make_watch(job)
+    self._seconds = 0.0
+
+  def begin_or_resume(self, begin: Callable[[], train_state.TrainState]):
+    """Makes the first state, or reads the newest checkpoint."""
+    if self._checkpoints.latest_step() is None:
+      self.state, self._sums = begin(), self._no_sums()
+    else:
+      like = Snapshot(jax.eval_shape(begin), self._no_sums())
+      like = sharding.with_shardings(like, self._job.mesh)
+      self.state, self._sums = self._checkpoints.restore(like, self._iterator)
+    self._step = int(self.state.step)
+    names = finite_guard.get_names(self.state.params)
+    self._guard = finite_guard.Guard(names, self._job.config.max_skipped_steps)
+    # An epoch may have been trained, but not evaluated.
+    is_begun = self._step % self._steps_per_epoch == 0 and self._count() > 0
+    self.first_epoch = (self._step - is_begun) // self._steps_per_epoch + 1
+    if self.first_epoch <= self._stage.num_epochs:
+      # A later stage may have begun before this one's last checkpoint was lost.
+      until = self._before + self._stage.num_epochs * self._steps_per_epoch
+      self._history.truncate(self._before + self._step - is_begun, until)
+    self._bar = tqdm.tqdm(
+      total=self._stage.num_epochs * self._steps_per_epoch,
+      initial=self._step,
+      desc=self._stage.name,
+      unit='step',
+      disable=None if distributed.is_first() else True,
+    )
+
+  def check_signals_now(self) -> None:
+    """Stops before anything compiles where a signal has come."""
+    preemption.interrupt(self._watch.poll_now())
+
+  def train(self, epoch: int) -> None:
+    """Takes the steps of an epoch that are left."""
+    started = time.monotonic()
+    every = self._job.config.checkpoint.every_steps
+    while self._step < epoch * self._steps_per_epoch:
+      batch = sharding.to_global(next(self._iterator), self._job.mesh)
+      self.state, sums, finite = self._train_step(
+        self.state, batch, self._stage.teacher
+      )
+      self._sums = metrics.add(self._sums, sums)
+      self._step += 1
+      self._guard.add(self._step, finite)
+      self._bar.update()
+      preemption.interrupt(self._watch.poll())
+      self._checkpoints.check()
+      is_within = self._step % self._steps_per_epoch != 0
+      if every and is_within and self._step % every == 0:
+        self._save()
+    self._seconds = time.monotonic() - started
+
+  def finish(self, epoch: int) -> None:
+    """Evaluates, adds the row, and saves where it is time."""
+    started = time.monotonic()
+    self._guard.finish()
+    before_batch = lambda: preemption.interrupt(self._watch.poll())
+    state, row = epoch_ends.finish(
+      self._job,
+      self._stage,
+      epoch,
+      self.state,
+      metrics.means(self._sums),
+      lambda variables: self._evaluate_on_test(variables, before_batch),
+    )
+    row |= jax.tree.map(float, self._diagnose(state))
+    if self._guard.num_skipped:
+      row['skipped_steps'] = self._guard.num_skipped
+      self._guard.num_skipped = 0
+    row['seconds'] = self._seconds + time.monotonic() - started
+    self.state, self._sums = state, self._no_sums()
+    self._history.append(row)
+    _show(self._bar, row)
+    every = self._job.config.checkpoint.every_epochs
+    if epoch % every == 0 or epoch == self._stage.num_epochs:
+      self._save()
+
+  def save_last(self) -> str:
+    """Saves before the process ends; what to say of it."""
+    self._guard.finish()
+    if self._step:
+      self._save()
+    self.close()
+    if not self._step:
+      return f'stage {self._stage.name} has not begun; nothing is lost'
+    return f'step {self._step} of stage {self._stage.name} is saved'
+
+  def explain(self, error: FloatingPointError) -> str:
+    """What went wrong, and what is left."""
+    self.close()
+    epoch = max(0, self._step - 1) // self._steps_per_epoch + 1
+    phase = self._stage.get_phase(epoch)
+    last = self._checkpoints.latest_step()
+    kept = 'no checkpoint' if last is None else f'a checkpoint of step {last}'
+    return (
+      f'stage {self._stage.name}, epoch {self._stage.first_epoch + epoch}:'
+      f' {error}; there is {kept}; skip a few such steps with'
+      ' config.max_skipped_steps, or begin in a new workdir with a lower'
+      f' config.{phase}.learning_rate'
+    )
+
+  def close(self) -> None:
+    """Waits for the last checkpoint."""
+    self._bar.close()
+    self._checkpoints.close()
+
+  def _save(self) -> None:
+    if self._step == self._checkpoints.latest_step():
+      return  # What comes after it is done again, to the same bits.
+    self._guard.finish()
+    broken = finite_guard.find_broken(self.state)
+    if broken:
+      raise FloatingPointError(
+        f'step {self._step}: not finite: {", ".join(broken[:3])}'
+      )
+    snapshot = Snapshot(self.state, self._sums)
+    self._checkpoints.save(self._step, snapshot, self._iterator)
+
+  def _count(self) -> float:
+    return float(np.asarray(self._sums['loss'])[1])
+
+  def _no_sums(self) -> metrics.Sums:
+    return sharding.to_devices(metrics.zeros(), self._job.mesh)
+
+
+def _make_iterator(job: setup_lib.Job, stage: stages.Stage):
+  data = job.config.data
+  return train_batches.make_train_iterator(
+    job.dataset,
+    batch_size=job.config.batch_size,
+    seed=stage.seed,
+    max_shift=data.max_shift,
+    flip=data.flip,
+    min_area=data.min_area,
+    unreadable=job.unreadable,
+    num_threads=data.num_threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def _open_checkpoints(
+  job: setup_lib.Job, stage: stages.Stage, history: workdir_lib.History
+) -> checkpoint.Checkpoints:
+  config = job.config.checkpoint
+  before = stage.first_epoch * job.steps_per_epoch
+  last_phase = stage.phases[-1][0]
+
+  def get_score(step: int) -> float | None:
+    for row in history.rows:
+      if row['step'] == before + step and row['phase'] == last_phase:
+        return row['test_accuracy']
+    return None
+
+  every = config.keep_every_epochs
+  return checkpoint.Checkpoints(
+    os.path.join(job.workdir, workdir_lib.CHECKPOINTS, stage.name),
+    job.identity,
+    keep=config.keep,
+    keep_every=None if every is None else every * job.steps_per_epoch,
+    get_score=get_score if config.keep_best else None,
+  )
+
+
+def _make_step(job: setup_lib.Job, stage: stages.Stage) -> train_step.TrainStep:
+  config = job.config
+  return train_step.make_train_step(
+    job.model,
+    stage.tx,
+    seed=stage.seed,
+    label_smoothing=config.optimizer.label_smoothing,
+    mixup_alpha=config.data.mixup_alpha,
+    cutmix_alpha=config.data.cutmix_alpha,
+    distill_weight=config.distill.weight,
+    temperature=config.distill.temperature,
+    skip_non_finite=config.max_skipped_steps > 0,
+    mesh=job.mesh,
+  )
+
+
+def _show(bar: tqdm.tqdm, row: Mapping[str, Any]) -> None:
+  if not distributed.is_first():
+    return
+  if bar.disable:
+    distance = np.mean(list(row['cosine_distance'].values()))
+    print(
+      f'{row["phase"]:7} epoch {row["epoch"]:3d}'
+      f'  train loss {row["train_loss"]:.4f}'
+      f'  test accuracy {row["test_accuracy"]:7.2%}'
+      f'  cosine distance {distance:.3f}',
+      flush=True,
+    )
+  else:
+    bar.set_postfix_str(f'{row["phase"]}, test {row["test_accuracy"]:.2%}')

@@ -1,0 +1,113 @@
+"""The state of training, and how it begins."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from hq_jax.runtime import sharding
+
+
+class TrainState(struct.PyTreeNode):
+  """Everything that a training step reads and writes.
+
+  Attributes:
+    step: int32, the steps of this stage so far.
+    params: what the model sees: dense, pruned or ternary.
+    batch_stats: the running statistics of the batch norms.
+    opt_state: of the optax pipeline; with `transforms.hq`, it has the latents.
+  """
+
+  step: jax.Array
+  params: chex.ArrayTree
+  batch_stats: chex.ArrayTree
+  opt_state: Any
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def _begin(
+  params: chex.ArrayTree,
+  batch_stats: chex.ArrayTree,
+  tx: optax.GradientTransformation,
+) -> TrainState:
+  step = jnp.zeros([], jnp.int32)
+  return TrainState(step, params, batch_stats, tx.init(params))
+
+
+def init(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  key: chex.PRNGKey,
+  input_shape: tuple[int, ...],
+  mesh: jax.sharding.Mesh,
+  pretrained: Mapping[str, Any] | None = None,
+) -> TrainState:
+  """Initializes a model and its optimizer, already in their places.
+
+  Args:
+    model: a Flax module that maps `[n, *input_shape]` and takes `train`.
+    tx: the optimizer.
+    key: of the initial weights.
+    input_shape: of one image.
+    mesh: the devices.
+    pretrained: `params` and `batch_stats` that take the place of initial ones:
+      nested dictionaries, which may lack some leaves and have no others.
+
+  Returns:
+    A state, sharded as `sharding.state_sharded` says; no device ever holds
+    more of it.
+  """
+  given = sharding.to_devices(pretrained or {}, mesh)
+
+  def build(key, pretrained):
+    variables = model.init(key, jnp.zeros((1, *input_shape)), train=False)
+    variables = _overlay(variables, pretrained)
+    return _begin(variables['params'], variables.get('batch_stats', {}), tx)
+
+  return _build_sharded(build, mesh, key, given)
+
+
+def _build_sharded(
+  build: Callable[..., TrainState], mesh: jax.sharding.Mesh, *args: Any
+) -> TrainState:
+  """Compiles and calls a function that makes a state, already in its place."""
+  shardings = sharding.state_sharded(jax.eval_shape(build, *args), mesh)
+  return jax.jit(build, out_shardings=shardings)(*args)
+
+
+def _overlay(below: Any, above: Any) -> Any:
+  """The leaves of `above`, and those of `below` where it has none."""
+  if not isinstance(below, Mapping):
+    return above
+  return {
+    name: _overlay(value, above[name]) if name in above else value
+    for name, value in below.items()
+  }
+
+
+def restart(
+  state: TrainState,
+  tx: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Begins another stage with the weights of the last.
+
+  Args:
+    state: where the last stage ended; it stays usable.
+    tx: the optimizer of the new stage.
+    mesh: the devices.
+
+  Returns:
+    A state at step 0, with its own copy of the weights.
+  """
+  build = lambda params, batch_stats: _begin(params, batch_stats, tx)
+  return _build_sharded(build, mesh, state.params, state.batch_stats)

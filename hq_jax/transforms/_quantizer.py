@@ -1,0 +1,109 @@
+"""What a quantizer is, and the one that changes nothing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+
+from hq_jax.core import qtensors
+from hq_jax.core import trees
+
+
+def _learn_nothing(grads, latents, state, axes):
+  return state
+
+
+class Quantizer(NamedTuple):
+  """Pure functions, in the manner of `optax.GradientTransformation`.
+
+  Each takes masked trees, in which what is not selected is an
+  `optax.MaskedNode`, and the channel axis of each kernel (see
+  `trees.find_axes`).
+
+  Attributes:
+    init: from latents and channel axes to the quantizer's state.
+    update: from latents, state, the parameters that the model sees and channel
+      axes to the quantized tree, in the dtypes of the parameters, and the next
+      state. Called once a step, after the latents moved.
+    learn: from the gradient at the quantized weights, the latents that these
+      were made of, state and channel axes to the next state: what a quantizer
+      has to learn of its own. Called once a step, before the latents move.
+      By default nothing is learnt.
+    encode: from latents, state and channel axes to the tree of records that a
+      file holds (see `tensors`), whose values are what the `update` that gave
+      these latents and this state returned, exactly where the parameters are
+      float32. None where there is another way to a file
+      (`transforms.finalize`), or none.
+  """
+
+  init: Callable[[chex.ArrayTree, chex.ArrayTree], Any]
+  update: Callable[
+    [chex.ArrayTree, Any, chex.ArrayTree, chex.ArrayTree],
+    tuple[chex.ArrayTree, Any],
+  ]
+  learn: Callable[
+    [chex.ArrayTree, chex.ArrayTree, Any, chex.ArrayTree], Any
+  ] = _learn_nothing
+  encode: (
+    Callable[[chex.ArrayTree, Any, chex.ArrayTree], chex.ArrayTree] | None
+  ) = None
+
+
+def check_last_axes(latents: chex.ArrayTree, axes: chex.ArrayTree) -> None:
+  """Refuses kernels whose output channels are not on the last axis.
+
+  Args:
+    latents: a masked tree of kernels.
+    axes: the channel axis of each.
+
+  Raises:
+    ValueError: where there is one.
+  """
+  found = trees.flatten(axes)
+  for path, w in trees.flatten(latents).items():
+    if found[path] % w.ndim != w.ndim - 1:
+      raise ValueError(
+        f'channel_axis of {path} is {found[path]}, wanted the last one,'
+        f' {w.ndim - 1}: this quantizer takes no other'
+      )
+
+
+def flatten_records(
+  tree: chex.ArrayTree,
+) -> dict[str, qtensors.TernaryTensor | qtensors.CodebookTensor]:
+  """The records of quantized kernels in a tree, by path.
+
+  >>> tree = {'a': {'kernel': qtensors.TernaryTensor(1), 'bias': 2}}
+  >>> flatten_records(tree)
+  {'a/kernel': TernaryTensor(codes=1, scale=None)}
+
+  Args:
+    tree: of `Quantizer.encode` or `transforms.finalize`.
+
+  Returns:
+    The ternary and the codebook tensors; what is neither is left out.
+  """
+  is_record = lambda node: isinstance(
+    node, qtensors.TernaryTensor | qtensors.CodebookTensor
+  )
+  found = trees.flatten(tree, is_leaf=is_record)
+  return {path: node for path, node in found.items() if is_record(node)}
+
+
+def identity() -> Quantizer:
+  """The quantizer that changes nothing: `q = w`.
+
+  >>> import jax.numpy as jnp
+  >>> w = {'kernel': jnp.ones((1, 2))}
+  >>> identity().update(w, (), w, {'kernel': 1})
+  ({'kernel': Array([[1., 1.]], dtype=float32)}, ())
+
+  Returns:
+    A `Quantizer` without state.
+  """
+
+  def update_fn(latents, state, params, axes):
+    return jax.tree.map(lambda w, p: w.astype(p.dtype), latents, params), state
+
+  return Quantizer(lambda latents, axes: (), update_fn)

@@ -1,0 +1,173 @@
+"""Ternary weights on the sphere: the quantizer of the method."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from hq_jax.core import sphere
+from hq_jax.core import ternary as ternary_lib
+from hq_jax.core import thresholds as thresholds_lib
+from hq_jax.transforms import _quantizer
+
+
+class TernaryState(NamedTuple):
+  """State of the ternary quantizer."""
+
+  ternary_count: jax.Array  # shape=(), dtype=int32: updates so far
+  kept_factor: jax.Array  # shape=(), dtype=float32: see `ternary`
+  thresholds: Any  # a `thresholds.Threshold` with a tree in each field
+  scales: chex.ArrayTree  # [out, 1, ..] float32 for each kernel, as last used
+
+
+def ternary(
+  sparsity: float | optax.Schedule | Mapping[str, float | optax.Schedule],
+  *,
+  begin_step: int = 0,
+  end_step: int | None = None,
+  refresh_steps: int = 50,
+  refresh_at: Sequence[int] = (),
+  scope: str = 'layer',
+  unit_norm: bool = True,
+) -> _quantizer.Quantizer:
+  """Ternary weights on the sphere, with a dead zone that follows the latents.
+
+  Forward: `t_j = sign(w_j) [a_j > threshold]` and `q_j = ||w_j|| t_j /
+  sqrt(k_j)`, from `begin_step` on; `q = w` before. The threshold of a kernel
+  is exact for its sparsity when it is refreshed: at `begin_step` and every
+  `refresh_steps` from there; between, it is compared with `a = abs(w) / n`, `n`
+  the norms at that time, which on the sphere do not change. In an N:M scope
+  each update is exact. A channel with a NaN becomes NaN. Backward: see
+  `transforms.straight_through`.
+
+  The sparsity is `1 - (1 - sparsity) kept_factor`, at least 0, with the factor
+  in the state: 1, until somebody sets another (not in an N:M scope, which has
+  no room for one). So a loop that sees how large its file becomes can let more
+  weights live, or fewer, without compiling again; see
+  `transforms.with_kept_factor`.
+
+  >>> import jax.numpy as jnp
+  >>> quantizer = ternary(0.5)
+  >>> latents = {'kernel': jnp.array([[0.6], [-0.8], [0.1], [0.2]])}
+  >>> axes = {'kernel': 1}
+  >>> state = quantizer.init(latents, axes)
+  >>> quantized, _ = quantizer.update(latents, state, latents, axes)
+  >>> (quantized['kernel'] != 0).ravel()
+  Array([ True,  True, False, False], dtype=bool)
+
+  Args:
+    sparsity: the fraction of zeros in each kernel, in [0, 1), or a schedule
+      from the update to it; one for all, or by path (see
+      `sparsity_distributions.resolve`).
+    begin_step: the first update that ternarizes.
+    end_step: one more than the last update, where it is known: what training
+      ends with then has exactly this sparsity.
+    refresh_steps: updates between two exact thresholds, at least 1.
+    refresh_at: other updates with exact ones, such as the last of a ramp.
+    scope: which weights compete; see `thresholds`.
+    unit_norm: whether magnitudes are compared after dividing each channel by
+      its norm.
+
+  Returns:
+    A `Quantizer`. Its state has a few numbers for each kernel, and two for
+    each channel (four with scope `channel`).
+
+  Raises:
+    ValueError: where a number is out of range.
+  """
+  values = sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]
+  for value in values:
+    if not callable(value) and not 0.0 <= value < 1.0:
+      raise ValueError(f'sparsity is {value}, wanted a fraction in [0, 1)')
+  if refresh_steps < 1 or begin_step < 0:
+    raise ValueError(
+      f'refresh_steps is {refresh_steps} and begin_step {begin_step}, wanted'
+      ' at least 1 and 0'
+    )
+  grouped = thresholds_lib.parse_scope(scope) is not None
+
+  def scale_kept(value, factor, count):
+    if isinstance(value, Mapping):
+      return {
+        path: scale_kept(item, factor, count) for path, item in value.items()
+      }
+    if callable(value):
+      value = value(count)
+    # Where nobody set a factor, exactly the sparsity: not 1 - (1 - s).
+    scaled = jnp.maximum(1.0 - (1.0 - value) * factor, 0.0)
+    return value if grouped else jnp.where(factor == 1.0, value, scaled)
+
+  def rank(latents, axes, factor, count):
+    return thresholds_lib.split(
+      thresholds_lib.get_thresholds(
+        latents,
+        scale_kept(sparsity, factor, count),
+        axes=axes,
+        scope=scope,
+        unit_norm=unit_norm,
+      )
+    )
+
+  def init_fn(latents, axes):
+    shapes = jax.eval_shape(lambda w: rank(w, axes, 1.0, 0), latents)
+    return TernaryState(
+      jnp.zeros([], jnp.int32),
+      jnp.ones([], jnp.float32),
+      jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+      jax.tree.map(
+        lambda w, axis: jnp.zeros_like(sphere.norms(w, axis)), latents, axes
+      ),
+    )
+
+  def update_fn(latents, state, params, axes):
+    count = state.ternary_count
+    begun = count >= begin_step
+    refresh = begun & ((count - begin_step) % refresh_steps == 0)
+    if end_step is not None:
+      refresh |= count == end_step - 1
+    for step in refresh_at:
+      refresh |= begun & (count == step)
+    thresholds = jax.lax.cond(
+      refresh,
+      lambda: rank(latents, axes, state.kept_factor, count),
+      lambda: state.thresholds,
+    )
+    get_codes = lambda: jax.tree.map(
+      lambda w, axis, threshold: ternary_lib.get_codes_at(
+        w, threshold, axis=axis, scope=scope
+      ),
+      latents,
+      axes,
+      thresholds_lib.join(thresholds),
+    )
+    get_scales = lambda: jax.tree.map(
+      lambda w, t, axis, p: ternary_lib.get_scale(
+        t,
+        sphere.norms(w, axis),
+        num_bits=ternary_lib.get_scale_bits(p.dtype),
+        axis=axis,
+      ),
+      latents,
+      get_codes(),
+      axes,
+      params,
+    )
+    # A branch for the numbers of a channel, and a choice for those of a
+    # kernel, which a branch would copy at every step.
+    scales = jax.lax.cond(begun, get_scales, lambda: state.scales)
+    # By multiplication: codes hold no NaN, but a scale that is one shows in
+    # the whole channel.
+    quantized = jax.tree.map(
+      lambda w, t, scale, p: jnp.where(begun, t * scale, w).astype(p.dtype),
+      latents,
+      get_codes(),
+      scales,
+      params,
+    )
+    state = TernaryState(count + 1, state.kept_factor, thresholds, scales)
+    return quantized, state
+
+  return _quantizer.Quantizer(init_fn, update_fn)

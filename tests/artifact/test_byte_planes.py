@@ -1,0 +1,69 @@
+import tracemalloc
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+import numpy as np
+import pytest
+
+from hq_jax.artifact import byte_planes
+from hq_jax.artifact import layout
+
+DTYPES = [dtype for _, dtype in layout.DTYPES.values()]
+
+
+def test_planes_by_hand():
+  values = np.array([1.0, -1.5, 2.25], np.float16)  # 3c00, be00, 4080
+  body = byte_planes.encode(values)
+  assert body[:3] == b'\x00\x00\x80'
+  assert byte_planes.inflate(body[3:], 3) == b'\x3c\xbe\x40'
+  wide = byte_planes.encode(np.array([0x01020304, 0x05060708], np.int32))
+  assert wide[:6] == b'\x04\x08\x03\x07\x02\x06'
+  assert byte_planes.inflate(wide[6:], 2) == b'\x01\x05'
+
+
+@hypothesis.given(st.data(), st.sampled_from(DTYPES))
+def test_round_trip_keeps_every_bit(data, dtype):
+  values = data.draw(st_numpy.arrays(dtype, st.integers(0, 50)))
+  found = byte_planes.decode(byte_planes.encode(values), dtype, values.size)
+  assert found.dtype == dtype
+  assert found.tobytes() == values.tobytes()
+
+
+def test_big_endian_input_gives_the_same_bytes():
+  values = np.array([1.5, -3], np.float32)
+  assert byte_planes.encode(values.astype('>f4')) == byte_planes.encode(values)
+
+
+def test_scales_of_one_magnitude_shrink():
+  rng = np.random.default_rng(0)
+  scales = np.exp(rng.normal(-1.5, 0.4, 1000)).astype(np.float16)
+  assert len(byte_planes.encode(scales)) < 0.85 * scales.nbytes
+
+
+@pytest.mark.parametrize('size', [0, 1, 3, 5])
+def test_decode_refuses_another_size(size):
+  body = byte_planes.encode(np.array([1.5, 2.5, 3.5, 4.5], np.float16))
+  with pytest.raises(ValueError):
+    byte_planes.decode(body, np.dtype(np.float16), size)
+
+
+def test_inflate_refuses_cut_and_longer_streams():
+  stream = byte_planes.deflate(b'hyperspherical')
+  for end in range(len(stream)):
+    with pytest.raises(ValueError):
+      byte_planes.inflate(stream[:end], 14)
+  with pytest.raises(ValueError, match='bytes follow'):
+    byte_planes.inflate(stream + b'\0', 14)
+
+
+def test_inflate_refuses_a_bomb():
+  bomb = byte_planes.deflate(bytes(1 << 24))
+  assert len(bomb) < 1 << 15
+  tracemalloc.start()
+  try:
+    with pytest.raises(ValueError, match='does not hold 10 bytes'):
+      byte_planes.inflate(bomb, 10)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 17
+  finally:
+    tracemalloc.stop()

@@ -1,0 +1,456 @@
+"""What `python -m hq_jax.artifact.inspect` says of good files and of bad ones."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax.artifact import accounting
+from hq_jax.artifact import format as container
+from hq_jax.artifact import inspect
+from hq_jax.core import qtensors
+from tests import runs
+
+LONG = '/'.join(['params', *[f'encoder_block_{i}' for i in range(9)], 'kernel'])
+
+
+def make_artifact(rng):
+  codes = rng.choice(3, (3, 3, 32, 40), p=[0.1, 0.8, 0.1]).astype(np.int8) - 1
+  head = rng.choice(3, (40, 7), p=[0.25, 0.5, 0.25]).astype(np.int8) - 1
+  return artifact.Artifact(
+    'small_net',
+    {'widths': [16, 40]},
+    (8, 8, 16),
+    {'mean': [0.5]},
+    tuple('abcdefg'),
+    {
+      LONG: qtensors.TernaryTensor(codes),
+      'params/head/kernel': qtensors.TernaryTensor(
+        head, np.ones(7, np.float16)
+      ),
+      'params/norm/scale': np.ones(40, np.float16),
+      'params/norm/bias': rng.normal(size=40).astype(np.float16),
+      'params/gain': np.float32(2.0).reshape(()),
+    },
+    {'norm': 1e-5},
+  )
+
+
+@pytest.fixture
+def data(rng):
+  return artifact.dumps(make_artifact(rng))
+
+
+@pytest.fixture
+def path(data, tmp_path):
+  path = tmp_path / 'model.hq'
+  path.write_bytes(data)
+  return path
+
+
+def test_what_the_header_says(data):
+  found = inspect.describe(data, 'a.hq')
+  assert found['file'] == 'a.hq'
+  assert found['format_version'] == int.from_bytes(data[8:10], 'little')
+  assert found['model'] == 'small_net'
+  assert found['arguments'] == {'widths': [16, 40]}
+  assert found['input_shape'] == [8, 8, 16]
+  assert found['preprocessing'] == {'mean': [0.5]}
+  assert found['class_names'] == list('abcdefg')
+  assert found['folded_norms'] == {'norm': 1e-5}
+  assert found['file_bytes'] == len(data)
+
+
+def test_dense_bytes_count_four_vectors_per_folded_norm(data):
+  found = inspect.describe(data)
+  by_hand = 4 * (9 * 32 * 40 + 40 * 7 + 4 * 40 + 1)
+  assert found['dense_bytes'] == by_hand
+  assert found['ratio'] == by_hand / len(data)
+  variables = artifact.to_variables(artifact.loads(data))
+  assert by_hand == 4 * sum(np.size(x) for x in jax.tree.leaves(variables))
+
+
+def test_sections_are_those_of_the_file(data):
+  bodies = container.unpack(data)
+  assert len(bodies) == 4
+  assert inspect.describe(data)['sections'] == [
+    {'name': name, 'bytes': len(body), 'crc32': zlib.crc32(body)}
+    for name, body in bodies.items()
+  ]
+
+
+def check_sums(found):
+  in_layers = sum(layer['bytes'] for layer in found['layers'])
+  assert in_layers + found['container_bytes'] == found['file_bytes']
+  assert sum(found['parts'].values()) == found['file_bytes']
+
+
+def test_layers_and_parts_add_up(data):
+  found = inspect.describe(data)
+  check_sums(found)
+  assert found['parts'] == artifact.sizes(data)
+  by_path = {layer['path']: layer for layer in found['layers']}
+  for row in artifact.layers(data):
+    assert by_path[row.path]['bytes'] == row.num_bytes
+    assert by_path[row.path]['zeros'] == row.zeros
+    assert by_path[row.path]['entropy_bits'] == row.entropy_bits
+    assert by_path[row.path]['bits_per_weight'] == row.bits
+    assert by_path[row.path]['shape'] == list(row.shape)
+
+
+def test_one_reading_gives_what_two_gave(data):
+  parsed, sizes, layers = accounting.account(data)
+  assert sizes == artifact.sizes(data)
+  assert layers == artifact.layers(data)
+  assert parsed.header.model == 'small_net'
+
+
+def with_ancillary(data):
+  sections = [*container.unpack(data).items(), ('note', b'a' * 1234)]
+  return container.pack(sections)
+
+
+def table(text):
+  """The rows behind the rule of the last table: path, bytes, all the line."""
+  lines = text.splitlines()
+  start = max(i for i, line in enumerate(lines) if line.startswith('tensor '))
+  end = lines[start].index('bytes') + len('bytes')
+  return [
+    (line.split('  ')[0], int(line[:end].split()[-1].replace(',', '')), line)
+    for line in lines[start + 2 :]
+  ]
+
+
+@pytest.mark.parametrize('change', [bytes, with_ancillary])
+def test_the_column_of_bytes_adds_up_to_the_file(data, change):
+  changed = change(data)
+  found = inspect.describe(changed)
+  check_sums(found)
+  *rows, (_, total, last) = table(inspect.format_text(found))
+  assert total == len(changed) == sum(num_bytes for _, num_bytes, _ in rows)
+  assert last.startswith('(the file) ') and f'{total:,}' in last
+  names = [name for name, _, _ in rows]
+  assert names[:5] == [layer['path'] for layer in found['layers']]
+  assert names[5:7] == ['(preamble and section table)', '(header)']
+  assert names[7:] == ['(ancillary sections)'] * (change is with_ancillary)
+
+
+def test_the_row_of_a_tensor(data):
+  rows = {name: line for name, _, line in table(text_of(data))}
+  size = {row.path: row for row in artifact.layers(data)}
+  head = size['params/head/kernel']
+  assert rows['params/head/kernel'].split(maxsplit=6) == [
+    'params/head/kernel',
+    '40x7',
+    f'{head.zeros:.2%}',
+    f'{head.entropy_bits:.3f}',
+    f'{8 * head.num_bytes / 280:.3f}',
+    f'{head.num_bytes}',
+    'ternary + float16 scale',
+  ]
+  kernel = rows[LONG].split()
+  assert kernel[1] == '3x3x32x40' and kernel[6] == 'ternary'
+  assert kernel[5] == f'{size[LONG].num_bytes:,}' and ',' in kernel[5]
+  gain = rows['params/gain'].split()
+  assert gain[1:4] == ['scalar', '0.00%', '-'] and gain[6] == 'float32'
+  assert rows['params/norm/bias'].split()[6] == 'float16'
+
+
+def text_of(data):
+  return inspect.format_text(inspect.describe(data, 'a.hq'))
+
+
+def test_the_lines_above_the_tables(data):
+  text = text_of(data)
+  found = inspect.describe(data)
+  assert text.splitlines()[:9] == [
+    f'file: a.hq (format version {container.VERSION})',
+    'model: small_net',
+    'arguments: {"widths": [16, 40]}',
+    'input shape: 8x8x16',
+    'preprocessing: {"mean": [0.5]}',
+    "classes: 7 ('a', 'b', 'c', 'd', 'e', ...)",
+    f'bytes: {len(data):,}',
+    f'ratio: {found["ratio"]:.2f} (47,844 bytes in float32: all parameters and'
+    ' statistics)',
+    'checksums: good (4 sections)',
+  ]
+  assert len(data) > 1000
+  for name, body in container.unpack(data).items():
+    line = f'{name} +{len(body):,}  {zlib.crc32(body):08x}'
+    assert re.search(f'^{line}$', text, re.MULTILINE)
+
+
+def test_it_fits_a_terminal_of_100_columns(rng):
+  good = make_artifact(rng)
+  found = dict(good.tensors)
+  del found[LONG]
+  found['params/stage3_block1/conv_proj/kernel'] = qtensors.TernaryTensor(
+    np.zeros((3, 3, 128, 128), np.int8)
+  )
+  lines = text_of(artifact.dumps(good._replace(tensors=found))).splitlines()
+  (wide,) = [line for line in lines if len(line) > 100]
+  assert wide.endswith('  ternary + float16 scale') and len(wide) < 110
+
+
+def test_a_codebook_tensor_in_words(rng):
+  kernel = qtensors.CodebookTensor(
+    rng.integers(0, 4, (8, 6)).astype(np.uint8),
+    np.array([[0, 1], [2, 3], [4, 5], [6, 7]], np.float16),
+    np.ones(6, np.float32),
+  )
+  given = artifact.Artifact('', {}, (), {}, (), {'params/k': kernel}, {})
+  found = inspect.describe(artifact.dumps(given))
+  assert found['dense_bytes'] == 4 * 16 * 6
+  (row,) = found['layers']
+  assert row['shape'] == [16, 6]
+  assert row['zeros'] == np.mean(kernel.indices == 0) / 2
+  total = row['bytes'] + found['container_bytes']
+  assert total == found['file_bytes']
+  text = inspect.format_text(found)
+  assert 'float16 codebook + float32 scale' in text
+  assert 'INDX' in text
+
+
+def test_without_classes_and_tensors():
+  empty = artifact.Artifact('', {}, (), {}, (), {}, {})
+  text = text_of(artifact.dumps(empty))
+  assert 'input shape: scalar\n' in text and 'classes: 0\n' in text
+  assert 'ratio: 0.00 (0 bytes' in text
+  assert [name for name, _, _ in table(text)][1:] == ['(header)', '(the file)']
+
+
+def test_a_few_classes_are_all_shown(rng):
+  few = make_artifact(rng)._replace(class_names=('tench, Tinca', 'goldfish'))
+  line = "classes: 2 ('tench, Tinca', 'goldfish')\n"
+  assert line in text_of(artifact.dumps(few))
+
+
+def test_long_texts_are_cut(rng):
+  long = make_artifact(rng)._replace(
+    model_args={'a': 'b' * 2000}, class_names=('c' * 50,)
+  )
+  lines = text_of(artifact.dumps(long)).splitlines()
+  assert lines[2].endswith('b...') and len(lines[2]) == 1000
+  assert lines[5] == f"classes: 1 ('{'c' * 37}...')"
+
+
+def test_every_encoding_has_a_name_of_its_own():
+  ternary = ['ternary', 'ternary + float16 scale', 'ternary + float32 scale']
+  assert [inspect.name_encoding(x) for x in ('t', 't2', 't4')] == ternary
+  found = [inspect.name_encoding(x, has_contexts=True) for x in ('t', 't2')]
+  assert found == ['ternary by contexts', 'ternary by contexts + float16 scale']
+  int8 = ['int8 codes', 'int8 + float16 scale', 'int8 + float32 scale']
+  assert [inspect.name_encoding(x) for x in ('q', 'q2', 'q4')] == int8
+  books = ['float32 codebook', 'float16 codebook + float32 scale']
+  assert [inspect.name_encoding(x) for x in ('c4', 'c24')] == books
+  plain = [inspect.name_encoding(x) for x in ('f2', 'f8', 'i1', 'u4')]
+  assert plain == ['float16', 'float64', 'int8', 'uint32']
+
+
+EVIL = '\x1b[2J\x1b]0;owned\x07\n\r\x7f\x9b31m\u202e\u2028'
+
+
+@pytest.fixture
+def evil(rng, tmp_path):
+  good = make_artifact(rng)
+  found = dict(good.tensors)
+  found[f'params/{EVIL}'] = np.ones(3, np.int8)
+  path = tmp_path / 'evil.hq'
+  path.write_bytes(
+    artifact.dumps(
+      good._replace(
+        model=f'net{EVIL}\u00e9',
+        model_args={EVIL: EVIL},
+        preprocessing={'mean': EVIL},
+        class_names=(EVIL, 'b'),
+        tensors=found,
+      )
+    )
+  )
+  return path
+
+
+def test_no_control_character_reaches_the_terminal(evil, path, capsys):
+  assert inspect.main([str(path)]) == 0
+  usual = capsys.readouterr().out.splitlines()
+  assert inspect.main([str(evil)]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert all(line.isprintable() for line in lines)
+  # One tensor more, and one section for its type.
+  assert len(lines) == len(usual) + 2
+  shown = r'\x1b[2J\x1b]0;owned\x07\n\r\x7f\x9b31m\u202e\u2028'
+  assert lines[1] == f'model: net{shown}\u00e9'
+  rows = {line.split('  ')[0] for line in lines}
+  assert f'params/{shown}' in rows
+
+
+def test_json_of_a_hostile_file_is_ascii_and_true(evil, capsys):
+  assert inspect.main(['--json', str(evil)]) == 0
+  out = capsys.readouterr().out
+  assert out.endswith('}\n') and out[:-1].isprintable() and out.isascii()
+  found = json.loads(out)
+  assert found['model'] == f'net{EVIL}\u00e9'
+  assert found['class_names'] == [EVIL, 'b']
+  assert found['layers'][0]['path'] == f'params/{EVIL}'
+
+
+def test_json_holds_everything(path, data, capsys):
+  assert inspect.main([str(path), '--json']) == 0
+  out, err = capsys.readouterr()
+  assert err == '' and out.count('\n') == 1
+  found = json.loads(out)
+  assert found == inspect.describe(data, str(path))
+  assert list(found) == sorted(found)
+  assert list(found['layers'][0]) == sorted(found['layers'][0])
+  check_sums(found)
+
+
+def test_text_goes_to_standard_output(path, data, capsys):
+  assert inspect.main([str(path)]) == 0
+  out, err = capsys.readouterr()
+  assert err == ''
+  assert out == inspect.format_text(inspect.describe(data, str(path))) + '\n'
+
+
+def test_a_terminal_of_ascii_shows_escapes(evil, monkeypatch):
+  raw = io.BytesIO()
+  stream = io.TextIOWrapper(raw, encoding='ascii')
+  monkeypatch.setattr(sys, 'stdout', stream)
+  assert inspect.main([str(evil)]) == 0
+  assert b'u2028\\xe9\n' in raw.getvalue()
+
+
+def make_bad(kind, good, path):
+  """Puts a bad file at the path; returns a word of what is said of it."""
+  middle = len(good) * 7 // 10
+  contents = {
+    'empty': (b'', 'the file is empty'),
+    'flipped': (
+      good[:middle] + bytes([good[middle] ^ 4]) + good[middle + 1 :],
+      'section CODE: damaged',
+    ),
+    'cut': (good[:-1], 'cut'),
+    'longer': (good + b'\n', 'followed by other bytes'),
+    'foreign': (b'PK\x03\x04\x1b[2J an archive', 'not an .hq file'),
+    'future': (good[:8] + b'\x63\x00' + good[10:], 'version 99'),
+    'untrue': (
+      container.pack(
+        [
+          (name, body[:-1] if name == 'TF16' else body)
+          for name, body in container.unpack(good).items()
+        ]
+      ),
+      'section TF16',
+    ),
+  }
+  if kind == 'folder':
+    path.mkdir()
+  elif kind == 'pipe':
+    os.mkfifo(path)
+  elif kind != 'missing':
+    path.write_bytes(contents[kind][0])
+    return contents[kind][1]
+  return 'no such file' if kind == 'missing' else 'not a regular file'
+
+
+@pytest.mark.parametrize(
+  'kind',
+  [
+    *('missing', 'folder', 'pipe', 'empty', 'flipped', 'cut'),
+    *('longer', 'foreign', 'future', 'untrue'),
+  ],
+)
+@pytest.mark.parametrize('flags', [[], ['--json']])
+def test_a_bad_file_is_one_line(kind, flags, data, tmp_path, capsys):
+  path = tmp_path / 'bad.hq'
+  word = make_bad(kind, data, path)
+  assert inspect.main([str(path), *flags]) == 2
+  out, err = capsys.readouterr()
+  assert out == ''
+  assert err.startswith(f'hq_jax: {path}: ') and word in err
+  assert err.count('\n') == 1 and err[:-1].isprintable()
+
+
+def test_a_name_with_a_line_break_is_one_line(tmp_path, capsys):
+  assert inspect.main([str(tmp_path / 'a\nb\x1b.hq')]) == 2
+  err = capsys.readouterr().err
+  assert r'a\nb\x1b.hq: no such file' in err
+  assert err.count('\n') == 1 and err[:-1].isprintable()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'word'),
+  [
+    ([], 'FILE is missing'),
+    (['a.hq', 'b.hq'], "'b.hq' is not known"),
+    (['--js', 'a.hq'], "'--js' is not known"),
+    (['--json=3', 'a.hq'], '--json'),
+  ],
+)
+def test_wrong_arguments_are_one_line(arguments, word, capsys):
+  assert inspect.main(arguments) == 2
+  out, err = capsys.readouterr()
+  assert out == ''
+  assert word in err and err.count('\n') == 1
+
+
+def test_help_explains(capsys):
+  assert inspect.main(['-h']) == 0
+  out, err = capsys.readouterr()
+  assert err == ''
+  for word in ('--json', 'FILE', 'ratio', 'entropy', 'status', 'verified'):
+    assert word in out
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
+def test_a_full_disk_is_one_line(path, monkeypatch, capsys):
+  with open('/dev/full', 'w', encoding='utf-8') as full:
+    monkeypatch.setattr(sys, 'stdout', full)
+    assert inspect.main([str(path)]) == 1
+  err = capsys.readouterr().err
+  assert err == 'hq_jax: standard output: No space left on device\n'
+
+
+def test_a_closed_pipe_is_no_error(path):
+  reading, writing = os.pipe()
+  os.close(reading)
+  with os.fdopen(writing, 'wb') as closed:
+    done = subprocess.run(
+      [sys.executable, '-m', 'hq_jax.artifact.inspect', str(path)],
+      cwd=runs.ROOT,
+      stdout=closed,
+      stderr=subprocess.PIPE,
+      check=False,
+    )
+  assert (done.returncode, done.stderr) == (0, b'')
+
+
+def test_it_needs_no_jax(path):
+  source = f"""
+import runpy, sys
+sys.argv[1:] = [{str(path)!r}]
+try:
+  runpy.run_module('hq_jax.artifact.inspect', run_name='__main__')
+except SystemExit as end:
+  print(end.code)
+print(sorted({{'jax', 'jaxlib', 'flax', 'absl', 'optax'}} & set(sys.modules)))
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', source],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'checksums: good' in done.stdout
+  assert done.stdout.splitlines()[-2:] == ['0', '[]']

@@ -1,0 +1,243 @@
+"""The coder: literals worked by hand, invariants, hostile streams."""
+
+import math
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from hq_jax.artifact import ternary_coder
+
+HALF = (16384, 8192, 8192)
+STATIC = ternary_coder.Table(False, HALF)
+
+
+def _draw(rng, size, probabilities):
+  return rng.choice([0, 1, -1], size, p=probabilities).astype(np.int8)
+
+
+def _round_trip(layers):
+  tables, stream = ternary_coder.encode(layers)
+  assert ternary_coder.encode(layers, tables) == (tables, stream)
+  stored = ternary_coder.unpack_tables(ternary_coder.pack_tables(tables))
+  found = ternary_coder.decode(
+    stream, stored, [layer.shape for layer in layers]
+  )
+  for layer, other in zip(layers, found, strict=True):
+    assert other.dtype == np.int8
+    np.testing.assert_array_equal(layer, other)
+  return stream, tables
+
+
+def test_stream_by_hand():
+  # Weights 2^23, 2^22, 2^22; they start at 0, 2^23, 2^23 + 2^22. From the
+  # state 2^32, -1 gives the state (2^10 << 24) + 0xc00000 = 0x4_00c00000; then
+  # +1 gives ((0x4_00c00000 // 2^22) << 24) + 2^23 + 0 = 0x10_03800000.
+  codes = np.array([1, -1], np.int8)
+  assert (
+    ternary_coder.encode([codes[:1]], [STATIC])[1] == b'\x00\x00\x80\x00\x04'
+  )
+  assert ternary_coder.encode([codes], [STATIC])[1] == b'\x00\x00\x80\x03\x10'
+  decoded = ternary_coder.decode(b'\x00\x00\x80\x03\x10', [STATIC], [(2,)])
+  np.testing.assert_array_equal(decoded[0], codes)
+
+
+def test_frequencies_by_hand():
+  assert ternary_coder.frequencies([0, 0, 0]) == (32768, 0, 0)
+  assert ternary_coder.frequencies([0, 0, 9]) == (0, 0, 32768)
+  assert ternary_coder.frequencies([2, 1, 1]) == HALF
+  # 32768 / 3 = 10922.67: rounded up thrice, the first gives one back.
+  assert ternary_coder.frequencies([1, 1, 1]) == (10922, 10923, 10923)
+  # One in a billion has 89 of 2^15, and of two others the larger takes it.
+  assert ternary_coder.frequencies([10**9, 1, 0]) == (32679, 89, 0)
+  assert ternary_coder.frequencies([1, 10**9, 10**8 // 32]) == (1, 32665, 102)
+  assert ternary_coder.frequencies([5, 10**9, 10]) == (88, 32679, 1)
+
+
+def test_weights_by_hand():
+  assert ternary_coder.weights(HALF) == (1 << 23, 1 << 22, 1 << 22)
+  assert ternary_coder.weights((32768, 0, 0)) == ((1 << 24) - 2, 1, 1)
+  assert ternary_coder.weights((0, 1, 32767)) == (1, 512, 32767 * 512 - 1)
+
+
+@hypothesis.given(st.lists(st.integers(0, 10**12), min_size=3, max_size=3))
+def test_weights_are_a_distribution(counts):
+  table = ternary_coder.frequencies(counts)
+  assert sum(table) == ternary_coder.TOTAL
+  for n, frequency in zip(counts, table, strict=True):
+    assert (frequency > 0) == (n > 0 or (sum(counts) == 0 and frequency > 1))
+  assert max(table) <= 32679 or 32768 in table
+  found = ternary_coder.weights(table)
+  assert sum(found) == 1 << 24 and min(found) >= 1
+
+
+@hypothesis.given(
+  st.lists(st.lists(st.sampled_from([0, 0, 0, 1, -1]), max_size=70), max_size=5)
+)
+def test_round_trip(layers):
+  _round_trip([np.array(layer, np.int8) for layer in layers])
+
+
+@pytest.mark.parametrize('size', [0, 1, 2, 1000])
+@pytest.mark.parametrize('code', [0, 1, -1])
+def test_one_symbol_costs_nothing(size, code):
+  stream, tables = _round_trip([np.full(size, code, np.int8)])
+  assert stream == b''
+  assert ternary_coder.cost_bits(tables[0].frequencies, [size, 0, 0]) == 0
+
+
+@pytest.mark.parametrize('code', [1, -1])
+def test_one_sign_only(code):
+  rng = np.random.default_rng(0)
+  layer = _draw(rng, 1000, [0.7, 0.3, 0]) * np.int8(code)
+  stream, tables = _round_trip([layer])
+  assert 0 in tables[0].frequencies
+  entropy = 1000 * ternary_coder.entropy_bits(ternary_coder.count(layer))
+  assert 8 * len(stream) < entropy + 40
+
+
+def test_layers_longer_than_a_chunk(monkeypatch):
+  rng = np.random.default_rng(1)
+  layer = _draw(rng, 1000, [0.8, 0.1, 0.1])
+  whole, _ = _round_trip([layer, layer[:10]])
+  monkeypatch.setattr(ternary_coder, 'CHUNK', 7)
+  chunked, _ = _round_trip([layer, layer[:10]])
+  assert chunked == whole
+
+
+@pytest.mark.parametrize('zeros', [0.0, 0.5, 0.7, 0.85, 0.95, 0.985])
+def test_stream_is_as_long_as_the_entropy(zeros):
+  rng = np.random.default_rng(2)
+  sparse = [zeros, (1 - zeros) * 0.6, (1 - zeros) * 0.4]
+  layers = [_draw(rng, 30_000, sparse), _draw(rng, 500, [0.4, 0.3, 0.3])]
+  stream, tables = _round_trip(layers)
+  counts = [ternary_coder.count(layer) for layer in layers]
+  entropy = sum(sum(c) * ternary_coder.entropy_bits(c) for c in counts)
+  cost = sum(map(ternary_coder.layer_bits, layers, tables))
+  assert not any(table.has_contexts for table in tables)
+  assert entropy <= cost <= entropy * 1.0005
+  assert 0 <= 8 * len(stream) - cost <= 64  # the first state takes 33
+
+
+def test_entropy_by_hand():
+  # The design's table of entropies of ternary codes, at 0.85 zeros.
+  s = 0.85
+  expected = -s * math.log2(s) - (1 - s) * math.log2(1 - s) + (1 - s)
+  found = ternary_coder.entropy_bits([8500, 750, 750])
+  assert found == pytest.approx(expected, abs=1e-12)
+  assert round(found, 2) == 0.76
+  assert ternary_coder.entropy_bits([0, 0, 0]) == 0
+
+
+def test_decode_refuses_what_is_left_over():
+  codes = np.array([1, -1, 0, 1], np.int8)
+  stream = ternary_coder.encode([codes], [STATIC])[1]
+  with pytest.raises(ValueError, match='holds more than the codes'):
+    ternary_coder.decode(stream, [STATIC], [(2,)])
+  with pytest.raises(ValueError, match='holds more than the codes'):
+    ternary_coder.decode(b'\x01', [], [])
+  with pytest.raises(ValueError, match='ends in a zero byte'):
+    ternary_coder.decode(b'\x01\x00', [STATIC], [(4,)])
+
+
+def test_decode_refuses_a_code_of_frequency_zero():
+  # The state 0xffffff decodes to the third symbol, of weight 1.
+  with pytest.raises(ValueError, match='-1 came, its frequency is zero'):
+    ternary_coder.decode(
+      b'\xff\xff\xff', [ternary_coder.Table(False, (16384, 16384, 0))], [(1,)]
+    )
+
+
+@pytest.mark.parametrize(
+  ('row', 'message'),
+  [
+    (b'\x00\x00\x80\x01\x00', r'frequencies \(-1, 32768, 1\)'),
+    (b'\x00\xa8\x7f\x00\x00', r'frequencies \(88, 32680, 0\)'),
+    (b'\x02\x00\x20\x00\x20', 'way 2, wanted 0 or 1'),
+    (b'\x01\x00\x80\x00\x00', 'contexts for a layer of a single symbol'),
+  ],
+)
+def test_unpack_tables_refuses(row, message):
+  with pytest.raises(ValueError, match=f'model table 1: .*{message}'):
+    ternary_coder.unpack_tables(ternary_coder.pack_tables([STATIC]) + row)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'way', 'message'),
+  [
+    ((2048 * 164 + 1,), 0, 'codes and 0 tiles in a stream of 100 bytes'),
+    ((11, 1, 1, 1), 1, '11 codes and 11 tiles .* wanted at most 335872 and 10'),
+    ((11,), 0, 'the stream holds more than the codes'),
+    ((32, 1025), 1, '32800 codes and 32 tiles'),
+    ((1, 65537), 1, r'table 0: contexts for shape \(1, 65537\)'),
+    ((65537, 1), 1, r'table 0: contexts for shape \(65537, 1\)'),
+    ((4, 0), 1, r'table 0: contexts for shape \(4, 0\)'),
+  ],
+)
+def test_decode_refuses_work_that_no_writer_asks_for(shape, way, message):
+  with pytest.raises(ValueError, match=message):
+    ternary_coder.decode(
+      b'\x01' * 100, [ternary_coder.Table(way, HALF)], [shape]
+    )
+
+
+def _draw_structured(rng, shape):
+  """Codes that repeat from tap to tap and differ between the channels."""
+  dense = rng.random(shape[-2:]) ** 4 * rng.random(shape[-1]) ** 2
+  kept = rng.random(shape) < 2 * dense
+  codes = kept * np.where(rng.random(shape[-2:]) < 0.5, 1, -1)
+  return (codes * np.where(rng.random(shape) < 0.1, -1, 1)).astype(np.int8)
+
+
+@pytest.mark.parametrize(
+  'shape', [(3, 3, 24, 32), (2, 2, 3, 9, 31), (5, 40, 36), (256, 128)]
+)
+def test_contexts_save_bytes_and_cost_what_they_say(shape):
+  rng = np.random.default_rng(3)
+  layers = [_draw_structured(rng, shape), _draw(rng, (70,), [0.5, 0.3, 0.2])]
+  stream, tables = _round_trip(layers)
+  assert [table.has_contexts for table in tables] == [True, False]
+  entropy = layers[0].size * ternary_coder.entropy_bits(
+    ternary_coder.count(layers[0])
+  )
+  bits = [
+    ternary_coder.layer_bits(*pair) for pair in zip(layers, tables, strict=True)
+  ]
+  assert bits[0] < 0.94 * entropy
+  assert 0 <= 8 * len(stream) - sum(bits) <= 64
+
+
+def test_contexts_longer_than_a_chunk(monkeypatch):
+  layers = [_draw_structured(np.random.default_rng(3), (3, 3, 24, 32))]
+  whole, _ = _round_trip(layers)
+  monkeypatch.setattr(ternary_coder, 'CONTEXT_CHUNK', 7)
+  assert _round_trip(layers)[0] == whole
+
+
+def test_short_layers_have_no_contexts():
+  # 9 tiles of at least 16 bytes each are more than these 288 codes take.
+  codes = _draw_structured(np.random.default_rng(3), (3, 3, 1, 32))
+  assert not _round_trip([codes])[1][0].has_contexts
+
+
+@hypothesis.given(
+  st.binary(max_size=40),
+  st.lists(
+    st.tuples(st.integers(90, 32679), st.integers(0, 9), st.booleans()),
+    max_size=3,
+  ),
+)
+def test_any_stream_decodes_or_is_refused(stream, layers):
+  tables = [
+    ternary_coder.Table(way, (32768 - f, rest := f // 2, f - rest))
+    for f, _, way in layers
+  ]
+  shapes = [(1, 2, 2, size) for _, size, _ in layers]
+  try:
+    found = ternary_coder.decode(stream, tables, shapes)
+  except ValueError:
+    return
+  assert [layer.shape for layer in found] == shapes
+  # Each stream that is accepted is the one that the encoder writes.
+  assert ternary_coder.encode(found, tables)[1] == stream

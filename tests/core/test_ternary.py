@@ -1,0 +1,321 @@
+"""Codes and scales."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from hq_jax.core import sphere
+from hq_jax.core import ternary
+from hq_jax.core import thresholds
+
+_ternarize = jax.jit(
+  ternary.ternarize, static_argnames=('axis', 'scope', 'num_bits')
+)
+
+
+def test_get_codes_literals():
+  w = jnp.array([-2.0, 1.0, 0.0, -0.5], jnp.bfloat16)
+  keep = jnp.array([True, False, True, True])
+  codes = ternary.get_codes(w, keep)
+  assert codes.dtype == jnp.float32
+  assert codes.tolist() == [-1, 0, 0, -1]
+
+
+def test_round_significand_is_float16s_rounding(rng):
+  x = rng.uniform(0.01, 1000, 500).astype(np.float32)
+  np.testing.assert_array_equal(
+    ternary.round_significand(jnp.asarray(x), 11),
+    x.astype(np.float16).astype(np.float32),
+  )
+  np.testing.assert_array_equal(ternary.round_significand(x, 24), x)
+
+
+def test_round_significand_halves_to_even():
+  ulp = 2.0**-10
+  x = jnp.array([1 + ulp / 2, 1 + 3 * ulp / 2, 1 + ulp / 2 + 2**-20, -1 - ulp])
+  np.testing.assert_array_equal(
+    ternary.round_significand(x, 11), [1, 1 + 2 * ulp, 1 + ulp, -1 - ulp]
+  )
+  assert ternary.round_significand(jnp.float32(1e-30), 11) > 0
+
+
+def test_get_scale_literals():
+  codes = jnp.array([[1, 0, 1], [-1, 0, 1], [1, 0, -1], [-1, 0, 0]])
+  codes = codes.astype(jnp.float32)
+  # 4 non-zeros: r / 2. None: 0. 3: 1 / sqrt(3) to 11 bits.
+  scale = ternary.get_scale(codes, jnp.array([3.0, 2.0, 1.0]))
+  assert scale.tolist() == [1.5, 0, float(np.float16(3**-0.5))]
+  exact = ternary.get_scale(codes, jnp.array([3.0, 2.0, 1.0]), num_bits=24)
+  np.testing.assert_allclose(exact, [1.5, 0, 3**-0.5], rtol=2e-7)
+
+
+def test_get_scale_shows_a_nan_even_without_codes():
+  scale = ternary.get_scale(jnp.zeros((2, 2)), jnp.array([jnp.nan, 1.0]))
+  np.testing.assert_array_equal(scale, [np.nan, 0])
+
+
+def test_get_scale_on_any_axis():
+  codes = jnp.array([[[1, -1], [0, 1]], [[0, 0], [1, 1]]], jnp.float32)
+  radius = jnp.array([[[3.0]], [[2.0]]])
+  # Of 3 and of 2 non-zeros, to 11 bits.
+  scale = ternary.get_scale(codes, radius, axis=0)
+  assert scale.shape == (2, 1, 1)
+  wanted = np.float16([3 * 3**-0.5, 2 * 2**-0.5])
+  assert scale.ravel().tolist() == np.float32(wanted).tolist()
+  scale = ternary.get_scale(codes, radius[:, 0], axis=1)
+  assert scale.shape == (2, 1)
+  wanted = np.float16([3 * 2**-0.5, 2 * 3**-0.5])
+  assert scale.ravel().tolist() == np.float32(wanted).tolist()
+
+
+def _normal(rng, shape):
+  return rng.normal(0, 0.3, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'axis'),
+  [((40, 6), -1), ((3, 3, 4, 8), -1), ((1, 1), -1), ((6, 4, 3, 3), 0)],
+)
+@pytest.mark.parametrize('unit_norm', [True, False])
+def test_ternarize_matches_the_equations(rng, shape, axis, unit_norm):
+  w = _normal(rng, shape)
+  columns = np.moveaxis(w.astype(np.float64), axis, -1)
+  columns = columns.reshape(-1, shape[axis])
+  radius = np.sqrt((columns**2).sum(0))
+  ranked = np.abs(columns / radius if unit_norm else columns)
+  order = np.sort(ranked.ravel())
+  delta = order[0] / 2 if order.size == 1 else (order[-3] + order[-2]) / 2
+  codes = np.sign(columns) * (ranked > delta)
+  k = np.abs(codes).sum(0)
+  scale = np.where(k > 0, radius / np.sqrt(np.maximum(k, 1)), 0)
+
+  broadcast = (shape[axis], *[1] * (len(shape) - 1 - axis % len(shape)))
+  inverse = (1 / radius).astype(np.float32).reshape(broadcast)
+  threshold = thresholds.Threshold(
+    jnp.float32(delta), jnp.int32(0), inverse if unit_norm else None
+  )
+  got = _ternarize(w, threshold, axis=axis)
+  assert got.codes.dtype == jnp.int8 and got.scale.dtype == jnp.float32
+  assert got.scale.shape == broadcast
+  found = np.moveaxis(np.asarray(got.codes), axis, -1).reshape(columns.shape)
+  np.testing.assert_array_equal(found, codes)
+  np.testing.assert_allclose(got.scale.ravel(), scale, rtol=2**-11)
+  value = jax.jit(ternary.dequantize)(got)
+  np.testing.assert_array_equal(
+    value, np.float32(got.codes) * np.asarray(got.scale)
+  )
+  # On the sphere again, wherever there is a code.
+  others = tuple(i for i in range(len(shape)) if i != axis % len(shape))
+  norms = np.sqrt((np.float64(value) ** 2).sum(others))
+  np.testing.assert_allclose(norms[k > 0], radius[k > 0], rtol=2**-11)
+
+
+def test_scales_of_as_many_bits_as_asked_for(rng):
+  w = _normal(rng, (20, 50))
+  threshold = thresholds.Threshold(jnp.float32(0.2), jnp.int32(0))
+  scales = {
+    bits: np.asarray(_ternarize(w, threshold, num_bits=bits).scale)
+    for bits in (6, 11, 24)
+  }
+  as_bfloat16 = np.float32(scales[6].astype(ml_dtypes.bfloat16))
+  np.testing.assert_array_equal(as_bfloat16, scales[6])
+  np.testing.assert_array_equal(np.float32(np.float16(scales[11])), scales[11])
+  for bits in (6, 11):
+    error = np.abs(scales[bits] / scales[24] - 1).max()
+    assert 0.5 * 2.0**-bits < error <= 2.0**-bits
+
+
+def test_channels_of_zeros_and_channels_without_codes():
+  w = jnp.array([[0.0, 3.0, 0.1], [0.0, -3.0, 0.1]])
+  threshold = thresholds.Threshold(jnp.float32(1), jnp.int32(0))
+  got = _ternarize(w, threshold)
+  assert got.codes.tolist() == [[0, 1, 0], [0, -1, 0]]
+  assert got.scale.tolist() == [0, 3, 0]
+  np.testing.assert_array_equal(
+    ternary.dequantize(got), [[0, 3, 0], [0, -3, 0]]
+  )
+
+
+def test_a_zero_that_is_kept_has_no_code():
+  w = jnp.array([[1.0], [0.0], [0.0]])
+  # The first two are kept.
+  threshold = thresholds.Threshold(jnp.float32(0), jnp.int32(2))
+  got = _ternarize(w, threshold)
+  assert got.codes.ravel().tolist() == [1, 0, 0]
+  assert got.scale.tolist() == [1]
+
+
+def test_codes_of_groups():
+  w = jnp.array([[3.0, 1.0], [-4.0, 0.0], [0.0, 2.0], [-0.5, -2.0]])
+  got = _ternarize(w, thresholds.Quota(jnp.int32(1)), scope='1:2')
+  assert got.codes.T.tolist() == [[0, -1, 0, -1], [1, 0, 1, 0]]
+  np.testing.assert_allclose(
+    got.scale, np.sqrt([25.25 / 2, 9 / 2]), rtol=2**-11
+  )
+  got = _ternarize(w, thresholds.Quota(jnp.int32(1)), axis=0, scope='1:2')
+  assert got.codes.tolist() == [[1, 0], [-1, 0], [0, 1], [0, -1]]
+  np.testing.assert_allclose(
+    got.scale, np.sqrt([[10], [16], [4], [4.25]]), rtol=2**-11
+  )
+
+
+@pytest.mark.parametrize('scale_dtype', [np.float16, np.float32])
+def test_dequantize_numpy_arrays(scale_dtype):
+  codes = np.array([[1, -1], [0, 1]], np.int8)
+  scale = np.array([0.5, 3], scale_dtype)
+  value = ternary.dequantize(ternary.TernaryTensor(codes, scale))
+  assert value.dtype == jnp.float32
+  assert value.tolist() == [[0.5, -3], [0, 3]]
+  ones = ternary.dequantize(ternary.TernaryTensor(codes))
+  assert ones.dtype == jnp.float32
+  assert ones.tolist() == [[1, -1], [0, 1]]
+
+
+_DTYPES = {
+  'bfloat16': (ml_dtypes.bfloat16, 6),
+  'float16': (np.float16, 9),
+  'float32': (np.float32, 11),
+}
+_CODES = list(itertools.product((-1, 0, 1), repeat=2))
+
+
+@pytest.mark.parametrize('name', _DTYPES)
+def test_scales_of_a_dtype_have_exact_differences(name):
+  dtype, num_bits = _DTYPES[name]
+  assert ternary.get_scale_bits(name) == num_bits
+  # Every scale of so many bits from 1 to 2, and every one from its half to its
+  # double.
+  ulp = 2.0 ** (1 - num_bits)
+  ones = np.arange(1, 2, ulp)
+  others = np.concatenate([ones / 2, ones, 2 * ones])
+  p, q = (x.astype(dtype) for x in np.meshgrid(ones, others))
+  near = (q >= p / dtype(2)) & (q <= p * dtype(2))
+  p, q = p[near], q[near]
+  assert len(p) == 2 * len(ones) ** 2 + len(ones)
+  for sign_p, sign_q in _CODES:
+    before, after = dtype(sign_p) * p, dtype(sign_q) * q
+    assert (before + (after - before) == after).all()
+
+
+@pytest.mark.parametrize('name', _DTYPES)
+def test_updates_between_ternary_kernels_are_exact(rng, name):
+  num_bits = ternary.get_scale_bits(name)
+
+  @jax.jit
+  def get_kernels(codes, radius):
+    return [
+      (t * ternary.get_scale(t, r, num_bits=num_bits)).astype(name)
+      for t, r in zip(codes, radius, strict=True)
+    ]
+
+  # Of eight non-zeros before and after: the radii decide the scales.
+  codes = rng.permuted([-1.0] * 4 + [1.0] * 4 + [0.0] * 4, axis=0)
+  codes = rng.permuted(np.tile(codes[:, None], (2, 1, 500)), axis=1)
+  radius = rng.uniform(0.1, 10, 500) * rng.uniform(0.71, 1.4, (2, 500))
+  p, q = get_kernels(jnp.float32(codes), jnp.float32(radius))
+  # Op by op, in that dtype: a program might keep float32 in between.
+  got = p + (q - p)
+  assert got.dtype == jnp.dtype(name)
+  assert len(np.unique(np.abs(np.float32(q)))) > 50
+  assert (np.asarray(got) == np.asarray(q)).all()
+
+
+def test_more_bits_would_not_be_exact():
+  # The largest of all: 1.984 + 1.992 takes nine bits of a bfloat16's eight.
+  p, q = ml_dtypes.bfloat16(-(2 - 2**-6)), ml_dtypes.bfloat16(2 - 2**-7)
+  assert p + (q - p) != q
+
+
+def test_cosine_distances_of_gaussian_kernels(rng):
+  w = jnp.asarray(rng.normal(size=(2000, 50)), jnp.float32)
+
+  @jax.jit
+  def get_distances(w):
+    found = thresholds.get_thresholds({'w': w}, 0.85)
+    keep = thresholds.keep_mask(w, found['w'])
+    codes = ternary.get_codes(w, keep)
+    return [
+      sphere.cosine_distance(x, codes).mean()
+      for x in (w, jnp.where(keep, w, 0))
+    ]
+
+  # With z = 1.4395, where 85% of |N(0, 1)| lies below: dense 1 - 2 phi(z) /
+  # sqrt(0.15); pruned 1 - 2 phi(z) / sqrt(0.15 (2 z phi(z) + 0.15)).
+  np.testing.assert_allclose(get_distances(w), [0.269, 0.0209], atol=2e-3)
+
+
+def _brute_force(column):
+  """Of all supports that are the k largest, the one of largest cosine."""
+  order = np.argsort(-np.abs(column), kind='stable')
+  sums = np.cumsum(np.abs(np.float64(column))[order])
+  cosines = sums / np.sqrt(np.arange(1, len(column) + 1))
+  best = int(np.argmax(cosines)) + 1
+  codes = np.zeros(len(column), np.int8)
+  codes[order[:best]] = np.sign(column[order[:best]])
+  return codes, cosines.max()
+
+
+@pytest.mark.parametrize('axis', [0, 2, -1])
+def test_angular_optimum_is_the_best_of_all(rng, axis):
+  w = rng.standard_normal((5, 6, 7)).astype(np.float32)
+  found = ternary.angular_optimum(jnp.asarray(w), axis=axis)
+  columns = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+  codes = np.moveaxis(np.asarray(found.codes), axis, 0)
+  for column, code in zip(columns, codes, strict=True):
+    wanted, _ = _brute_force(column)
+    np.testing.assert_array_equal(code.ravel(), wanted)
+  value = ternary.dequantize(found)
+  np.testing.assert_allclose(
+    sphere.norms(value, axis), sphere.norms(jnp.asarray(w), axis), rtol=5e-4
+  )
+
+
+def test_angular_optimum_beats_every_ternary_vector(rng):
+  """Not only those whose support is the largest magnitudes."""
+  w = rng.standard_normal((6, 4)).astype(np.float32)
+  every = np.array(list(itertools.product((-1, 0, 1), repeat=6)), np.float64)
+  every = every[np.abs(every).sum(axis=1) > 0]
+  cosines = every @ w / np.linalg.norm(every, axis=1)[:, None]
+  codes = np.float64(ternary.angular_optimum(jnp.asarray(w)).codes)
+  found = (codes * w).sum(axis=0) / np.linalg.norm(codes, axis=0)
+  np.testing.assert_allclose(found, cosines.max(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('column', 'codes'),
+  [
+    ([3.0, -1.0, 1.0], [1, 0, 0]),  # 3 > 4 / sqrt(2), 5 / sqrt(3)
+    ([2.0, -2.0, 2.0], [1, -1, 1]),  # ties are kept together
+    ([2.0, 1.0, 1.0, -1.0, 1.0], [1, 1, 1, -1, 1]),  # 6 / sqrt(5) > 2
+    ([0.0, 0.0, 0.0], [0, 0, 0]),
+    ([0.0, -1e-3, 0.0], [0, -1, 0]),
+  ],
+)
+def test_angular_optimum_by_hand(column, codes):
+  found = ternary.angular_optimum(jnp.array(column)[:, None])
+  assert found.codes[:, 0].tolist() == codes
+  radius = np.linalg.norm(column)
+  wanted = radius / np.sqrt(max(1, np.abs(codes).sum()))
+  assert float(found.scale[0]) == pytest.approx(wanted, rel=2**-11)
+
+
+def test_angular_optimum_shows_a_nan():
+  w = jnp.array([[jnp.nan, 1.0], [1.0, 1.0]])
+  found = ternary.angular_optimum(w)
+  assert found.codes.tolist() == [[0, 1], [0, 1]]
+  assert np.isnan(found.scale[0]) and found.scale[1] == 1
+
+
+def test_angular_optimum_of_bfloat16_and_compiled(rng):
+  w = jnp.asarray(rng.standard_normal((64, 8)), jnp.bfloat16)
+  found = ternary.angular_optimum(w)
+  compiled = jax.jit(ternary.angular_optimum)(w.astype(jnp.float32))
+  np.testing.assert_array_equal(found.codes, compiled.codes)
+  np.testing.assert_array_equal(found.scale, compiled.scale)
+  # A Gaussian channel keeps 54%: what is above 0.61 deviations.
+  kept = np.mean(np.asarray(found.codes) != 0)
+  assert kept == pytest.approx(0.54, abs=0.06)

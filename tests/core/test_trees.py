@@ -1,0 +1,333 @@
+"""Paths, selection, and masked trees."""
+
+import collections
+from typing import NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hq_jax.core import trees
+
+Pair = collections.namedtuple('Pair', 'w b')
+
+
+class Layer(NamedTuple):
+  kernel: jax.Array
+  bias: jax.Array
+
+
+def _params():
+  return {
+    'stem': {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)},
+    'blocks': [Pair(jnp.ones((3, 3)), jnp.ones(3)), (jnp.ones((4, 4)),)],
+  }
+
+
+def test_paths_of_dictionaries_lists_tuples_and_named_tuples():
+  assert list(trees.flatten(_params())) == [
+    'blocks/0/w',
+    'blocks/0/b',
+    'blocks/1/0',
+    'stem/bias',
+    'stem/kernel',
+  ]
+
+
+def test_flatten_gives_the_leaves_themselves():
+  params = _params()
+  flat = trees.flatten(params)
+  assert flat['stem/kernel'] is params['stem']['kernel']
+  assert flat['blocks/1/0'] is params['blocks'][1][0]
+
+
+def test_flatten_passes_over_masked_and_empty_nodes():
+  tree = {'a': optax.MaskedNode(), 'b': None, 'c': {}, 'd': 1}
+  assert trees.flatten(tree) == {'d': 1}
+
+
+@pytest.mark.parametrize(
+  ('path', 'shape', 'dtype', 'wanted'),
+  [
+    ('a/kernel', (2, 3), jnp.float32, True),
+    ('kernel', (3, 3, 4, 8), jnp.bfloat16, True),
+    ('a/w', (2, 3), jnp.float16, True),
+    ('a/weight', (2, 3), jnp.float32, True),
+    ('a/kernel', (3,), jnp.float32, False),
+    ('a/kernel', (), jnp.float32, False),
+    ('a/kernel', (2, 3), jnp.int8, False),
+    ('a/kernel', (2, 3), jnp.complex64, False),
+    ('a/bias', (2, 3), jnp.float32, False),
+    ('kernel/embedding', (2, 3), jnp.float32, False),
+    ('a/my_kernel', (2, 3), jnp.float32, False),
+    ('a/kernel', (1, 1), jnp.float32, True),
+    ('a/kernel', (2, 0), jnp.float32, False),
+    ('a/kernel', (0, 3), jnp.float32, False),
+  ],
+)
+def test_kernels(path, shape, dtype, wanted):
+  assert trees.kernels(path, jnp.zeros(shape, dtype)) is wanted
+
+
+def test_kernels_of_shapes_only():
+  assert trees.kernels('kernel', jax.ShapeDtypeStruct((2, 2), jnp.float32))
+
+
+def test_select_by_predicate():
+  selected = trees.select(_params(), trees.kernels)
+  assert trees.flatten(selected) == {
+    'blocks/0/w': True,
+    'blocks/0/b': False,
+    'blocks/1/0': False,
+    'stem/bias': False,
+    'stem/kernel': True,
+  }
+
+
+def test_select_by_expression_matches_the_whole_path():
+  params = {'head': {'kernel': 1}, 'head2': {'kernel': 2}}
+  assert trees.select(params, 'head/kernel') == {
+    'head': {'kernel': True},
+    'head2': {'kernel': False},
+  }
+  with pytest.raises(ValueError, match='matches no leaf'):
+    trees.select(params, 'head')
+  with pytest.raises(ValueError, match='matches no leaf'):
+    trees.select(params, 'kernel')
+
+
+def test_select_gives_bools_whatever_the_predicate_returns():
+  selected = trees.select({'a': 1, 'b': 2}, lambda path, leaf: leaf - 1)
+  assert selected == {'a': False, 'b': True}
+  assert type(selected['a']) is bool
+
+
+def test_select_nothing_names_the_selector_and_the_leaves():
+  with pytest.raises(ValueError, match=r'kernels matches no leaf.*a/bias'):
+    trees.select({'a': {'bias': jnp.ones(2)}}, trees.kernels)
+  with pytest.raises(ValueError, match=r"'x.\*' matches no leaf.*empty tree"):
+    trees.select({}, 'x.*')
+
+
+def test_select_malformed_expression():
+  with pytest.raises(ValueError, match=r"select is '\('.*regular expression"):
+    trees.select({'a': 1}, '(')
+
+
+def test_axes_of_kernels():
+  tree = {
+    'flax': {'kernel': jnp.ones((3, 3, 4, 8)), 'bias': jnp.ones(8)},
+    'haiku': {'w': jnp.ones((2, 3))},
+    'equinox': {'weight': jnp.ones((3, 2, 1, 1))},
+  }
+  axes = trees.find_axes(tree)
+  assert trees.flatten(axes) == {
+    'equinox/weight': 0,
+    'flax/kernel': 3,
+    'haiku/w': 1,
+  }
+  assert axes['flax']['bias'] == optax.MaskedNode()
+  assert jax.tree.structure(trees.merge(axes, tree)) == jax.tree.structure(tree)
+
+
+@pytest.mark.parametrize(('axis', 'wanted'), [(0, 0), (-1, 3), (-3, 1), (2, 2)])
+def test_axes_that_are_given_are_counted_from_0(axis, wanted):
+  tree = {'weight': jnp.ones((2, 3, 4, 5))}
+  assert trees.find_axes(tree, axis=axis) == {'weight': wanted}
+
+
+def test_axes_by_path_and_leaf():
+  tree = {'a': jnp.ones((2, 3)), 'transposed': jnp.ones((2, 2, 3, 4))}
+  find = lambda path, leaf: leaf.ndim - (2 if path == 'transposed' else 1)
+  axes = trees.find_axes(tree, '.*', find)
+  assert axes == {'a': 1, 'transposed': 2}
+
+
+def test_a_pattern_may_select_what_has_another_name():
+  tree = {'embedding': jnp.ones((5, 2)), 'kernel': jnp.ones((2, 2))}
+  axes = trees.find_axes(tree, 'emb.*')
+  assert axes == {'embedding': 1, 'kernel': optax.MaskedNode()}
+
+
+def test_a_kernel_of_one_element_is_one():
+  assert trees.find_axes({'kernel': jnp.ones((1, 1))}) == {'kernel': 1}
+
+
+def test_axes_of_shapes_only():
+  shapes = jax.eval_shape(lambda: {'kernel': jnp.ones((2, 3))})
+  assert trees.find_axes(shapes) == {'kernel': 1}
+
+
+@pytest.mark.parametrize(
+  ('leaf', 'message'),
+  [
+    (jnp.ones((2, 2), jnp.int32), 'is int32, not floating point'),
+    (jnp.ones((2, 2), bool), 'is bool, not floating point'),
+    (jnp.float32(1), r'has shape \(\), fewer than 2 axes'),
+    (jnp.ones(3), r'has shape \(3,\), fewer than 2 axes'),
+    (jnp.ones((2, 0)), r'has shape \(2, 0\), no elements'),
+  ],
+)
+def test_what_cannot_be_quantized_is_refused_by_name(leaf, message):
+  tree = {'a': {'thing': leaf}, 'kernel': jnp.ones((2, 2))}
+  with pytest.raises(ValueError, match=f'select: a/thing {message}, wanted'):
+    trees.find_axes(tree, '.*')
+  # The default passes over the same leaf, even where it is called a kernel.
+  tree = {'a': {'kernel': leaf}, 'kernel': jnp.ones((2, 2))}
+  assert trees.flatten(trees.find_axes(tree)) == {'kernel': 1}
+
+
+@pytest.mark.parametrize(
+  'tree', [{}, {'a': None}, {'kernel': jnp.ones((0, 2))}, {'bias': jnp.ones(2)}]
+)
+def test_nothing_to_quantize_is_refused(tree):
+  with pytest.raises(ValueError, match='kernels matches no leaf'):
+    trees.find_axes(tree)
+
+
+@pytest.mark.parametrize('axis', [2, -3, lambda path, leaf: 2])
+def test_an_axis_that_is_not_there_is_refused(axis):
+  with pytest.raises(
+    ValueError, match=r'channel_axis of a/kernel is -?[23], wanted .* 2 axes'
+  ):
+    trees.find_axes({'a': {'kernel': jnp.ones((2, 3))}}, axis=axis)
+
+
+def test_describe_gives_every_reason():
+  tree = {
+    'conv': {'kernel': jnp.ones((3, 3, 1, 2)), 'bias': jnp.ones(2)},
+    'count': jnp.int32(0),
+    'embedding': jnp.ones((5, 2), jnp.bfloat16),
+    'empty': {'kernel': jnp.ones((0, 2))},
+    'torch': {'weight': jnp.ones((2, 3))},
+  }
+  assert trees.describe(tree).splitlines() == [
+    'path          shape         dtype     selected  why',
+    'conv/bias     (2,)          float32   no        has shape (2,), fewer than'
+    ' 2 axes',
+    'conv/kernel   (3, 3, 1, 2)  float32   yes       kernels, output channels'
+    ' on axis 3',
+    'count         ()            int32     no        is int32, not floating'
+    ' point',
+    'embedding     (5, 2)        bfloat16  no        kernels does not match',
+    'empty/kernel  (0, 2)        float32   no        has shape (0, 2), no'
+    ' elements',
+    'torch/weight  (2, 3)        float32   yes       kernels, output channels'
+    ' on axis 0',
+  ]
+
+
+def test_describe_names_the_pattern_and_the_given_axis():
+  tree = {'a': jnp.ones((2, 3)), 'b': jnp.ones((2, 3))}
+  found = trees.describe(jax.eval_shape(lambda: tree), 'a', axis=0)
+  _, first, second = found.splitlines()
+  assert first.endswith("yes       'a', output channels on axis 0")
+  assert second.endswith("no        'a' does not match")
+  with pytest.raises(ValueError, match="'c' matches no leaf"):
+    trees.describe(tree, 'c')
+
+
+def test_flatten_selected():
+  params = _params()
+  found = trees.flatten_selected(params)
+  assert list(found) == ['blocks/0/w', 'stem/kernel']
+  assert found['stem/kernel'] is params['stem']['kernel']
+  assert list(trees.flatten_selected(params, 'blocks/1/.*')) == ['blocks/1/0']
+  with pytest.raises(ValueError, match='matches no leaf'):
+    trees.flatten_selected({'bias': jnp.ones(2)})
+
+
+def test_flatten_may_stop_at_a_record():
+  tree = {'a': Pair(1, 2), 'b': 3}
+  found = trees.flatten(tree, is_leaf=lambda node: isinstance(node, Pair))
+  assert found == {'a': Pair(1, 2), 'b': 3}
+
+
+def test_variables_of_nnx_have_the_paths_of_their_modules():
+  state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+  assert list(trees.flatten(state)) == ['bias', 'kernel']
+  assert trees.flatten(trees.find_axes(state)) == {'kernel': 1}
+
+
+def test_only_an_attribute_is_left_out_of_a_path():
+  key = jax.tree_util.GetAttrKey
+  path = (jax.tree_util.DictKey('kernel'), key('value'))
+  assert trees.path_string(path) == 'kernel'
+  assert trees.path_string((*path, key('array'))) == 'kernel/value/array'
+  assert trees.path_string((key('value'),)) == ''
+  assert trees.path_string(()) == ''
+  # A dictionary's key of that name is one.
+  assert list(trees.flatten({'kernel': {'value': 1}})) == ['kernel/value']
+
+
+def test_mask_then_merge_gives_the_tree_back():
+  params = _params()
+  axes = trees.find_axes(params)
+  masked = trees.mask(params, axes)
+  assert list(trees.flatten(masked)) == ['blocks/0/w', 'stem/kernel']
+  merged = trees.merge(jax.tree.map(lambda w: w + 1, masked), params)
+  assert jax.tree.structure(merged) == jax.tree.structure(params)
+  for path, leaf in trees.flatten(merged).items():
+    wanted = 2 if path in ('blocks/0/w', 'stem/kernel') else 1
+    assert bool((leaf == wanted).all()), path
+
+
+def test_merge_keeps_what_is_masked_in_both():
+  # So it is inside `optax.masked`, whose trees hold masked nodes too.
+  masked = {'a': optax.MaskedNode(), 'b': 5}
+  tree = {'a': optax.MaskedNode(), 'b': 1}
+  assert trees.merge(masked, tree) == {'a': optax.MaskedNode(), 'b': 5}
+
+
+def test_mask_keeps_named_tuples():
+  layer = Layer(jnp.ones((2, 2)), jnp.ones(2))
+  masked = trees.mask(layer, trees.find_axes(layer))
+  assert isinstance(masked, Layer)
+  assert isinstance(masked.bias, optax.MaskedNode)
+  assert masked.kernel is layer.kernel
+
+
+def test_mask_passes_over_what_is_masked_already():
+  tree = {'a': jnp.ones((2, 2)), 'b': optax.MaskedNode()}
+  axes = trees.find_axes(tree, 'a')
+  assert axes == {'a': 1, 'b': optax.MaskedNode()}
+  assert trees.mask(tree, axes)['b'] == optax.MaskedNode()
+
+
+def test_axis_0_is_an_axis():
+  # It is false as a bool is.
+  tree, axes = {'a': 1, 'b': 2}, {'a': 0, 'b': optax.MaskedNode()}
+  assert trees.mask(tree, axes) == {'a': 1, 'b': optax.MaskedNode()}
+  assert trees.map_selected(lambda axis, x: 9, axes, tree) == {'a': 9, 'b': 2}
+
+
+def test_map_selected_with_masked_rest():
+  tree = {'a': 1, 'b': 2}
+  rest = {'a': 10, 'b': optax.MaskedNode()}
+  mapped = trees.map_selected(
+    lambda axis, x, y: (axis, x + y),
+    {'a': 3, 'b': optax.MaskedNode()},
+    tree,
+    rest,
+  )
+  assert mapped == {'a': (3, 11), 'b': 2}
+
+
+def test_map_selected_hands_over_subtrees():
+  tree = {'a': 1, 'b': 2}
+  rest = {'a': (3, 4), 'b': (5, 6)}
+  mapped = trees.map_selected(
+    lambda axis, x, pair: x + pair[1],
+    {'a': optax.MaskedNode(), 'b': 0},
+    tree,
+    rest,
+  )
+  assert mapped == {'a': 1, 'b': 8}
+
+
+def test_an_axis_may_be_a_numpy_integer():
+  found = trees.find_axes({'kernel': jnp.ones((2, 3))}, axis=np.int64(0))
+  assert found == {'kernel': 0} and type(found['kernel']) is int

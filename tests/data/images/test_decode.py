@@ -1,0 +1,239 @@
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+import pytest
+
+from hq_jax.data.images import crops
+from hq_jax.data.images import decode
+from tests.data import encoded
+
+
+@pytest.mark.parametrize('file_format', encoded.LOSSLESS)
+def test_lossless_files_give_their_pixels(file_format):
+  # Few enough colours for the palette of a GIF.
+  pixels = encoded.draw_noise(9, 14) // 128 * 255
+  options = encoded.LOSSLESS[file_format]
+  data = encoded.encode(Image.fromarray(pixels), file_format, **options)
+  found = decode.decode(data)
+  assert found.dtype == np.uint8
+  assert np.array_equal(found, pixels)
+  assert np.array_equal(decode.decode(memoryview(data)), pixels)
+
+
+def test_jpeg():
+  image = encoded.draw_smooth(40, 60)
+  data = encoded.encode(image, 'JPEG', quality=95)
+  assert np.abs(decode.decode(data) - np.asarray(image, int)).max() < 12
+  assert np.array_equal(
+    decode.decode(data), np.asarray(Image.open(io.BytesIO(data)))
+  )
+
+
+@pytest.mark.parametrize('file_format', ['PNG', 'JPEG'])
+def test_grey(file_format):
+  # The luma of ITU-R 601: 0.299, 0.587 and 0.114.
+  colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+  for color, grey in zip(colors, (76, 150, 29, 255), strict=True):
+    data = encoded.encode(Image.new('RGB', (16, 8), color), file_format)
+    found = decode.decode(data, channels=1)
+    assert found.shape == (8, 16, 1)
+    assert np.abs(found.astype(int) - grey).max() <= 1
+  data = encoded.encode(Image.new('L', (16, 8), 93), file_format)
+  assert np.array_equal(decode.decode(data), np.full((8, 16, 3), 93))
+  assert np.array_equal(decode.decode(data, 1), np.full((8, 16, 1), 93))
+
+
+def test_cmyk():
+  image = Image.new('CMYK', (16, 16), (0, 255, 255, 0))
+  found = decode.decode(encoded.encode(image, 'JPEG', quality=95)).astype(int)
+  assert np.abs(found - [255, 0, 0]).max() <= 3
+  image = Image.new('CMYK', (16, 16), (0, 0, 0, 255))
+  assert decode.decode(encoded.encode(image, 'JPEG'), channels=1).max() <= 3
+
+
+def test_palettes():
+  image = Image.new('P', (2, 1))
+  image.putpalette([10, 20, 30, 200, 100, 0])
+  image.putpixel((1, 0), 1)
+  wanted = [[[10, 20, 30], [200, 100, 0]]]
+  assert decode.decode(encoded.encode(image)).tolist() == wanted
+  # One opacity for each colour, of which Pillow would warn, or one colour
+  # that is not there at all.
+  data = encoded.encode(image, transparency=b'\xff\x00')
+  assert decode.decode(data).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+  for file_format in ('PNG', 'GIF'):
+    data = encoded.encode(image, file_format, transparency=0)
+    assert decode.decode(data).tolist() == [[[255, 255, 255], [200, 100, 0]]]
+
+
+@pytest.mark.parametrize('file_format', ['PNG', 'WEBP'])
+def test_what_is_transparent_lies_over_white(file_format):
+  # 255 - alpha of white, and alpha of the colour, over 255.
+  pixels = np.array([[[0, 60, 0, 255], [0, 60, 0, 51], [9, 9, 9, 0]]], np.uint8)
+  data = encoded.encode(
+    Image.fromarray(pixels), file_format, **encoded.LOSSLESS[file_format]
+  )
+  wanted = [[[0, 60, 0], [204, 216, 204], [255, 255, 255]]]
+  assert decode.decode(data).tolist() == wanted
+
+
+def test_grey_with_alpha():
+  pixels = np.array([[[0, 255], [0, 51], [7, 0]]], np.uint8)
+  data = encoded.encode(Image.fromarray(pixels, 'LA'))
+  assert decode.decode(data, channels=1).tolist() == [[[0], [204], [255]]]
+
+
+def test_16_bits_become_the_upper_8():
+  grey = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+  found = decode.decode(encoded.encode(Image.fromarray(grey)), channels=1)
+  assert found.ravel().tolist() == [0, 0, 1, 128, 255]
+  color = struct.pack('>6H', 0, 65535, 0x1234, 256, 255, 32768)
+  found = decode.decode(encoded.make_png(2, 1, 16, 2, [color]))
+  assert found.tolist() == [[[0, 255, 0x12], [1, 0, 128]]]
+
+
+def test_1_bit():
+  data = encoded.make_png(8, 1, 1, 0, [b'\xa0'])
+  wanted = [255, 0, 255, 0, 0, 0, 0, 0]
+  assert decode.decode(data, channels=1).ravel().tolist() == wanted
+
+
+def test_only_the_first_frame_counts():
+  first, second = (Image.new('L', (3, 2), grey) for grey in (10, 200))
+  for file_format in ('GIF', 'WEBP', 'PNG'):
+    data = encoded.encode(
+      first,
+      file_format,
+      save_all=True,
+      append_images=[second],
+      **encoded.LOSSLESS[file_format],
+    )
+    assert decode.decode(data).tolist() == np.full((2, 3, 3), 10).tolist()
+
+
+@pytest.mark.parametrize('order', ['>', '<'])
+@pytest.mark.parametrize('orientation', range(10))
+def test_orientation(orientation, order):
+  image = Image.fromarray(encoded.draw_noise(3, 5))
+  exif = encoded.make_exif(orientation, order)
+  for file_format in ('PNG', 'WEBP', 'JPEG'):
+    options = encoded.LOSSLESS.get(file_format, {})
+    data = encoded.encode(image, file_format, exif=exif, **options)
+    wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(decode.decode(data), np.asarray(wanted))
+
+
+def test_a_phone_held_upright():
+  # 6: the camera's right side was the top, so what it wrote as the first
+  # column, from the bottom to the top, is the first row.
+  image = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+  data = encoded.encode(image, exif=encoded.make_exif(6))
+  assert decode.decode(data, 1)[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
+
+
+@pytest.mark.parametrize('num_bytes', range(6, 44))
+def test_exif_that_ends_too_early_turns_nothing(num_bytes):
+  image = encoded.draw_smooth(4, 6)
+  exif = encoded.make_exif(6)[:num_bytes]
+  data = encoded.encode(image, 'JPEG', exif=exif)
+  # The value is there from byte 38 on.
+  assert decode.decode(data).shape == (
+    (6, 4, 3) if num_bytes >= 38 else (4, 6, 3)
+  )
+
+
+def test_exif_that_is_broken_turns_nothing():
+  for exif in (
+    b'',
+    b'Exif\0\0',
+    b'Exif\0\0XX*\0',
+    encoded.make_exif(6, entries=9000)[:30],
+  ):
+    data = encoded.encode(encoded.draw_smooth(4, 6), 'JPEG', exif=exif)
+    assert decode.decode(data).shape == (4, 6, 3)
+  # It says more than there is, of a resolution that Pillow looks for.
+  exif = b'Exif\0\0MM\0*' + struct.pack('>IHHHII', 8, 9, 0x011A, 5, 900, 2**31)
+  assert (
+    decode.decode(
+      encoded.encode(encoded.draw_smooth(4, 6), 'JPEG', exif=exif)
+    ).shape[0]
+    == 4
+  )
+
+
+def _make_broken():
+  image = Image.fromarray(encoded.draw_noise(40, 50))
+  files = {
+    name: encoded.encode(image, name)
+    for name in ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP')
+  }
+  jpeg = files['JPEG']
+  start = jpeg.index(b'\xff\xc0')
+  yield 'empty', b''
+  yield 'text', b'no image\nat all'
+  yield 'only the start of a JPEG', b'\xff\xd8\xff'
+  yield 'a JPEG header', jpeg[: jpeg.index(b'\xff\xda')]
+  yield 'only the start of a PNG', b'\x89PNG\r\n\x1a\n'
+  for name, data in files.items():
+    for fraction in (0.02, 0.3, 0.6, 0.9):
+      yield f'{fraction} of a {name}', data[: int(fraction * len(data))]
+  png = bytearray(files['PNG'])
+  png[len(png) // 2] ^= 1
+  yield 'a PNG with a wrong byte', bytes(png)
+  yield 'a PNG of no pixels', encoded.make_png(0, 5, 8, 2, [])
+  # More pixels than anyone has memory for.
+  yield 'a large PNG', encoded.make_png(50_000, 50_000, 8, 2, [b'x'])
+  size = struct.pack('>HH', 65_000, 65_000)
+  yield 'a large JPEG', jpeg[: start + 5] + size + jpeg[start + 9 :]
+  yield 'a large GIF', b'GIF89a' + b'\xff' * 4 + files['GIF'][10:]
+  size = struct.pack('<ii', 50_000, 50_000)
+  yield 'a large BMP', files['BMP'][:18] + size + files['BMP'][26:]
+
+
+@pytest.mark.parametrize(
+  'data', [pytest.param(data, id=name) for name, data in _make_broken()]
+)
+def test_what_is_broken_is_an_unreadable_image(data):
+  words = crops.random_words(0, 0)
+  for read in (
+    decode.decode,
+    lambda data: crops.random_resized_crop(data, words, size=8),
+    lambda data: crops.center_crop(data, size=8, resize=9),
+  ):
+    with pytest.raises(decode.UnreadableImage) as raised:
+      read(data)
+    assert str(raised.value).startswith('image: got ')
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_too_many_pixels_are_named():
+  data = encoded.make_png(20_000, 5_000, 8, 0, [b'x'])
+  with pytest.raises(decode.UnreadableImage, match='got 20000 x 5000 pixels'):
+    decode.decode(data)
+
+
+@pytest.mark.parametrize('file_format', ['JPEG', 'PNG', 'GIF', 'BMP', 'WEBP'])
+def test_wrong_bytes_give_pixels_or_an_unreadable_image(file_format):
+  data = encoded.encode(
+    encoded.draw_smooth(20, 30), file_format, exif=encoded.make_exif(6)
+  )
+  rng = np.random.default_rng(0)
+  for _ in range(150):
+    wrong = bytearray(data)
+    # Most of what can go wrong is in the first bytes.
+    for i in rng.integers(0, rng.choice([60, len(data)]), 3):
+      wrong[i] = rng.integers(256)
+    try:
+      assert decode.decode(bytes(wrong)).dtype == np.uint8
+    except decode.UnreadableImage as error:
+      assert '\n' not in str(error)
+
+
+@pytest.mark.parametrize('channels', [0, 2, 4, None])
+def test_other_channels(channels):
+  data = encoded.encode(Image.new('L', (3, 3)))
+  with pytest.raises(ValueError, match=r'^channels: got .+, wanted 1 or 3$'):
+    decode.decode(data, channels=channels)

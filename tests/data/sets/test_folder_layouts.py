@@ -1,0 +1,140 @@
+"""How folders of images are shared out, and which layouts are refused."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from hq_jax.data.sets import folders
+from tests.data import file_trees
+
+_SPLITS = ('train/a/1.jpg', 'train/b/1.jpg', 'test/a/1.jpg')
+
+
+@pytest.mark.parametrize('test', ['test', 'val', 'validation'])
+def test_train_and_test_as_they_lie(tmp_path, test):
+  file_trees.touch(tmp_path, 'train/b/2.jpg', 'train/b/10.jpg', 'train/a/x.png')
+  file_trees.touch(
+    tmp_path, 'train/c/x.png', f'{test}/a/y.jpg', f'{test}/b/y.jpg'
+  )
+  folder = folders.open_folder(tmp_path)
+  assert folder.class_names == ('a', 'b', 'c')
+  assert folder.train.paths == (
+    'train/a/x.png',
+    'train/b/10.jpg',
+    'train/b/2.jpg',
+    'train/c/x.png',
+  )
+  assert folder.train.labels.tolist() == [0, 1, 1, 2]
+  # No image of c to test on, which moves no label.
+  assert folder.test.paths == (f'{test}/a/y.jpg', f'{test}/b/y.jpg')
+  assert folder.test.labels.tolist() == [0, 1]
+  for source in folder.train, folder.test:
+    assert source.labels.dtype == np.int32
+
+
+def test_labels_to_test_on_are_those_of_train(tmp_path):
+  file_trees.touch(tmp_path, 'train/a/1.jpg', 'train/b/1.jpg', 'test/b/1.jpg')
+  (tmp_path / 'test' / 'a').mkdir()
+  assert folders.open_folder(tmp_path).test.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize('prefix', ['', 'train/'])
+@pytest.mark.parametrize(
+  ('num', 'num_test'), [(1, 0), (2, 1), (9, 1), (10, 2), (14, 2), (25, 5)]
+)
+def test_a_fifth_of_each_class_is_held_out(tmp_path, prefix, num, num_test):
+  file_trees.numbered(tmp_path, f'{prefix}a', num)
+  file_trees.numbered(tmp_path, f'{prefix}b', 5)
+  folder = folders.open_folder(tmp_path)
+  assert np.bincount(folder.test.labels, minlength=2).tolist() == [num_test, 1]
+  assert np.bincount(folder.train.labels).tolist() == [num - num_test, 4]
+  # No overlap, and nothing is lost.
+  everything = [f'{prefix}a/{i:03d}.jpg' for i in range(num)]
+  everything += [f'{prefix}b/{i:03d}.jpg' for i in range(5)]
+  assert file_trees.paths_of(folder) == everything
+  for source in folder.train, folder.test:
+    assert list(source.paths) == sorted(source.paths)
+
+
+def test_held_out_are_the_lowest_hashes(tmp_path):
+  names = [f'a/{i:03d}.jpg' for i in range(15)]
+  names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+  folder = folders.open_folder(
+    file_trees.both(file_trees.touch(tmp_path, *names), 'b')
+  )
+  assert set(folder.test.paths[:3]) == set(names[:3])
+
+
+def test_the_same_are_held_out_below_train(tmp_path):
+  chosen = []
+  for prefix in '', 'train/':
+    root = tmp_path / f'root{len(prefix)}'
+    file_trees.numbered(root, f'{prefix}a', 40)
+    file_trees.both(root, f'{prefix}b')
+    folder = folders.open_folder(root)
+    chosen.append([p.removeprefix(prefix) for p in folder.test.paths])
+  assert chosen[0] == chosen[1]
+  assert len(chosen[0]) == 9
+
+
+def test_a_new_file_moves_at_most_one_other(tmp_path):
+  file_trees.both(tmp_path, 'b')
+  moved, held_out, known = [], set(), set()
+  for number in range(1, 60):
+    file_trees.touch(tmp_path, f'a/{number}.jpg')
+    folder = folders.open_folder(tmp_path)
+    now = {path for path in folder.test.paths if path.startswith('a/')}
+    moved.append(len((now ^ held_out) & known))
+    held_out, known = now, set(file_trees.paths_of(folder))
+  assert set(moved) == {0, 1}
+
+
+def test_names_are_in_the_order_of_their_code_points(tmp_path):
+  names = ['10', '2', 'B', 'Zebra', '_x', 'a', 'a-b', 'né', '猫', '🐈']
+  folder = folders.open_folder(file_trees.both(tmp_path, *names))
+  assert list(folder.class_names) == names
+  assert [path.split('/')[0] for path in folder.train.paths] == names
+
+
+def test_folders_without_images_beside_train_do_not_matter(tmp_path):
+  file_trees.touch(tmp_path, *_SPLITS, 'labels/train/a/1.txt', 'readme.txt')
+  assert len(file_trees.paths_of(folders.open_folder(tmp_path))) == 3
+
+
+@pytest.mark.parametrize(
+  ('names', 'wanted'),
+  [
+    (['train/a/1.jpg', 'test/a/1.jpg', 'val/a/1.jpg'], 'has test and val,'),
+    (['train/a/1.jpg', 'val/a/1.jpg', 'validation/x'], 'val and validation,'),
+    ([*_SPLITS, 'test/c/1.jpg'], "/test/c' is no class of 'train'"),
+    ([*_SPLITS, 'test/c/x.txt'], "/test/c' is no class of 'train'"),
+    ([*_SPLITS[:2], 'test/a/x.txt'], "/test' has no images"),
+    ([*_SPLITS, 'train/1.jpg'], "/train/1.jpg' is an image in no class"),
+    ([*_SPLITS, 'test/1.PNG'], "/test/1.PNG' is an image in no class"),
+    ([*_SPLITS, '1.jpg'], "/1.jpg' is an image in no class"),
+    (['a/1.jpg', 'b/1.jpg', 'x.gif'], "/x.gif' is an image in no class"),
+    ([*_SPLITS, 'valid/a/1.jpg'], "/valid' holds images beside 'train'"),
+    ([*_SPLITS, 'cats/deep/1.jpg'], "/cats' holds images beside 'train'"),
+    (['test/a/1.jpg', 'val/b/1.jpg'], "'test' and none called 'train'"),
+    (['Train/a/1.jpg', 'Test/a/1.jpg'], "'Test' and none called 'train'"),
+    (['a/1.jpg', 'b/1.jpg', 'c/x.txt'], "/c' is a class without images"),
+    ([*_SPLITS, 'train/c/.jpg'], "/train/c' is a class without images"),
+    (['flowers/a/1.jpg', 'flowers/b/1.jpg'], "one class, 'flowers'"),
+    (['train/a/1.jpg', 'test/a/1.jpg'], "/train' has one class, 'a'"),
+    (['a/1.txt', 'b/1.heic'], 'files that end in .bmp .gif .jpeg .jpg'),
+    (['readme.txt'], 'has no images'),
+    (['a/1.jpg', 'b/1.jpg'], 'has no two images of a class'),
+    (['train/a/1.jpg', 'train/b/1.jpg'], 'has no two images of a class'),
+  ],
+)
+def test_another_layout_is_refused(tmp_path, names, wanted):
+  message = file_trees.error_of(file_trees.touch(tmp_path, *names))
+  assert wanted in message
+  assert str(tmp_path) in message
+  assert ', wanted ' in message
+
+
+def test_an_empty_class_is_refused(tmp_path):
+  (file_trees.both(tmp_path, 'a', 'b') / 'c').mkdir()
+  assert "/c' is a class without images" in file_trees.error_of(tmp_path)

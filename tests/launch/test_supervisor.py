@@ -1,0 +1,261 @@
+"""Real processes; small programs stand for the training program."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hq_jax.launch import exit_status
+from hq_jax.launch import local
+from hq_jax.launch import supervisor
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+# Notes its process id, and does as its last argument says. The first argument
+# is a folder of notes.
+_PROGRAM = """
+import os, pathlib, signal, sys, time
+notes, name, deed = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+start = len(list(notes.glob(name + '.pid.*')))
+def stop(number, frame):
+  with open(notes / (name + '.signals'), 'a') as file:
+    file.write(str(number) + ' ')
+  if deed != 'deaf':
+    time.sleep(0.2)  # It saves.
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+(notes / (name + '.pid.' + str(start))).write_text(str(os.getpid()))
+if deed.startswith('exit'):
+  sys.exit(int(deed[4:]))
+if deed == 'die' or (deed == 'die_once' and start == 0):
+  os.kill(os.getpid(), signal.SIGKILL)
+if deed != 'die_once':
+  time.sleep(60)
+"""
+
+
+def _command(notes, name, deed):
+  # Each needs a tenth of the time without the packages of an environment.
+  words = (sys.executable, '-I', '-S', '-c', _PROGRAM)
+  return (*words, str(notes), name, deed)
+
+
+def _supervise(notes, *deeds, **policy):
+  starts = []
+
+  def make(restarts):
+    starts.append(restarts)
+    return [_command(notes, str(i), deed) for i, deed in enumerate(deeds)]
+
+  policy = {'grace_seconds': 0.3, **policy}
+  status = supervisor.supervise(make, supervisor.Policy(**policy))
+  return status, starts
+
+
+def _is_alive(pid):
+  try:
+    return pathlib.Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
+  except FileNotFoundError:
+    return False
+
+
+def _pids(notes):
+  return [int(path.read_text()) for path in sorted(notes.glob('*.pid.*'))]
+
+
+def _wait_until(condition):
+  end = time.monotonic() + 20
+  while not condition():
+    assert time.monotonic() < end
+    time.sleep(0.02)
+
+
+def test_all_that_finish_are_started_once(tmp_path, capfd):
+  assert _supervise(tmp_path, 'exit0', 'exit0') == (0, [0])
+  assert capfd.readouterr() == ('', '')
+
+
+def test_a_death_kills_the_others_and_starts_all_again(tmp_path, capfd):
+  status, starts = _supervise(tmp_path, 'sleep', 'die', max_restarts=1)
+  assert (status, starts) == (137, [0, 1])
+  assert len(_pids(tmp_path)) == 4
+  assert not any(map(_is_alive, _pids(tmp_path)))
+  # The healthy one was not asked to save: it could not.
+  assert not list(tmp_path.glob('*.signals'))
+  assert capfd.readouterr().err.splitlines() == [
+    'hq_jax: process 1 was killed by signal 9',
+    'hq_jax: starting again: restart 1 of 1',
+    'hq_jax: process 1 was killed by signal 9',
+    'hq_jax: that was restart 1 of 1: giving up',
+  ]
+
+
+@pytest.mark.slow
+def test_what_died_once_may_finish(tmp_path):
+  status, starts = _supervise(tmp_path, 'exit0', 'die_once', max_restarts=3)
+  assert (status, starts) == (0, [0, 1])
+
+
+@pytest.mark.parametrize(
+  'status',
+  [2, 143, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 130))],
+)
+def test_a_final_status_ends_the_run(tmp_path, status):
+  assert _supervise(tmp_path, 'sleep', f'exit{status}') == (status, [0])
+  assert not any(map(_is_alive, _pids(tmp_path)))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_late_has_not_finished(tmp_path):
+  assert _supervise(tmp_path, 'sleep', 'exit0', max_restarts=0) == (137, [0])
+
+
+def _launch(notes, *deeds, grace_seconds=20):
+  """A launcher in a process of its own, once its processes have begun."""
+  commands = [_command(notes, str(i), deed) for i, deed in enumerate(deeds)]
+  source = (
+    'import sys\nfrom hq_jax.launch import supervisor\n'
+    f'policy = supervisor.Policy(3, {grace_seconds})\n'
+    f'sys.exit(supervisor.supervise(lambda i: {commands!r}, policy))\n'
+  )
+  launcher = subprocess.Popen(
+    [sys.executable, '-S', '-c', source], cwd=_ROOT, stderr=subprocess.PIPE
+  )
+  _wait_until(
+    lambda: len(list(notes.glob('*.pid.0'))) == len(deeds) and _all_read(notes)
+  )
+  return launcher
+
+
+def _all_read(notes):
+  return all(path.read_text() for path in notes.glob('*.pid.0'))
+
+
+@pytest.mark.parametrize(
+  ('sent', 'got'),
+  [
+    ('SIGTERM', 15),
+    ('SIGINT', 2),
+    pytest.param('SIGHUP', 15, marks=pytest.mark.slow),
+  ],
+)
+def test_a_signal_reaches_every_process_once(tmp_path, sent, got):
+  launcher = _launch(tmp_path, 'sleep', 'sleep')
+  launcher.send_signal(getattr(signal, sent))
+  launcher.communicate(timeout=20)
+  assert launcher.returncode == 128 + got
+  notes = [path.read_text() for path in tmp_path.glob('*.signals')]
+  assert notes == [f'{got} '] * 2
+  assert len(_pids(tmp_path)) == 2
+
+
+def test_a_second_signal_kills(tmp_path):
+  launcher = _launch(tmp_path, 'deaf')
+  launcher.terminate()
+  _wait_until(lambda: (tmp_path / '0.signals').exists())
+  assert launcher.poll() is None
+  launcher.terminate()
+  launcher.communicate(timeout=20)
+  assert launcher.returncode == 143
+  assert not any(map(_is_alive, _pids(tmp_path)))
+
+
+@pytest.mark.slow
+def test_who_does_not_leave_in_time_is_killed(tmp_path):
+  launcher = _launch(tmp_path, 'deaf', grace_seconds=0.3)
+  launcher.terminate()
+  launcher.communicate(timeout=20)
+  assert launcher.returncode == 143
+  assert not any(map(_is_alive, _pids(tmp_path)))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs prctl')
+def test_a_launcher_that_is_killed_leaves_nobody_behind(tmp_path):
+  launcher = _launch(tmp_path, 'deaf', 'sleep')
+  pids = _pids(tmp_path)
+  assert all(map(_is_alive, pids))
+  launcher.kill()
+  launcher.wait()
+  try:
+    _wait_until(lambda: not any(map(_is_alive, pids)))
+  finally:
+    for pid in filter(_is_alive, pids):
+      os.kill(pid, signal.SIGKILL)
+    launcher.communicate()
+
+
+def test_a_program_that_is_not_there_is_no_death(capfd):
+  commands = [('no-such-program', 'x')]
+  status = supervisor.supervise(lambda i: commands, supervisor.Policy())
+  assert status == 2
+  assert capfd.readouterr().err.splitlines() == [
+    'hq_jax: no-such-program: No such file or directory',
+    'hq_jax: process 0 left with status 2',
+  ]
+
+
+def test_a_text_asks_to_stop_where_a_signal_would_not_arrive(tmp_path):
+  reads = (
+    'import sys\nassert sys.stdin.read(1) == chr(3)\nsys.exit(130)',
+    'import sys, os, signal\nprint("ready", flush=True)\n'
+    'sys.stdin.read(1)\nsys.exit(130)',
+  )
+  source = (
+    'import sys\nfrom hq_jax.launch import supervisor\n'
+    f'commands = [(sys.executable, "-S", "-c", text) for text in {reads!r}]\n'
+    'policy = supervisor.Policy(grace_seconds=20, stop_text=bytes([3]))\n'
+    'sys.exit(supervisor.supervise(lambda i: commands, policy))\n'
+  )
+  launcher = subprocess.Popen(
+    [sys.executable, '-S', '-c', source],
+    cwd=_ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  assert launcher.stdout.readline() == b'ready\n'
+  launcher.terminate()
+  launcher.communicate(timeout=20)
+  assert launcher.returncode == 143
+
+
+def test_each_start_has_a_port_of_its_own():
+  make = local.make_commands('python3', 1, [])
+  assert len({make(0)[0][-3] for _ in range(4)}) > 1
+
+
+def _judge(*statuses):
+  listed = [exit_status.Ending(i, status) for i, status in enumerate(statuses)]
+  verdict = exit_status.judge(listed)
+  return verdict.status, verdict.is_final, verdict.cause.process
+
+
+@pytest.mark.parametrize(
+  ('statuses', 'verdict'),
+  [
+    ((0, 0), (0, True, 0)),
+    ((1, 0), (1, False, 0)),
+    ((0, 1), (1, False, 1)),
+    ((1, -6, 2), (2, True, 2)),  # Partners of one that refused.
+    ((-6, 3, 0), (3, True, 1)),
+    ((-9, 1, 2), (137, False, 0)),  # Partners of one that was killed.
+    ((1, -9, 1), (137, False, 1)),
+    ((143, -11), (143, True, 0)),  # It crashed on its way out.
+    ((-15, 1), (143, True, 0)),  # Asked to stop before it could listen.
+    ((134, 137), (134, False, 0)),
+  ],
+)
+def test_one_ending_explains_the_others(statuses, verdict):
+  assert _judge(*statuses) == verdict
+
+
+def test_signals_are_as_before_when_it_has_ended():
+  before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+  supervisor.supervise(lambda i: [('true',)], supervisor.Policy())
+  assert before == [
+    signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)
+  ]

@@ -1,0 +1,107 @@
+"""What is refused of a step that was read, and in which words."""
+
+import numpy as np
+import pytest
+
+from hq_jax.runtime.checkpoint import integrity
+from hq_jax.runtime.checkpoint import orbax_io
+
+
+def _message(call, *arguments, kind=ValueError):
+  with pytest.raises(ValueError) as caught:
+    call(*arguments)
+  assert type(caught.value) is kind
+  return str(caught.value)
+
+
+def test_a_digest_is_of_the_values_in_any_order():
+  data, meta = {'a': 1, 'b': [1, 2]}, {'step': 3}
+  digest = integrity.get_digest(data, meta)
+  assert len(digest) == 64 and set(digest) <= set('0123456789abcdef')
+  assert integrity.get_digest({'b': [1, 2], 'a': 1}, meta) == digest
+  for other in (
+    ({'a': 1, 'b': [2, 1]}, meta),
+    ({'a': 1}, meta),
+    ({'a': 1, 'b': [1, 2]}, {'step': 4}),
+    (meta, data),
+  ):
+    assert integrity.get_digest(*other) != digest
+
+
+_SAVED = {path: ['float32[2]', f'{i:016x}'] for i, path in enumerate('abcde')}
+
+
+def test_the_same_bits_are_good():
+  integrity.check_fingerprints(dict(_SAVED), _SAVED)
+  # What is there beside what was saved is no matter of bits.
+  integrity.check_fingerprints(_SAVED | {'z': ['int8[]', '0' * 16]}, _SAVED)
+
+
+def test_other_bits_are_named_by_leaf():
+  refuse = lambda *paths: _message(
+    integrity.check_fingerprints,
+    _SAVED | {path: ['float32[2]', 'f' * 16] for path in paths},
+    _SAVED,
+    kind=orbax_io.DamagedError,
+  )
+  assert refuse('b') == 'has other bits than were saved in b'
+  assert refuse('b', 'd', 'a') == 'has other bits than were saved in a, b, d'
+  assert refuse(*'abcde') == (
+    'has other bits than were saved in a, b, c and 2 more'
+  )
+
+
+_LIKE = {'a': np.zeros((2, 3), np.float32), 'b': np.zeros((), np.int32)}
+_TYPES = {'a': 'float32[2, 3]', 'b': 'int32[]'}
+
+
+def test_arrays_of_the_same_types_are_good():
+  integrity.check_like('steps/3', _TYPES, _LIKE)
+
+
+@pytest.mark.parametrize(
+  ('theirs', 'message'),
+  [
+    (
+      _TYPES | {'a': 'float32[3, 2]'},
+      'a is float32[3, 2], wanted float32[2, 3]',
+    ),
+    (_TYPES | {'b': 'int64[]'}, 'b is int64[], wanted int32[]'),
+    ({'a': 'float32[2, 3]'}, 'b is not there, wanted int32[]'),
+    (_TYPES | {'c': 'int8[1]'}, 'c is int8[1], wanted no such array'),
+    (
+      {'c': 'int8[1]', 'd': 'int8[1]'},
+      'a is not there, wanted float32[2, 3]; b is not there, wanted int32[]; c'
+      ' is int8[1], wanted no such array; and 1 more',
+    ),
+  ],
+)
+def test_other_arrays_are_named_by_path(theirs, message):
+  found = _message(integrity.check_like, 'steps/3', theirs, _LIKE)
+  assert found == f'steps/3: {message}'
+
+
+_CONFIG = {'seed': 0, 'mesh': {'fsdp': 1}, 'dense': {'epochs': 2}}
+
+
+def test_fields_that_decide_nothing_may_differ():
+  integrity.check_config('steps/3', _CONFIG, _CONFIG)
+  integrity.check_config('steps/3', _CONFIG, _CONFIG | {'mesh': {'fsdp': 4}})
+  # A step that was saved before the field was there.
+  integrity.check_config(
+    'steps/3', {'seed': 0, 'dense': {'epochs': 2}}, _CONFIG
+  )
+
+
+def test_another_config_is_refused_by_field():
+  refuse = lambda ours: _message(
+    integrity.check_config, 'steps/3', _CONFIG, ours
+  )
+  assert refuse(_CONFIG | {'seed': 1}) == (
+    'steps/3 is of another config: config.seed is 0 there and 1 here'
+  )
+  assert refuse({'mesh': {'fsdp': 2}, 'a': 1, 'b': 2}) == (
+    'steps/3 is of another config: config.a is None there and 1 here;'
+    ' config.b is None there and 2 here; config.dense.epochs is 2 there and'
+    ' None here; and 1 more'
+  )

@@ -1,0 +1,264 @@
+"""Evaluation that counts every image once, of a state or of a file."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hq_jax import artifact
+from hq_jax import models
+from hq_jax.compression import to_artifact
+from hq_jax.data import eval_batches
+from hq_jax.data import normalization
+from hq_jax.data import sources
+from hq_jax.data.sets import datasets
+from hq_jax.runtime import sharding
+from hq_jax.training import evaluate
+
+_PREPROCESSING = {'mean': [8.0], 'std': [4.0]}
+
+
+class _Net(nn.Module):
+  """Logits from the pixels, by one dense layer and a batch norm."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = x.reshape(len(x), -1)
+    x = nn.BatchNorm(use_running_average=not train, name='norm')(x)
+    return nn.Dense(4, name='dense')(x)
+
+
+_EVAL_STEP = evaluate.make_eval_step(_Net())
+
+
+def _source(rng, num):
+  images = rng.integers(0, 17, (num, 2, 2, 1)).astype(np.uint8)
+  return sources.MemorySource(images, rng.integers(0, 4, num).astype(np.int32))
+
+
+@pytest.fixture
+def variables(rng):
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  return {
+    'params': {
+      'norm': {'scale': draw(4), 'bias': draw(4)},
+      'dense': {'kernel': draw(4, 4), 'bias': draw(4)},
+    },
+    'batch_stats': {'norm': {'mean': draw(4), 'var': draw(4) ** 2}},
+  }
+
+
+def _reference(variables, source):
+  """Accuracy and loss in float64, with the running statistics."""
+  params = jax.tree.map(np.float64, variables['params'])
+  stats = jax.tree.map(np.float64, variables['batch_stats']['norm'])
+  x = (source.images.reshape(len(source), -1) - 8.0) / 4.0
+  x = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
+  x = x * params['norm']['scale'] + params['norm']['bias']
+  logits = x @ params['dense']['kernel'] + params['dense']['bias']
+  shifted = logits - logits.max(-1, keepdims=True)
+  log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+  labels = source.labels
+  return {
+    'accuracy': np.mean(logits.argmax(-1) == labels),
+    'loss': -np.mean(log_p[np.arange(len(labels)), labels]),
+    'num_examples': len(labels),
+  }
+
+
+def _evaluate(variables, source, batch_size, mesh):
+  batches = eval_batches.make_eval_batches(
+    source, preprocessing=_PREPROCESSING, batch_size=batch_size
+  )
+  return evaluate.evaluate(_EVAL_STEP, variables, batches, mesh)
+
+
+@pytest.mark.parametrize('num', [1, 15, 16, 37])
+def test_every_image_counts_once(rng, variables, num):
+  source = _source(rng, num)
+  found = _evaluate(variables, source, 16, sharding.make_mesh())
+  wanted = _reference(variables, source)
+  assert found.keys() == wanted.keys()
+  assert found['num_examples'] == num
+  assert type(found['num_examples']) is int
+  assert type(found['accuracy']) is float
+  assert found['accuracy'] == pytest.approx(wanted['accuracy'], rel=1e-12)
+  assert found['loss'] == pytest.approx(wanted['loss'], rel=1e-4)
+
+
+def test_neither_the_batch_size_nor_the_devices_matter(rng, variables):
+  source = _source(rng, 37)
+  one = jax.make_mesh(
+    (1,),
+    ('data',),
+    devices=jax.devices()[:1],
+    axis_types=(jax.sharding.AxisType.Auto,),
+  )
+  whole = _evaluate(variables, source, 37, one)
+  for batch_size, mesh in (
+    (1, one),
+    (7, one),
+    (8, sharding.make_mesh()),
+    (64, sharding.make_mesh()),
+  ):
+    found = _evaluate(variables, source, batch_size, mesh)
+    assert found['accuracy'] == whole['accuracy']
+    assert found['num_examples'] == 37
+    assert found['loss'] == pytest.approx(whole['loss'], rel=1e-5)
+
+
+def test_variables_are_neither_changed_nor_consumed(rng, variables):
+  mesh = sharding.make_mesh()
+  placed = jax.device_put(variables, sharding.replicated(mesh))
+  first = _evaluate(placed, _source(rng, 9), 8, mesh)
+  jax.tree.map(np.testing.assert_array_equal, placed, variables)
+  assert first['num_examples'] == 9
+
+
+def test_no_batch_is_an_error(variables):
+  with pytest.raises(ValueError) as caught:
+    evaluate.evaluate(_EVAL_STEP, variables, [], sharding.make_mesh())
+  assert str(caught.value) == 'batches is empty, wanted at least one batch'
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp('data'))
+  datasets.load('digits', folder)
+  return folder
+
+
+_ARGUMENTS = {'widths': [4], 'num_blocks': [1], 'dtype': 'float32'}
+
+
+@pytest.fixture(scope='module')
+def shipped(data_dir):
+  """The artifact of a small network for the digits, dense."""
+  dataset = datasets.load('digits', data_dir)
+  model = models.build('small_resnet', num_classes=10, arguments=_ARGUMENTS)
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  return to_artifact.make_artifact(
+    variables,
+    {},
+    model='small_resnet',
+    model_arguments=_ARGUMENTS,
+    input_shape=dataset.image_shape,
+    preprocessing=normalization.preprocessing(dataset),
+    class_names=dataset.class_names,
+  )
+
+
+def _write(folder, shipped):
+  path = str(folder / 'model.hq')
+  artifact.write(path, shipped)
+  return path
+
+
+def test_a_file_gives_what_its_model_gives(tmp_path, shipped, data_dir):
+  path = _write(tmp_path, shipped)
+  config = {'batch_size': 40, 'data': {'data_dir': data_dir}}
+  found = evaluate.evaluate_file(path, config)
+  # The whole test set at once, without padding.
+  test = datasets.load('digits', data_dir).test
+  model = models.build('small_resnet', num_classes=10, arguments=_ARGUMENTS)
+  images = normalization.normalize(test.images, shipped.preprocessing)
+  logits = np.asarray(
+    jax.jit(model.apply)(artifact.to_variables(shipped), images), np.float64
+  )
+  log_p = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+  loss = -log_p[np.arange(500), test.labels].mean()
+  assert found['num_examples'] == 500
+  assert found['accuracy'] == pytest.approx(
+    np.mean(logits.argmax(-1) == test.labels), abs=1e-9
+  )
+  assert found['loss'] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_files_own_preprocessing_is_used(tmp_path, shipped, data_dir):
+  config = {'batch_size': 40, 'data': {'data_dir': data_dir}}
+  found = evaluate.evaluate_file(_write(tmp_path, shipped), config)
+  other = shipped._replace(preprocessing={'mean': [0.0], 'std': [100.0]})
+  darker = evaluate.evaluate_file(_write(tmp_path, other), config)
+  assert darker['loss'] != pytest.approx(found['loss'], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (
+      {'input_shape': (8, 8, 3)},
+      'input_shape is (8, 8, 3), but digits has (8, 8, 1)',
+    ),
+    (
+      {'class_names': ('a', 'b')},
+      "class_names is ('a', 'b'), but digits has ('0', '1', '2', '3', '4', '5',"
+      " '6', '7', '8', '9')",
+    ),
+    (
+      {'model_args': _ARGUMENTS | {'widths': [6]}},
+      'batch_stats/norm_stem/mean has shape (4,), wanted (6,)',
+    ),
+    (
+      {'model_args': {'widths': [4, 4], 'num_blocks': [1, 1]}},
+      'batch_stats/stage2_block1/norm1/mean has shape None, wanted (4,)',
+    ),
+  ],
+)
+def test_a_file_that_does_not_fit_is_refused(
+  tmp_path, shipped, data_dir, changes, message
+):
+  path = _write(tmp_path, shipped._replace(**changes))
+  config = {'data': {'data_dir': data_dir}}
+  with pytest.raises(ValueError) as caught:
+    evaluate.evaluate_file(path, config)
+  assert str(caught.value) == f'{path}: {message}'
+
+
+def test_a_file_with_more_than_its_model_is_refused(
+  tmp_path, shipped, data_dir
+):
+  found = shipped.tensors | {'params/other': np.zeros(2, np.float32)}
+  path = _write(tmp_path, shipped._replace(tensors=found))
+  with pytest.raises(ValueError) as caught:
+    evaluate.evaluate_file(path, {'data': {'data_dir': data_dir}})
+  assert str(caught.value) == (
+    f'{path}: params/other has shape (2,), wanted None'
+  )
+
+
+def test_a_damaged_or_missing_file_is_refused(tmp_path, shipped, data_dir):
+  path = _write(tmp_path, shipped)
+  with open(path, 'r+b') as file:
+    file.seek(200)
+    file.write(b'\xff\x00\xff')
+  config = {'data': {'data_dir': data_dir}}
+  with pytest.raises(ValueError, match=r'model\.hq: '):
+    evaluate.evaluate_file(path, config)
+  with pytest.raises(FileNotFoundError, match='no such file'):
+    evaluate.evaluate_file(str(tmp_path / 'other.hq'), config)
+
+
+def test_a_wrong_config_is_refused_before_the_file_is_read():
+  with pytest.raises(ValueError) as caught:
+    evaluate.evaluate_file('/nowhere/a.hq', {'batch_size': 0})
+  assert str(caught.value) == 'config.batch_size is 0, wanted at least 1'
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(
+  tmp_path, shipped, data_dir
+):
+  config = {'batch_size': 12, 'data': {'data_dir': data_dir}}
+  with pytest.raises(ValueError, match=r'config\.batch_size is 12'):
+    evaluate.evaluate_file(_write(tmp_path, shipped), config)
+
+
+def test_an_evaluation_of_nothing_is_refused():
+  step = lambda variables, batch: {
+    'accuracy': np.zeros(2, np.float32),
+    'loss': np.zeros(2, np.float32),
+  }
+  batches = [{'image': np.zeros((8, 1), np.float32)}]
+  mesh = sharding.make_mesh()
+  with pytest.raises(ValueError, match='not one of the test images can be'):
+    evaluate.evaluate(step, {}, batches, mesh)
