@@ -8,27 +8,7 @@ from typing import Any
 def parse(
   parser: argparse.ArgumentParser, argv: Sequence[str], name: str
 ) -> argparse.Namespace:
-  """Parses the arguments of a command; `--help` outweighs all else.
-
-  >>> parser = make_parser('show FILE', '', '', 'file', 'a file', {})
-  >>> parse(parser, ['a.hq'], 'file')
-  Namespace(file='a.hq', help=False)
-  >>> parse(parser, [], 'file')
-  Traceback (most recent call last):
-  ValueError: FILE is missing, --help tells more
-
-  Args:
-    parser: of `make_parser`.
-    argv: the arguments, without the program's name.
-    name: of the positional argument.
-
-  Returns:
-    The values, `help` among them: True where the help was asked for.
-
-  Raises:
-    ValueError: for an argument that is not known, or none in that place.
-    argparse.ArgumentError: for another fault.
-  """
+  """Parses the arguments of a command; `--help` outweighs all else."""
   arguments, unknown = parser.parse_known_args(argv)
   if unknown and not arguments.help:
     raise ValueError(f'argument {unknown[0]!r} is not known')
@@ -45,23 +25,7 @@ def make_parser(
   name_help: str,
   options: Mapping[str, Mapping[str, Any]],
 ) -> argparse.ArgumentParser:
-  """Makes a parser that leaves all that argparse would print to its caller.
-
-  >>> parser = make_parser('show FILE', '', '', 'file', 'a file', {})
-  >>> parser.format_usage()
-  'usage: show FILE\\n'
-
-  Args:
-    usage: the command in short.
-    description: what it does.
-    epilog: below the list of arguments.
-    name: of the one positional argument.
-    name_help: what that is.
-    options: keyword arguments of `add_argument` by flag, in their order.
-
-  Returns:
-    A parser, with `--help` as an option like others.
-  """
+  """Makes a parser that leaves all that argparse would print to its caller."""
   parser = argparse.ArgumentParser(
     usage=usage,
     description=description,

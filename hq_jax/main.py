@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     return _refuse(error)
   # JAX may have a handler of its own by now, for SIGTERM alone.
   listener.take_signals()
-  if distributed.is_alone():
+  if distributed.is_single_process():
     return _run(listener)
   try:
     status = _run(listener)
@@ -166,7 +166,7 @@ def _evaluate(path: str) -> int:
   from hq_jax.training import evaluate
 
   found = evaluate.evaluate_file(path, _CONFIG.value)
-  if distributed.is_first():
+  if distributed.is_primary():
     print(
       f'{path}: test accuracy {found["accuracy"]:.2%} on'
       f' {found["num_examples"]} images, loss {found["loss"]:.4f}'
@@ -186,7 +186,7 @@ def _train(listener: 'preemption.Listener') -> int:
   if not flags.FLAGS['verbosity'].present:
     checkpoint.silence_orbax()
   job = setup_lib.prepare(_CONFIG.value, _WORKDIR.value)
-  if distributed.is_first():
+  if distributed.is_primary():
     print(f'plan: {planner.describe(job.plan)}', flush=True)
   watch = preemption.Watch(job.mesh)
   listener.watch = watch

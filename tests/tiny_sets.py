@@ -1,4 +1,4 @@
-"""Tiny sets to prepare, and what `python -m hq_jax.data.prepare` says of them."""
+"""Tiny sets to prepare, and what the command says of them."""
 
 import numpy as np
 import tensorflow_datasets as tfds

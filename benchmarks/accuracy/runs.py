@@ -203,7 +203,9 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
     variables = sharding.to_devices(variables, job.mesh)
     dense = train_state.TrainState(step=None, opt_state=(), **variables)
     job, state = train.compress(job, dense, history, evaluate_on_test, watch)
-    path = train.write_model(folder, export.ship(job, state, is_last=True))
+    path = train.write_model(
+      folder, export.export_model(job, state, is_last=True)
+    )
     with open(path, 'rb') as file:
       data = file.read()
     in_file = artifact_lib.to_variables(artifact_lib.loads(data, path))

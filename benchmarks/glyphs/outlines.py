@@ -17,7 +17,7 @@ from fontTools import ttLib
 from fontTools.pens import basePen
 import numpy as np
 
-# The text fonts that every matplotlib since 3.6 has shipped, with the same
+# The text fonts that every matplotlib since 3.6 has exported, with the same
 # bytes. Left out: fonts of symbols (cmex10, cmsy10, DejaVu*Display, STIXNonUni,
 # STIXSiz, LastResort), cmmi10, whose digits are old style (0 looks like o), and
 # cmti10, which only the newest releases have.

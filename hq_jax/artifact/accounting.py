@@ -67,16 +67,6 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
   `end_i = round(total * (share_0 + ... + share_i) / sum)`, and each part is
   the difference of its ends: the parts add up to `total` exactly, and none
   is off by more than a byte.
-
-  Args:
-    total: bytes.
-    shares: >= 0; where all are 0, the last takes everything.
-
-  Returns:
-    A number of bytes per share.
-
-  >>> apportion(10, [1, 1, 1])
-  [3, 4, 3]
   """
   if not shares:
     return []
@@ -165,22 +155,7 @@ def layers(data: bytes) -> list[Row]:
 
 
 def account(data: bytes) -> Account:
-  """Does what `sizes` and `layers` do, and reads the file once.
-
-  Args:
-    data: the whole file.
-
-  Returns:
-    Its account.
-
-  Raises:
-    ValueError: as `reader.decode`.
-
-  >>> from hq_jax.artifact import model as model_lib, writer
-  >>> data = writer.dumps(model_lib.Artifact('', {}, (), {}, (), {}, {}))
-  >>> account(data).sizes == sizes(data)
-  True
-  """
+  """Does what `sizes` and `layers` do, and reads the file once."""
   parsed = reader.parse(data)
   found = reader.decode(parsed).tensors
   return Account(parsed, _sizes(parsed, len(data)), _layers(parsed, found))

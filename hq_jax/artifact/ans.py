@@ -20,30 +20,12 @@ _START = (0, 1)
 
 
 def start() -> constriction.stream.stack.AnsCoder:
-  """An encoder that holds nothing.
-
-  >>> to_bytes(start())
-  b''
-  """
+  """An encoder that holds nothing."""
   return constriction.stream.stack.AnsCoder(np.array(_START, np.uint32))
 
 
 def to_bytes(coder: constriction.stream.stack.AnsCoder) -> bytes:
-  """What an encoder has written.
-
-  Args:
-    coder: of `start`.
-
-  Returns:
-    Its 32-bit words, little-endian, in the order in which they were written,
-    less the zero bytes at the end; nothing where nothing was encoded.
-
-  >>> coder = start()
-  >>> weights = np.array([1 << 23, 1 << 22, 1 << 22])
-  >>> coder.encode_reverse(np.array([1, 2], np.int32), categorical(weights))
-  >>> to_bytes(coder).hex(' ')
-  '00 00 80 03 10'
-  """
+  """What an encoder has written."""
   words = coder.get_compressed()
   if _is_at_start(words):
     return b''
@@ -53,24 +35,7 @@ def to_bytes(coder: constriction.stream.stack.AnsCoder) -> bytes:
 def from_bytes(
   stream: bytes | memoryview, num_codes: int, name: str
 ) -> constriction.stream.stack.AnsCoder:
-  """The inverse of `to_bytes`: a decoder.
-
-  Args:
-    stream: what `to_bytes` returned.
-    num_codes: how many will be decoded from it.
-    name: of what it holds, for messages.
-
-  Returns:
-    A decoder.
-
-  Raises:
-    ValueError: the stream ends in a zero byte, is longer than so many codes
-      can be, or spells out what an empty one stands for.
-
-  >>> from_bytes(b'\\1\\0', 1, 'codes')
-  Traceback (most recent call last):
-  ValueError: codes: the stream ends in a zero byte
-  """
+  """The inverse of `to_bytes`: a decoder."""
   if stream[-1:] == b'\0':
     raise ValueError(f'{name}: the stream ends in a zero byte')
   if len(stream) > _MAX_BYTES_PER_CODE * num_codes + FREE_BYTES:
@@ -86,26 +51,13 @@ def from_bytes(
 
 
 def check_end(coder: constriction.stream.stack.AnsCoder, name: str) -> None:
-  """Refuses a stream that is not used up by exactly what was decoded.
-
-  >>> check_end(from_bytes(b'', 0, 'codes'), 'codes')
-  """
+  """Refuses a stream that is not used up by exactly what was decoded."""
   if not _is_at_start(coder.get_compressed()):
     raise ValueError(f'{name}: the stream holds more than the codes')
 
 
 def to_floats(weights: np.ndarray) -> np.ndarray:
-  """The floats from which constriction rebuilds exactly these weights.
-
-  Args:
-    weights: integers, `[.., n]`, >= 1, which sum to `2^PRECISION`.
-
-  Returns:
-    float64, `weights - 1`.
-
-  >>> to_floats(np.array([3, 1]))
-  array([2., 0.])
-  """
+  """The floats from which constriction rebuilds exactly these weights."""
   # constriction gives each of n symbols weight 1 and shares the other
   # 2^24 - n in proportion to the floats. These sum to exactly 2^24 - n, so
   # that its factor is one and every product and sum is an exact integer.
@@ -115,16 +67,7 @@ def to_floats(weights: np.ndarray) -> np.ndarray:
 def categorical(
   weights: np.ndarray,
 ) -> constriction.stream.model.Categorical:
-  """The model of symbols with fixed weights.
-
-  Args:
-    weights: as of `to_floats`, `[n]`.
-
-  Returns:
-    A model of constriction.
-
-  >>> model = categorical(np.array([1 << 23, 1 << 23]))
-  """
+  """The model of symbols with fixed weights."""
   return constriction.stream.model.Categorical(
     to_floats(weights), lazy=False, perfect=False
   )

@@ -13,17 +13,7 @@ _STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
 
 
 def deflate(data: bytes) -> bytes:
-  """Compresses to a raw DEFLATE stream (RFC 1951), as short as zlib can.
-
-  Args:
-    data: any bytes.
-
-  Returns:
-    The stream, without zlib's header and checksum.
-
-  >>> len(deflate(b'a' * 1000)) < 20
-  True
-  """
+  """Compresses to a raw DEFLATE stream (RFC 1951), as short as zlib can."""
   candidates = []
   for strategy in _STRATEGIES:
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
@@ -32,22 +22,7 @@ def deflate(data: bytes) -> bytes:
 
 
 def inflate(data: bytes | memoryview, size: int) -> bytes:
-  """Decompresses exactly `size` bytes; never allocates much more than that.
-
-  Args:
-    data: one whole DEFLATE stream and nothing else.
-    size: the number of bytes it must give, >= 0.
-
-  Returns:
-    `size` bytes.
-
-  Raises:
-    ValueError: the stream is damaged, is cut, goes on after its end, or
-      gives another number of bytes.
-
-  >>> inflate(deflate(b'abc'), 3)
-  b'abc'
-  """
+  """Decompresses exactly `size` bytes; never allocates much more than that."""
   decompressor = zlib.decompressobj(-15)
   try:
     # One byte more than wanted lets zlib see the end of the stream, and
@@ -63,17 +38,7 @@ def inflate(data: bytes | memoryview, size: int) -> bytes:
 
 
 def encode(values: np.ndarray) -> bytes:
-  """Splits into byte planes, lowest first, and deflates the top one.
-
-  Args:
-    values: `[n]`, any integer or floating dtype.
-
-  Returns:
-    `(itemsize - 1) * n` bytes as is, then a DEFLATE stream of `n` bytes.
-
-  >>> encode(np.array([1.0, 1.5], np.float16))[:2]  # 0x3c00, 0x3e00
-  b'\\x00\\x00'
-  """
+  """Splits into byte planes, lowest first, and deflates the top one."""
   little = values.astype(values.dtype.newbyteorder('<'))
   planes = little.view(np.uint8).reshape(values.size, values.dtype.itemsize)
   low, top = planes[:, :-1], planes[:, -1]
@@ -81,22 +46,7 @@ def encode(values: np.ndarray) -> bytes:
 
 
 def decode(data: bytes | memoryview, dtype: np.dtype, size: int) -> np.ndarray:
-  """The inverse of `encode`.
-
-  Args:
-    data: what `encode` returned.
-    dtype: dtype of the values.
-    size: the number of values, >= 0.
-
-  Returns:
-    `[size]`, `dtype`, in the machine's byte order.
-
-  Raises:
-    ValueError: the bytes do not hold exactly `size` values.
-
-  >>> decode(encode(np.array([1.5, -2], '<f2')), np.dtype('f2'), 2)
-  array([ 1.5, -2. ], dtype=float16)
-  """
+  """The inverse of `encode`."""
   num_low = dtype.itemsize - 1
   if len(data) < num_low * size:
     raise ValueError(f'{len(data)} bytes cannot hold {size} {dtype} values')

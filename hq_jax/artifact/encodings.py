@@ -64,21 +64,6 @@ def relative_error(
   """How far an encoding is from the values, `||x - x_hat|| / ||x||`.
 
   Computed in float64, safe where squares would leave its range.
-
-  Args:
-    values: any shape, finite.
-    encoded: `x_hat`: an array, or an int8 tensor of NumPy arrays, of the same
-      shape.
-
-  Returns:
-    A fraction >= 0. A tensor of zeros has error 0 where it is encoded as
-    such, otherwise infinity.
-
-  Raises:
-    ValueError: NaN, infinity or another shape.
-
-  >>> relative_error([3.0, 4.0], np.array([3.0, 3.5]))
-  0.1
   """
   array = _check_finite(values)
   decoded = _decode(encoded)
@@ -95,23 +80,7 @@ def relative_error(
 
 
 def encode_float(values: Any, max_error: float) -> np.ndarray:
-  """Takes float16 where its relative error is within a budget, else float32.
-
-  Args:
-    values: any shape, finite, within float32's range.
-    max_error: the largest `relative_error`, >= 0; float16 needs about 2e-4.
-
-  Returns:
-    float16, or float32 where a value is beyond float16's range or the error
-    would be too large. float32 is taken whatever its own error is.
-
-  Raises:
-    ValueError: NaN, infinity, a value beyond float32's range, or a bad
-      `max_error`.
-
-  >>> encode_float([0.1], 1e-3).dtype, encode_float([0.1], 1e-6).dtype
-  (dtype('float16'), dtype('float32'))
-  """
+  """Takes float16 where its relative error is within a budget, else float32."""
   array = _check_values(values)
   _check_budget(max_error)
   with np.errstate(over='ignore'):
@@ -128,25 +97,6 @@ def encode(values: Any, max_error: float) -> np.ndarray | qtensors.Int8Tensor:
   `n + 2 out` or `n + 4 out` bytes, which is not shorter than float16's `2 n`
   where a channel has one or two weights. At equal length the arrays of floats
   are taken.
-
-  Args:
-    values: any shape, finite, within float32's range.
-    max_error: the largest `relative_error`, >= 0; int8 needs about 0.8% (a
-      channel with outliers more), float16 2e-4, and float32 is taken whatever
-      its own error is.
-
-  Returns:
-    An int8 tensor, which needs one axis, or a float16 or float32 array.
-
-  Raises:
-    ValueError: NaN, infinity, a value beyond float32's range, or a bad
-      `max_error`.
-
-  >>> kernel = np.linspace(-1, 1, 50).reshape(10, 5)
-  >>> encode(kernel, 0.01).codes.dtype
-  dtype('int8')
-  >>> encode(kernel, 0.001).dtype, encode(kernel, 0).dtype
-  (dtype('float16'), dtype('float32'))
   """
   floats = encode_float(values, max_error)
   if not floats.ndim:

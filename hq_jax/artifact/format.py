@@ -16,11 +16,7 @@ _CRC = struct.Struct('<I')
 
 
 def preamble_bytes(num_sections: int) -> int:
-  """The length of all that stands before the first section's body.
-
-  >>> preamble_bytes(3)
-  52
-  """
+  """The length of all that stands before the first section's body."""
   return _FIXED.size + _ROW.size * num_sections + _CRC.size
 
 
@@ -28,30 +24,12 @@ def is_critical(name: str) -> bool:
   """Whether a reader that does not know this section must refuse the file.
 
   As in PNG: the first letter is upper case.
-
-  >>> is_critical('HEAD'), is_critical('note')
-  (True, False)
   """
   return name[0].isupper()
 
 
 def pack(sections: Sequence[tuple[str, bytes | memoryview]]) -> bytes:
-  """Writes preamble, section table and bodies.
-
-  Args:
-    sections: (name, body) in the order of the file; a name is four ASCII
-      letters or digits, a letter first, and occurs once.
-
-  Returns:
-    The bytes of the file.
-
-  Raises:
-    ValueError: a bad or repeated name, too many sections, or a body of
-      4 GiB or more.
-
-  >>> len(pack([('HEAD', b'abc')]))
-  31
-  """
+  """Writes preamble, section table and bodies."""
   names = [name for name, _ in sections]
   if len(names) > MAX_SECTIONS or len(set(names)) < len(names):
     raise ValueError(
@@ -70,22 +48,7 @@ def pack(sections: Sequence[tuple[str, bytes | memoryview]]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, memoryview]:
-  """The inverse of `pack`: verifies every byte before it returns any.
-
-  Args:
-    data: the bytes of a file.
-
-  Returns:
-    name -> body, a part of `data` without a copy, in the order of the file,
-    known sections or not.
-
-  Raises:
-    ValueError: foreign, cut, damaged, or followed by other bytes; the
-      message names the part of the file.
-
-  >>> bytes(unpack(pack([('HEAD', b'abc')]))['HEAD'])
-  b'abc'
-  """
+  """The inverse of `pack`: verifies every byte before it returns any."""
   rows, start = _unpack_table(data)
   sections = {}
   view = memoryview(data)

@@ -48,32 +48,12 @@ class Header(NamedTuple):
 
 
 def sort_specs(specs: Sequence[layout.Spec]) -> tuple[layout.Spec, ...]:
-  """Sorts into the order of the file.
-
-  >>> specs = [layout.Spec(path, 'f2', ()) for path in ('a.b', 'a/b')]
-  >>> [spec.path for spec in sort_specs(specs)]
-  ['a/b', 'a.b']
-  """
+  """Sorts into the order of the file."""
   return tuple(sorted(specs, key=lambda spec: spec.path.split('/')))
 
 
 def encode(header: Header) -> bytes:
-  """Writes the body of HEAD.
-
-  Args:
-    header: validated, with sorted specs.
-
-  Returns:
-    The length of the JSON text as 32 bits, and the deflated text.
-
-  Raises:
-    ValueError: a path that is both a tensor and a folder of tensors, or more
-      than a reader takes.
-
-  >>> header = Header('net', {}, (8, 8, 1), {}, (), (), {})
-  >>> decode(encode(header)) == header
-  True
-  """
+  """Writes the body of HEAD."""
   paths = [*(spec.path for spec in header.specs), *header.folded_norms]
   _check_paths(len(paths), sum(map(len, paths)))
   tree: dict[str, Any] = {}
@@ -102,21 +82,7 @@ def encode(header: Header) -> bytes:
 
 
 def decode(body: bytes | memoryview) -> Header:
-  """The inverse of `encode`.
-
-  Args:
-    body: of HEAD.
-
-  Returns:
-    The header; every field has its type, every spec is within bounds.
-
-  Raises:
-    ValueError: anything else.
-
-  >>> body = encode(Header('net', {}, (), {}, ('a',), (), {}))
-  >>> decode(body).class_names
-  ('a',)
-  """
+  """The inverse of `encode`."""
   fields = _parse(body)
   for key, kind in _KEYS.items():
     if not isinstance(fields[key], kind):

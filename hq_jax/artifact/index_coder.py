@@ -27,18 +27,6 @@ def get_weights(counts: np.ndarray) -> np.ndarray:
   `w = 1 + floor((2^24 - K) (2 c + 1) / (2 n + K))`, `n = sum(c)`; the first of
   the largest takes what is left over of 2^24, and gives what it has beyond
   `MOST` to the first of the largest others.
-
-  Args:
-    counts: int64, `[K]`, of each index before the block, `K >= 2`, at most
-      2^31 in all.
-
-  Returns:
-    int64, `[K]`, in [1, `MOST`], which sum to 2^24.
-
-  >>> get_weights(np.array([0, 0])).tolist()
-  [8388608, 8388608]
-  >>> get_weights(np.array([1, 0, 0])).tolist()
-  [10066330, 3355443, 3355443]
   """
   size = len(counts)
   total = 1 << ans.PRECISION
@@ -56,17 +44,7 @@ def get_weights(counts: np.ndarray) -> np.ndarray:
 
 
 def get_blocks(size: int) -> Iterator[slice]:
-  """Cuts a tensor into blocks of `max(FIRST, start // SHARE)` indices.
-
-  Args:
-    size: the number of its indices.
-
-  Returns:
-    The blocks; the last is shorter where no more are left.
-
-  >>> [block.stop for block in get_blocks(300)]
-  [32, 64, 96, 128, 160, 192, 224, 256, 288, 300]
-  """
+  """Cuts a tensor into blocks of `max(FIRST, start // SHARE)` indices."""
   start = 0
   while start < size:
     stop = min(size, start + max(FIRST, start // SHARE))
@@ -75,18 +53,7 @@ def get_blocks(size: int) -> Iterator[slice]:
 
 
 def encode(tensors: Sequence[np.ndarray], sizes: Sequence[int]) -> bytes:
-  """Codes all tensors into one stream.
-
-  Args:
-    tensors: uint8 arrays of any shape.
-    sizes: the number of codewords of each, above its largest index.
-
-  Returns:
-    The stream. A tensor with one codeword takes nothing of it.
-
-  >>> encode([np.array([2, 0, 1], np.uint8)], [3]).hex(' ')
-  'ac ae aa 01 1b'
-  """
+  """Codes all tensors into one stream."""
   coder = ans.start()
   for tensor, size in reversed(list(zip(tensors, sizes, strict=True))):
     if size == 1:
@@ -104,25 +71,7 @@ def decode(
   sizes: Sequence[int],
   shapes: Sequence[tuple[int, ...]],
 ) -> list[np.ndarray]:
-  """The inverse of `encode`: bit-identical indices, or an error.
-
-  Args:
-    stream: what `encode` returned.
-    sizes: the number of codewords of each tensor, 1 to 256.
-    shapes: of the tensors.
-
-  Returns:
-    uint8 arrays of these shapes, their entries below the sizes.
-
-  Raises:
-    ValueError: the stream ends in a zero byte, is too short for so many
-      indices or too long for so few, or is not used up by exactly these.
-
-  >>> stream = encode([np.array([[2, 0], [1, 1]], np.uint8)], [3])
-  >>> decode(stream, [3], [(2, 2)])
-  [array([[2, 0],
-         [1, 1]], dtype=uint8)]
-  """
+  """The inverse of `encode`: bit-identical indices, or an error."""
   coded = [
     math.prod(shape)
     for size, shape in zip(sizes, shapes, strict=True)
@@ -146,18 +95,7 @@ def decode(
 
 
 def count(tensor: np.ndarray, size: int) -> np.ndarray:
-  """Counts the indices.
-
-  Args:
-    tensor: uint8, any shape, entries below `size`.
-    size: the number of codewords.
-
-  Returns:
-    int64, `[size]`.
-
-  >>> count(np.array([2, 0, 2], np.uint8), 4).tolist()
-  [1, 0, 2, 0]
-  """
+  """Counts the indices."""
   counts = np.zeros(size, np.int64)
   for chunk in _cut(tensor.reshape(-1)):  # NumPy counts in eight bytes each
     counts += np.bincount(chunk, minlength=size)
@@ -165,18 +103,7 @@ def count(tensor: np.ndarray, size: int) -> np.ndarray:
 
 
 def tensor_bits(tensor: np.ndarray, size: int) -> float:
-  """What a tensor's indices cost, `sum(24 - log2 w)`.
-
-  Args:
-    tensor: uint8, any shape, entries below `size`.
-    size: the number of codewords.
-
-  Returns:
-    Bits; 0 with one codeword.
-
-  >>> tensor_bits(np.array([2, 0, 1], np.uint8), 4)
-  6.0
-  """
+  """What a tensor's indices cost, `sum(24 - log2 w)`."""
   if size == 1:
     return 0.0
   flat = tensor.reshape(-1)

@@ -1,4 +1,4 @@
-"""What is in a file: `python -m hq_jax.artifact.inspect model.hq`. It needs no JAX."""
+"""Contents of a file, tensor by tensor, without JAX."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -47,29 +47,7 @@ _MAX_LINE = 1000  # characters of a line above the tables that are shown
 
 
 def describe(data: bytes, name: str = '') -> dict[str, Any]:
-  """Says what a file holds.
-
-  Args:
-    data: the whole file.
-    name: what to call it, such as its path.
-
-  Returns:
-    Plain JSON values: 'file', 'format_version', 'model', 'arguments',
-    'input_shape', 'preprocessing', 'class_names', 'folded_norms', 'file_bytes',
-    'dense_bytes', 'ratio', 'sections' (name, bytes, CRC-32), 'layers' as in a
-    `report.json`, 'parts' (see `accounting.sizes`; they add up to
-    'file_bytes') and 'container_bytes' (those of no layer; with the layers'
-    they add up to 'file_bytes').
-
-  Raises:
-    ValueError: not a good file, as `reader.loads`.
-
-  >>> from hq_jax.artifact import model as model_lib, writer
-  >>> data = writer.dumps(model_lib.Artifact('net', {}, (8,), {}, (), {}, {}))
-  >>> found = describe(data)
-  >>> found['model'], found['container_bytes'] == found['file_bytes']
-  ('net', True)
-  """
+  """Says what a file holds."""
   try:
     parsed, parts, rows = accounting.account(data)
   except ValueError as error:
@@ -115,17 +93,6 @@ def count_dense_bytes(header: headers.Header) -> int:
 
   Four times the sizes of all tensors and, for each folded batch norm, of its
   'scale' twice more: its mean and its variance are in no file.
-
-  Args:
-    header: of a file; each folded norm has a tensor 'scale'.
-
-  Returns:
-    Bytes.
-
-  >>> norm = ('params/n/scale', 'params/n/bias')
-  >>> specs = tuple(layout.Spec(path, 'f2', (5,)) for path in norm)
-  >>> count_dense_bytes(headers.Header('', {}, (), {}, (), specs, {'n': 1e-5}))
-  80
   """
   sizes = {spec.path: math.prod(spec.shape) for spec in header.specs}
   statistics = [sizes[f'params/{norm}/scale'] for norm in header.folded_norms]
@@ -133,24 +100,7 @@ def count_dense_bytes(header: headers.Header) -> int:
 
 
 def name_encoding(encoding: str, has_contexts: bool = False) -> str:
-  """Says an encoding in words.
-
-  Args:
-    encoding: of a `layout.Spec`.
-    has_contexts: whether its codes are coded with contexts.
-
-  Returns:
-    A phrase.
-
-  >>> name_encoding('t2'), name_encoding('t'), name_encoding('f2')
-  ('ternary + float16 scale', 'ternary', 'float16')
-  >>> name_encoding('t2', has_contexts=True)
-  'ternary by contexts + float16 scale'
-  >>> name_encoding('q4'), name_encoding('q')
-  ('int8 + float32 scale', 'int8 codes')
-  >>> name_encoding('c24'), name_encoding('c4')
-  ('float16 codebook + float32 scale', 'float32 codebook')
-  """
+  """Says an encoding in words."""
   if encoding in layout.DTYPES:
     return layout.DTYPES[encoding][1].name
   codes, scale = _CODES[encoding[0]], layout.SCALES[encoding]
@@ -168,15 +118,6 @@ def escape(text: str) -> str:
 
   Control characters, line breaks, marks that turn the direction of writing and
   whatever else is not printable become escape sequences of Python.
-
-  Args:
-    text: from anyone.
-
-  Returns:
-    Printable text.
-
-  >>> print(escape('a\\x1b[2Jb\\n'), escape('\u00e9'))
-  a\\x1b[2Jb\\n \u00e9
   """
   return ''.join(
     c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
@@ -184,19 +125,7 @@ def escape(text: str) -> str:
 
 
 def format_text(found: Mapping[str, Any]) -> str:
-  """Formats a description for people.
-
-  Args:
-    found: of `describe`.
-
-  Returns:
-    Lines without a line break at the end; every character is printable.
-
-  >>> from hq_jax.artifact import model as model_lib, writer
-  >>> data = writer.dumps(model_lib.Artifact('net', {}, (8,), {}, (), {}, {}))
-  >>> format_text(describe(data, 'a.hq')).splitlines()[1:4]
-  ['model: net', 'arguments: {}', 'input shape: 8']
-  """
+  """Formats a description for people."""
   facts = {
     'file': f'{found["file"]} (format version {found["format_version"]})',
     'model': found['model'],
@@ -219,34 +148,12 @@ def format_text(found: Mapping[str, Any]) -> str:
 
 
 def format_json(found: Mapping[str, Any]) -> str:
-  """Formats a description for machines.
-
-  Args:
-    found: of `describe`.
-
-  Returns:
-    A JSON object in printable ASCII, its keys sorted, no line break at the end.
-
-  >>> format_json({'ratio': 30.5, 'file': 'a\\x1b'})
-  '{"file": "a\\\\u001b", "ratio": 30.5}'
-  """
+  """Formats a description for machines."""
   return json.dumps(found, sort_keys=True)
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the command.
-
-  Args:
-    argv: the arguments, without the program's name.
-
-  Returns:
-    The exit status.
-
-  >>> main(['--help'])  # doctest: +ELLIPSIS
-  usage: python -m hq_jax.artifact.inspect [-h] [--json] FILE
-  ...
-  0
-  """
+  """Runs the command."""
   parser = _make_parser()
   try:
     arguments = command_line.parse(parser, argv, 'file')

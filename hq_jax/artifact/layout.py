@@ -93,21 +93,7 @@ class Member(NamedTuple):
 
 
 def spec_of(path: str, tensor: Any) -> Spec:
-  """Describes a tensor.
-
-  Args:
-    path: its path.
-    tensor: a record of `tensors` with NumPy arrays, or a NumPy array.
-
-  Returns:
-    Its spec.
-
-  Raises:
-    ValueError: a dtype that no encoding holds.
-
-  >>> spec_of('params/b', np.zeros(4, np.float16))
-  Spec(path='params/b', encoding='f2', shape=(4,), codewords=())
-  """
+  """Describes a tensor."""
   if isinstance(tensor, qtensors.TernaryTensor | qtensors.Int8Tensor):
     encoding = 't' if isinstance(tensor, qtensors.TernaryTensor) else 'q'
     if tensor.scale is not None:
@@ -148,16 +134,7 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
 
 
 def check_spec(spec: Spec) -> None:
-  """Refuses what must not be allocated.
-
-  Args:
-    spec: what a header says of a tensor.
-
-  Raises:
-    ValueError: an unknown encoding, a bad shape, or too many elements.
-
-  >>> check_spec(Spec('params/b', 'f2', (4,)))
-  """
+  """Refuses what must not be allocated."""
   path, encoding, shape, codewords = spec
   if encoding in DTYPES:
     fewest = 0
@@ -180,63 +157,28 @@ def check_spec(spec: Spec) -> None:
 
 
 def shape_of_indices(spec: Spec) -> tuple[int, ...]:
-  """The shape of a codebook tensor's indices, `[.., groups, out]`.
-
-  >>> shape_of_indices(Spec('k', 'c2', (3, 3, 8, 5), (16, 4)))
-  (3, 3, 2, 5)
-  """
+  """The shape of a codebook tensor's indices, `[.., groups, out]`."""
   *lead, rows, out = spec.shape
   return (*lead, rows // spec.codewords[1], out)
 
 
 def codebook(specs: Sequence[Spec]) -> list[Spec]:
-  """The codebook tensors, in the order of their indices in the stream.
-
-  >>> codebook([Spec('a', 'f2', (4,)), Spec('b', 'c2', (4, 2), (3, 1))])
-  [Spec(path='b', encoding='c2', shape=(4, 2), codewords=(3, 1))]
-  """
+  """The codebook tensors, in the order of their indices in the stream."""
   return [spec for spec in specs if spec.encoding in CODEBOOK]
 
 
 def ternary(specs: Sequence[Spec]) -> list[Spec]:
-  """The ternary tensors, in the order of their codes in the stream.
-
-  >>> ternary([Spec('a', 'f2', (4,)), Spec('b', 't', (4, 2))])
-  [Spec(path='b', encoding='t', shape=(4, 2), codewords=())]
-  """
+  """The ternary tensors, in the order of their codes in the stream."""
   return [spec for spec in specs if spec.encoding in TERNARY]
 
 
 def count_scales(encoding: str, shape: tuple[int, ...]) -> int:
-  """How many scales a tensor of codes or indices has, if it has any.
-
-  Args:
-    encoding: a key of `SCALES`.
-    shape: one axis or more.
-
-  Returns:
-    One per entry of the last axis; of an int8 tensor with one axis, 1.
-
-  >>> count_scales('q2', (9, 5)), count_scales('q2', (9,))
-  (5, 1)
-  """
+  """How many scales a tensor of codes or indices has, if it has any."""
   return 1 if encoding in INT8 and len(shape) == 1 else shape[-1]
 
 
 def members(specs: Sequence[Spec]) -> dict[str, list[Member]]:
-  """The runs of values in every section of values.
-
-  Args:
-    specs: of all tensors, in the header's order.
-
-  Returns:
-    encoding -> its runs in order; encodings in the order of `DTYPES`.
-
-  >>> members([Spec('k', 't2', (9, 5))])
-  {'f2': [Member(path='k', size=5, part='scale')]}
-  >>> list(members([Spec('k', 'q2', (9, 5))]))
-  ['f2', 'i1']
-  """
+  """The runs of values in every section of values."""
   found: dict[str, list[Member]] = {encoding: [] for encoding in DTYPES}
   for path, encoding, shape, codewords in specs:
     if encoding in CODEBOOK:
@@ -253,11 +195,7 @@ def members(specs: Sequence[Spec]) -> dict[str, list[Member]]:
 
 
 def expected_sections(specs: Sequence[Spec]) -> list[str]:
-  """The names of all sections of a file with these tensors, in order.
-
-  >>> expected_sections([Spec('b', 't2', (4, 2))])
-  ['HEAD', 'CODE', 'TF16']
-  """
+  """The names of all sections of a file with these tensors, in order."""
   names = [HEADER] + ([CODES] if ternary(specs) else [])
   names += [INDICES] if codebook(specs) else []
   return names + [DTYPES[encoding][0] for encoding in members(specs)]
@@ -269,15 +207,6 @@ def check_total(specs: Iterable[Spec], file_bytes: int) -> None:
   Those of ternary and codebook tensors:
 
   `weights <= min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)`.
-
-  Args:
-    specs: of all tensors.
-    file_bytes: length of the whole file.
-
-  Raises:
-    ValueError: there are more.
-
-  >>> check_total([Spec('b', 't', (4, 2))], 100)
   """
   kinds = TERNARY.keys() | CODEBOOK.keys()
   total = sum(math.prod(s.shape) for s in specs if s.encoding in kinds)

@@ -46,17 +46,7 @@ class Artifact(NamedTuple):
 
 
 def validate(artifact: Artifact) -> None:
-  """Checks every field.
-
-  Args:
-    artifact: with NumPy arrays.
-
-  Raises:
-    ValueError: a field that a file cannot hold as it is; the message names
-      it, what came and what was wanted.
-
-  >>> validate(Artifact('net', {}, (8, 8, 1), {}, ('a', 'b'), {}, {}))
-  """
+  """Checks every field."""
   check_text('model', artifact.model)
   for name in ('model_args', 'preprocessing'):
     if not isinstance(getattr(artifact, name), Mapping):
@@ -84,10 +74,7 @@ def validate(artifact: Artifact) -> None:
 
 
 def check_text(field: str, value: Any) -> None:
-  """Refuses what is no string, or a string without a UTF-8 form.
-
-  >>> check_text('model', 'resnet18')
-  """
+  """Refuses what is no string, or a string without a UTF-8 form."""
   if not isinstance(value, str):
     raise ValueError(f'{field}: got {type(value).__name__}, wanted a string')
   try:
@@ -97,10 +84,7 @@ def check_text(field: str, value: Any) -> None:
 
 
 def check_path(path: Any) -> None:
-  """Refuses a path that is not names joined by '/'.
-
-  >>> check_path('params/stem/conv/kernel')
-  """
+  """Refuses a path that is not names joined by '/'."""
   check_text('tensor path', path)
   names = path.split('/')
   if not all(names) or len(names) > MAX_DEPTH or len(path) > MAX_PATH:
@@ -111,21 +95,7 @@ def check_path(path: Any) -> None:
 
 
 def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
-  """Puts a leaf into nested dicts, making the dicts on its way.
-
-  Args:
-    tree: nested dicts, changed in place.
-    path: names joined by '/'.
-    leaf: what to put there, no dict.
-
-  Raises:
-    ValueError: another leaf is there or on the way, or dicts are there.
-
-  >>> tree = {}
-  >>> insert(tree, 'params/bias', 1)
-  >>> tree
-  {'params': {'bias': 1}}
-  """
+  """Puts a leaf into nested dicts, making the dicts on its way."""
   *folders, name = path.split('/')
   node = tree
   for folder in folders:
@@ -138,19 +108,7 @@ def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
 
 
 def check_plain(field: str, value: Any, depth: int = 0) -> None:
-  """Refuses what is not made of plain JSON values, or of tuples of them.
-
-  Args:
-    field: its name, for the message.
-    value: dict, list, tuple, str, bool, int, float or None.
-    depth: how deeply it is nested.
-
-  Raises:
-    ValueError: a value of another type, a key that is no string, a number
-      that is not finite or beyond 64 bits, or nesting beyond `MAX_DEPTH`.
-
-  >>> check_plain('model_args', {'widths': (16, 32)})
-  """
+  """Refuses what is not made of plain JSON values, or of tuples of them."""
   if depth > MAX_DEPTH:
     raise ValueError(f'{field}: nested more than {MAX_DEPTH} deep')
   if isinstance(value, str):
@@ -177,17 +135,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def to_plain(value: Any) -> Any:
-  """Returns a copy made of dict, list, str, bool, int, float and None.
-
-  Args:
-    value: that `check_plain` takes; tuples become lists.
-
-  Returns:
-    The copy.
-
-  >>> to_plain({'widths': (16, 32)})
-  {'widths': [16, 32]}
-  """
+  """Returns a copy made of dict, list, str, bool, int, float and None."""
   if isinstance(value, Mapping):
     return {key: to_plain(item) for key, item in value.items()}
   if isinstance(value, list | tuple):

@@ -77,22 +77,7 @@ def read(path: str | os.PathLike[str]) -> model_lib.Artifact:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-  """Reads a file's bytes, of any format, without waiting for a writer.
-
-  Args:
-    path: of a regular file.
-
-  Returns:
-    All of it.
-
-  Raises:
-    FileNotFoundError: there is none; the message is one line.
-    ValueError: not readable, not a regular file, or too large.
-
-  >>> read_bytes('/')
-  Traceback (most recent call last):
-  ValueError: /: not a regular file
-  """
+  """Reads a file's bytes, of any format, without waiting for a writer."""
   try:
     # Before it is opened: opening a pipe would wait for a writer.
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -113,22 +98,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def parse(data: bytes) -> Parsed:
-  """Verifies the container and decodes the header, but no tensor.
-
-  Args:
-    data: the whole file.
-
-  Returns:
-    Header and sections, which are those that the header asks for and
-    ancillary ones.
-
-  Raises:
-    ValueError: as `loads`, without the file's name.
-
-  >>> parse(container.pack([]))
-  Traceback (most recent call last):
-  ValueError: section HEAD: missing
-  """
+  """Verifies the container and decodes the header, but no tensor."""
   sections = container.unpack(data)
   if layout.HEADER not in sections:
     raise ValueError(f'section {layout.HEADER}: missing')
@@ -151,21 +121,7 @@ def parse(data: bytes) -> Parsed:
 
 
 def split_codes(parsed: Parsed) -> tuple[list[ternary_coder.Table], memoryview]:
-  """Splits CODE into the layers' model tables and the stream.
-
-  Args:
-    parsed: a file.
-
-  Returns:
-    How each ternary tensor is coded, and the stream, a part of the file
-    without a copy; both empty without any.
-
-  Raises:
-    ValueError: too short, or a bad table.
-
-  >>> split_codes(Parsed(headers.Header('', {}, (), {}, (), (), {}), {}))[0]
-  []
-  """
+  """Splits CODE into the layers' model tables and the stream."""
   body = parsed.sections.get(layout.CODES, memoryview(b''))
   num_bytes = ternary_coder.TABLE_BYTES * len(
     layout.ternary(parsed.header.specs)
@@ -177,20 +133,7 @@ def split_codes(parsed: Parsed) -> tuple[list[ternary_coder.Table], memoryview]:
 
 
 def decode(parsed: Parsed) -> model_lib.Artifact:
-  """Decodes the tensors of a parsed file.
-
-  Args:
-    parsed: of `parse`.
-
-  Returns:
-    As `loads`.
-
-  Raises:
-    ValueError: as `loads`, without the file's name.
-
-  >>> decode(Parsed(headers.Header('net', {}, (), {}, (), (), {}), {})).model
-  'net'
-  """
+  """Decodes the tensors of a parsed file."""
   header = parsed.header
   codes = _decode_codes(parsed) | _decode_indices(parsed)
   runs: dict[tuple[str, str], np.ndarray] = {}

@@ -46,34 +46,14 @@ class Table(NamedTuple):
 
 
 def count(codes: np.ndarray) -> tuple[int, int, int]:
-  """Counts the codes 0, +1 and -1, in this order.
-
-  Args:
-    codes: int8, any shape, entries in {-1, 0, 1}.
-
-  Returns:
-    Three counts that sum to `codes.size`.
-
-  >>> count(np.array([0, 1, 0, -1, 0], np.int8))
-  (3, 1, 1)
-  """
+  """Counts the codes 0, +1 and -1, in this order."""
   plus = int(np.count_nonzero(codes == 1))
   minus = int(np.count_nonzero(codes == -1))
   return codes.size - plus - minus, plus, minus
 
 
 def entropy_bits(counts: Sequence[int]) -> float:
-  """The order-0 entropy per symbol, `-sum(p log2 p)`, `p = counts / sum`.
-
-  Args:
-    counts: occurrences of each symbol, >= 0.
-
-  Returns:
-    Bits per symbol, 0 where there are no symbols.
-
-  >>> entropy_bits([2, 1, 1])
-  1.5
-  """
+  """The order-0 entropy per symbol, `-sum(p log2 p)`, `p = counts / sum`."""
   total = sum(counts)
   used = [c / total for c in counts if c]
   return abs(sum(p * math.log2(p) for p in used))
@@ -86,17 +66,6 @@ def frequencies(counts: Sequence[int]) -> Frequencies:
   occurs, 0 for one that does not; the largest takes what is left over. Where
   two or more occur, what the largest has beyond `MOST` goes to the largest of
   the others: no code costs less than 1/256 bit.
-
-  Args:
-    counts: of the codes 0, +1, -1, each >= 0.
-
-  Returns:
-    Three integers in [0, TOTAL]; all of it goes to code 0 without any codes.
-
-  >>> frequencies([3, 1, 0])
-  (24576, 8192, 0)
-  >>> frequencies([10**6, 1, 0])
-  (32679, 89, 0)
   """
   n = sum(counts)
   if not n:
@@ -117,15 +86,6 @@ def weights(table: Frequencies) -> tuple[int, int, int]:
 
   `w = 2^9 f`; a symbol with `f = 0` gets weight 1 (the coder has no smaller
   one), which is taken from the first of the largest weights.
-
-  Args:
-    table: three frequencies that sum to `TOTAL`.
-
-  Returns:
-    Three integers in [1, 2^24).
-
-  >>> weights((24576, 8192, 0))
-  (12582911, 4194304, 1)
   """
   scaled = [f << PRECISION - FREQUENCY_BITS for f in table]
   largest = scaled.index(max(scaled))
@@ -134,18 +94,7 @@ def weights(table: Frequencies) -> tuple[int, int, int]:
 
 
 def cost_bits(table: Frequencies, counts: Sequence[int]) -> float:
-  """What `counts` codes cost under `table`: `sum(c (24 - log2 w))`.
-
-  Args:
-    table: three frequencies that sum to `TOTAL`.
-    counts: of the codes 0, +1, -1.
-
-  Returns:
-    Bits; 0 for a layer of a single symbol, which is not coded at all.
-
-  >>> cost_bits((16384, 8192, 8192), [2, 1, 1])
-  6.0
-  """
+  """What `counts` codes cost under `table`: `sum(c (24 - log2 w))`."""
   if TOTAL in table:
     return 0.0
   costs = [PRECISION - math.log2(w) for w in weights(table)]
@@ -153,18 +102,7 @@ def cost_bits(table: Frequencies, counts: Sequence[int]) -> float:
 
 
 def pack_tables(tables: Sequence[Table]) -> bytes:
-  """Five bytes per layer.
-
-  Args:
-    tables: of the layers; the frequency of code 0 is implied by the sum.
-
-  Returns:
-    `TABLE_BYTES` bytes per layer: 1 for contexts, 0 without, and the
-    frequencies of +1 and -1 as unsigned 16-bit integers, little-endian.
-
-  >>> pack_tables([Table(True, (32765, 1, 2))])
-  b'\\x01\\x01\\x00\\x02\\x00'
-  """
+  """Five bytes per layer."""
   return b''.join(
     struct.pack('<BHH', has_contexts, plus, minus)
     for has_contexts, (_, plus, minus) in tables
@@ -172,21 +110,7 @@ def pack_tables(tables: Sequence[Table]) -> bytes:
 
 
 def unpack_tables(data: bytes) -> list[Table]:
-  """The inverse of `pack_tables`.
-
-  Args:
-    data: `TABLE_BYTES` bytes per layer.
-
-  Returns:
-    How each layer is coded.
-
-  Raises:
-    ValueError: a way that does not exist, frequencies that sum to more than
-      `TOTAL`, or one above `MOST` that is not all there is.
-
-  >>> unpack_tables(b'\\x01\\x00\\x40\\x00\\x20')
-  [Table(has_contexts=True, frequencies=(8192, 16384, 8192))]
-  """
+  """The inverse of `pack_tables`."""
   tables: list[Table] = []
   for way, plus, minus in struct.iter_unpack('<BHH', data):
     name = f'model table {len(tables)}'
@@ -206,21 +130,7 @@ def unpack_tables(data: bytes) -> list[Table]:
 def encode(
   layers: Sequence[np.ndarray], tables: Sequence[Table] | None = None
 ) -> tuple[list[Table], bytes]:
-  """Codes all layers into one stream.
-
-  Args:
-    layers: int8 arrays with entries in {-1, 0, 1}, the output channel last.
-    tables: how to code them, every code with a frequency above 0 there; None
-      for the frequencies that they have and the shorter way of the two.
-
-  Returns:
-    How each layer is coded; and the 32-bit words of the stream, little-endian,
-    in the order in which the encoder wrote them, less the zero bytes at the
-    end.
-
-  >>> encode([np.zeros((4, 1), np.int8)])  # one symbol takes no stream
-  ([Table(has_contexts=False, frequencies=(32768, 0, 0))], b'')
-  """
+  """Codes all layers into one stream."""
   if tables is None:
     chosen = [_choose(layer) for layer in layers]
   else:
@@ -245,27 +155,7 @@ def decode(
   tables: Sequence[Table],
   shapes: Sequence[tuple[int, ...]],
 ) -> list[np.ndarray]:
-  """The inverse of `encode`: bit-identical codes, or an error.
-
-  Args:
-    stream: what `encode` returned.
-    tables: what `encode` returned.
-    shapes: of the layers.
-
-  Returns:
-    int8 arrays of these shapes.
-
-  Raises:
-    ValueError: the stream ends in a zero byte, is too short for so many codes
-      or tiles, or too long for so few, is not used up by exactly these codes,
-      or holds a code of frequency zero; or contexts for a shape that cannot
-      have them.
-
-  >>> tables, stream = encode([np.array([[0, 1], [-1, 0]], np.int8)])
-  >>> decode(stream, tables, [(2, 2)])
-  [array([[ 0,  1],
-         [-1,  0]], dtype=int8)]
-  """
+  """The inverse of `encode`: bit-identical codes, or an error."""
   num_codes = _check_work(len(stream), tables, shapes)
   coder = ans.from_bytes(stream, num_codes, _NAME)
   layers = [
@@ -279,19 +169,7 @@ def decode(
 
 
 def layer_bits(codes: np.ndarray, table: Table) -> float:
-  """What a layer's codes cost, without the table.
-
-  Args:
-    codes: int8, of the layer's shape.
-    table: how they are coded.
-
-  Returns:
-    Bits, `sum(24 - log2 w)` over the weights `w` of what came.
-
-  >>> layer_bits(np.array([0, 0, 1, -1], np.int8), Table(False, (16384, 8192,
-  ...                                                            8192)))
-  6.0
-  """
+  """What a layer's codes cost, without the table."""
   if not table.has_contexts:
     return cost_bits(table.frequencies, count(codes))
   return sum(part.bits for part in _trace(codes, table.frequencies))

@@ -113,19 +113,7 @@ class Model(NamedTuple):
 
 
 def get_geometry(shape: tuple[int, ...]) -> Geometry:
-  """Reads a kernel's shape.
-
-  >>> get_geometry((3, 3, 16, 32))
-  Geometry(depth=1, height=3, width=3, rows=16, columns=32)
-  >>> get_geometry((128, 10))
-  Geometry(depth=1, height=1, width=1, rows=128, columns=10)
-
-  Args:
-    shape: one axis or more, the output channel last.
-
-  Returns:
-    Its axes; those that are missing count 1.
-  """
+  """Reads a kernel's shape."""
   *lead, height, width, rows, columns = (1,) * (4 - len(shape)) + shape
   return Geometry(math.prod(lead), height, width, rows, columns)
 
@@ -137,16 +125,6 @@ def get_tiles(geometry: Geometry) -> Iterator[Tile]:
   codes of earlier planes, is cut into `2^l` parts, `l = floor(log2(n /
   max(1024, n / 64, min(65536, d / 8))))`, the rows into `2^ceil(l / 2)` and
   the columns into `2^floor(l / 2)`. The parts of the first columns come first.
-
-  >>> tiles = list(get_tiles(get_geometry((64, 32))))
-  >>> [(tile.rows.start, tile.rows.stop) for tile in tiles]
-  [(0, 32), (32, 64)]
-
-  Args:
-    geometry: of a layer, nothing of it 0.
-
-  Returns:
-    The tiles, one after another.
   """
   depth, height, width, rows, columns = geometry
   size = rows * columns
@@ -168,36 +146,14 @@ def get_tiles(geometry: Geometry) -> Iterator[Tile]:
 
 
 def count_tiles(geometry: Geometry) -> int:
-  """How many tiles `get_tiles` cuts, at most; without cutting them.
-
-  >>> count_tiles(get_geometry((3, 3, 16, 16)))
-  9
-
-  Args:
-    geometry: of a layer.
-
-  Returns:
-    The taps times the parts of the first plane.
-  """
+  """How many tiles `get_tiles` cuts, at most; without cutting them."""
   taps = geometry.depth * geometry.height * geometry.width
   size = geometry.rows * geometry.columns
   return taps * max(1, min(_GRID, size // _MIN_TILE))
 
 
 def is_allowed(geometry: Geometry) -> bool:
-  """Whether a layer of this shape may be coded with contexts.
-
-  >>> is_allowed(get_geometry((3, 3, 16, 32)))
-  True
-  >>> is_allowed(get_geometry((0, 4))) or is_allowed(get_geometry((70000, 4)))
-  False
-
-  Args:
-    geometry: of a layer.
-
-  Returns:
-    Whether it has codes, and not more than `MAX_CHANNELS` rows or columns.
-  """
+  """Whether a layer of this shape may be coded with contexts."""
   channels = max(geometry.rows, geometry.columns)
   return min(geometry) > 0 and channels <= MAX_CHANNELS
 
@@ -207,17 +163,6 @@ def start(geometry: Geometry, num_nonzero: int) -> Model:
 
   The odds of a code that is not zero start, in density class `b`, at those of
   the layer times `2^((b - 8) / 2)`, as if 8 codes had been counted.
-
-  >>> model = start(get_geometry((4, 2)), 1 << 14)
-  >>> model.zero_counts[0, 8].tolist()
-  [65, 65]
-
-  Args:
-    geometry: of a layer.
-    num_nonzero: the frequency of codes that are not zero, of 2^15.
-
-  Returns:
-    A model.
   """
   nonzero = min(max(num_nonzero, LEAST), (1 << FREQUENCY_BITS) - LEAST)
   zero = (1 << FREQUENCY_BITS) - nonzero
@@ -240,15 +185,6 @@ def log2_16(n: np.ndarray) -> np.ndarray:
   """Binary logarithms in units of 1/16, by integer arithmetic.
 
   `16 e + floor(16 log2(n >> e))`, `e = max(0, bits(n) - 8)`.
-
-  >>> log2_16(np.array([1, 2, 3, 1024])).tolist()
-  [0, 16, 25, 160]
-
-  Args:
-    n: int64, from 1 to 2^53.
-
-  Returns:
-    int64, the shape of `n`.
   """
   # The exponent of a float64 is exact for these integers.
   exponents = np.maximum(np.frexp(n.astype(np.float64))[1] - 8, 0)
@@ -258,25 +194,7 @@ def log2_16(n: np.ndarray) -> np.ndarray:
 def get_contexts(
   model: Model, codes: np.ndarray, tile: Tile
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """The context of every code of a tile, and its expected sign.
-
-  Args:
-    model: of what was coded before.
-    codes: int8, in the shape of the geometry; earlier tiles are filled in.
-    tile: which codes.
-
-  Returns:
-    uint8, [tile rows, tile columns]: `(beside * NUM_BINS + bin) *
-    NUM_AGREEMENTS + agreement`; and int8 of the same shape, negative where the
-    sign -1 is expected, or None where kernels have no taps.
-
-  >>> geometry = get_geometry((1, 2, 1, 1))
-  >>> codes = np.array([-1, 0], np.int8).reshape(geometry)
-  >>> tile = list(get_tiles(geometry))[1]
-  >>> contexts, signs = get_contexts(start(geometry, 1 << 14), codes, tile)
-  >>> contexts.tolist(), signs.tolist()  # one beside, bin 8, agreement 2
-  ([[122]], [[-2]])
-  """
+  """The context of every code of a tile, and its expected sign."""
   by_row, by_column = _get_offsets(model, tile)
   # The middle of class 0 is 8 classes below the layer's own odds.
   by_row += (NUM_BINS << _BIN_SHIFT - 1) + (1 << _BIN_SHIFT - 1)
@@ -332,16 +250,6 @@ def get_weights(model: Model) -> np.ndarray:
   `p` of 2^15 is the part of the codes in a context that are not zero, `q` of
   2^9 that of the expected sign among these: `2^24 - 2^9 p`, `p q`, and
   `p (2^9 - q)`.
-
-  >>> get_weights(start(get_geometry((4, 2)), 1 << 14))[40].tolist()
-  [8388608, 4194304, 4194304]
-
-  Args:
-    model: of what was coded before.
-
-  Returns:
-    int64, [NUM_CONTEXTS, 3]: positive, each row sums to 2^24: of the symbols
-    zero, expected sign, other sign.
   """
   zeros = model.zero_counts
   p = (zeros[..., 1] << FREQUENCY_BITS) // zeros.sum(-1)
@@ -360,27 +268,7 @@ def get_weights(model: Model) -> np.ndarray:
 def update(
   model: Model, tile: Tile, contexts: np.ndarray, symbols: np.ndarray
 ) -> np.ndarray:
-  """Counts a tile.
-
-  Args:
-    model: changed in place.
-    tile: that was coded.
-    contexts: of `get_contexts`.
-    symbols: integers of the same shape: 0 for zero, 1 for the expected sign,
-      2 for the other.
-
-  Returns:
-    int64, [NUM_CONTEXTS, 3]: how often each symbol came in each context.
-
-  >>> geometry = get_geometry((1, 2))
-  >>> model = start(geometry, 1 << 14)
-  >>> tile = next(get_tiles(geometry))
-  >>> contexts = np.full((1, 2), 40, np.uint8)
-  >>> update(model, tile, contexts, np.array([[0, 2]]))[40].tolist()
-  [1, 0, 1]
-  >>> model.row_counts.tolist(), model.column_counts.tolist()
-  ([[1], [2]], [[0, 1], [1, 1]])
-  """
+  """Counts a tile."""
   joint = contexts.astype(np.int16)
   joint *= 3
   joint += symbols.astype(np.int16, copy=False)

@@ -13,18 +13,6 @@ def unit_variance(epsilon: float) -> np.float32:
   """The variance with which a batch norm divides by exactly one.
 
   `float32(var + float32(epsilon)) == 1`, so `1 / sqrt(var + epsilon) == 1`.
-
-  Args:
-    epsilon: in [0, 1].
-
-  Returns:
-    A float32 >= 0: `1 - epsilon` rounded.
-
-  Raises:
-    ValueError: epsilon is outside of [0, 1].
-
-  >>> float(unit_variance(1e-5) + np.float32(1e-5))
-  1.0
   """
   if not 0 <= epsilon <= 1:
     raise ValueError(f'epsilon: got {epsilon}, wanted one in [0, 1]')

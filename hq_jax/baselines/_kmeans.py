@@ -12,31 +12,19 @@ import jax
 import jax.numpy as jnp
 
 # Pairs of group and codeword at a time: 64 MB of float32.
-_MOST_PAIRS = 2**24
+_MAX_PAIRS = 2**24
 
 
 def _split(x: jax.Array, num_codewords: int) -> jax.Array:
   """Rows in blocks, `[blocks, rows, d]`, the last one filled with zeros."""
-  num_blocks = max(math.ceil(len(x) * num_codewords / _MOST_PAIRS), 1)
+  num_blocks = max(math.ceil(len(x) * num_codewords / _MAX_PAIRS), 1)
   num_rows = math.ceil(len(x) / num_blocks)
   padded = jnp.pad(x, ((0, num_blocks * num_rows - len(x)), (0, 0)))
   return padded.reshape(num_blocks, num_rows, -1)
 
 
 def assign(x: jax.Array, codewords: jax.Array) -> jax.Array:
-  """The nearest codeword of each group: `argmin_k ||c_k||^2 - 2 <x, c_k>`.
-
-  >>> import jax.numpy as jnp
-  >>> assign(jnp.array([[0.9], [-2.0]]), jnp.array([[1.0], [-1.0]])).tolist()
-  [0, 1]
-
-  Args:
-    x: groups, float32 `[num_groups, d]`.
-    codewords: float32 `[K, d]`, at most 256.
-
-  Returns:
-    uint8 `[num_groups]`; of codewords that are equally near, the first.
-  """
+  """The nearest codeword of each group: `argmin_k ||c_k||^2 - 2 <x, c_k>`."""
   squares = jnp.sum(jnp.square(codewords), axis=-1)
 
   def find(rows):
@@ -49,22 +37,7 @@ def assign(x: jax.Array, codewords: jax.Array) -> jax.Array:
 def get_sums(
   x: jax.Array, indices: jax.Array, num_codewords: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The sum of the groups of each codeword, and how many they are.
-
-  >>> import jax.numpy as jnp
-  >>> x, indices = jnp.array([[1.0], [2.0]]), jnp.array([0, 0])
-  >>> sums, counts = get_sums(x, indices, 2)
-  >>> sums.ravel().tolist(), counts.tolist()
-  ([3.0, 0.0], [2.0, 0.0])
-
-  Args:
-    x: groups, float32 `[num_groups, d]`; a NaN shows in every sum.
-    indices: whole numbers `[num_groups]`, below K.
-    num_codewords: K.
-
-  Returns:
-    float32 `[K, d]` and `[K]`.
-  """
+  """The sum of the groups of each codeword, and how many they are."""
 
   def add(rows):
     # As a product of matrices: a scatter adds in any order on some devices.
@@ -83,23 +56,7 @@ def get_sums(
 def get_means(
   x: jax.Array, indices: jax.Array, codewords: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The mean of the groups of each codeword, and how many they are.
-
-  >>> import jax.numpy as jnp
-  >>> means, counts = get_means(
-  ...   jnp.array([[1.0], [2.0]]), jnp.array([0, 0]), jnp.array([[0.0], [7.0]])
-  ... )
-  >>> means.ravel().tolist(), counts.tolist()
-  ([1.5, 7.0], [2.0, 0.0])
-
-  Args:
-    x: groups, float32 `[num_groups, d]`; a NaN shows in every mean.
-    indices: whole numbers `[num_groups]`, below K.
-    codewords: float32 `[K, d]`: one without groups stays as it is.
-
-  Returns:
-    float32 `[K, d]` and `[K]`.
-  """
+  """The mean of the groups of each codeword, and how many they are."""
   sums, counts = get_sums(x, indices, len(codewords))
   means = sums / jnp.maximum(counts, 1.0)[:, None]
   return jnp.where(counts[:, None] > 0, means, codewords), counts
@@ -109,19 +66,6 @@ def revive(x: jax.Array, indices: jax.Array, codewords: jax.Array) -> jax.Array:
   """Gives each codeword without groups the one that is worst off.
 
   The groups are those farthest from their codewords, a different one for each.
-
-  >>> import jax.numpy as jnp
-  >>> x, codewords = jnp.array([[1.0], [5.0]]), jnp.array([[1.0], [9.0]])
-  >>> revive(x, jnp.zeros(2, jnp.uint8), codewords).tolist()
-  [0, 1]
-
-  Args:
-    x: groups, float32 `[num_groups, d]`, at least K.
-    indices: uint8 `[num_groups]`.
-    codewords: float32 `[K, d]`.
-
-  Returns:
-    uint8 `[num_groups]`.
   """
   num_codewords = len(codewords)
   _, counts = get_sums(x, indices, num_codewords)
@@ -137,23 +81,7 @@ def revive(x: jax.Array, indices: jax.Array, codewords: jax.Array) -> jax.Array:
 def find_codewords(
   x: jax.Array, key: chex.PRNGKey, num_codewords: int, num_rounds: int
 ) -> jax.Array:
-  """Codewords by Lloyd's rounds, which start from groups drawn at random.
-
-  >>> import jax
-  >>> import jax.numpy as jnp
-  >>> x = jnp.array([[1.0], [3.0], [-8.0], [-8.5]])
-  >>> sorted(find_codewords(x, jax.random.key(0), 2, 5).ravel().tolist())
-  [-8.25, 2.0]
-
-  Args:
-    x: groups, float32 `[num_groups, d]`.
-    key: which groups are drawn.
-    num_codewords: at most the number of groups.
-    num_rounds: of assignment and mean.
-
-  Returns:
-    float32 `[K, d]`.
-  """
+  """Codewords by Lloyd's rounds, which start from groups drawn at random."""
   drawn = jax.random.choice(key, len(x), (num_codewords,), replace=False)
 
   def refine(_, codewords):

@@ -34,26 +34,7 @@ def make_quantizer(
   config: config_lib.Config,
   schedule: optax.Schedule | None = None,
 ) -> transforms.Quantizer | None:
-  """The quantizer of a config.
-
-  >>> config = config_lib.validate(
-  ...   {'prune': {'epochs': 0}, 'quantizer': {'name': 'binary'}})
-  >>> make_quantizer(config).init({'kernel': np.ones((2, 1))}, {'kernel': 1})
-  BinaryState(binary_scales={'kernel': Array([0.], dtype=float32)})
-
-  Args:
-    config: validated.
-    schedule: the learning rate, of what a quantizer learns of its own too;
-      None where it is not to be trained.
-
-  Returns:
-    One with records of its own; None for `ternary`, which `transforms.hq`
-    makes.
-
-  Raises:
-    ValueError: where there is none of that name, or it has another phase than
-      its own.
-  """
+  """The quantizer of a config."""
   name = config.quantizer.name
   if name not in QUANTIZERS:
     raise ValueError(
@@ -82,26 +63,6 @@ def predict(
 
   The file is made: of these weights, or of Gaussian ones where only shapes are
   known.
-
-  >>> variables = {'params': {'a': {'kernel': np.eye(64, dtype='f4')}}}
-  >>> def make_artifact(variables, records):
-  ...   return artifact_lib.Artifact('', {}, (64,), {}, (), {
-  ...     f'params/{path}': jax.tree.map(np.asarray, record)
-  ...     for path, record in records.items()}, {})
-  >>> plan = predict('binary', baselines.binary(), variables, make_artifact)
-  >>> plan.dense_bytes, plan.layers['a/kernel'].encoding
-  (16384, 'binary')
-
-  Args:
-    name: of the quantizer.
-    quantizer: with an `encode`.
-    variables: `params` and other collections, as arrays, or as shapes and
-      types.
-    make_artifact: from variables and records by path inside params, to the
-      artifact.
-
-  Returns:
-    A plan whose kernels have the encoding `name`.
   """
   rng = np.random.default_rng(0)
   kernels = planner.find_kernels(variables['params'])

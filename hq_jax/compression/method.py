@@ -22,20 +22,7 @@ from hq_jax.training import inputs
 def make_plan(
   config: config_lib.Config, variables: Any, header: Mapping[str, Any]
 ) -> planner.Plan:
-  """Finds the sparsities: the config's own, or what its target ratio takes.
-
-  Args:
-    config: validated.
-    variables: the model's, as arrays, or as shapes and types.
-    header: see `job.Job`.
-
-  Returns:
-    A plan.
-
-  Raises:
-    ValueError: where the ratio cannot be reached, or the distribution is not
-      known.
-  """
+  """Finds the sparsities: the config's own, or what its target ratio takes."""
   make_artifact = functools.partial(to_artifact.make_artifact, **header)
   quantizer = baselines.make_quantizer(config)
   if quantizer is not None:
@@ -71,20 +58,7 @@ def make_plan(
 def resolve(
   config: config_lib.Config, plan: planner.Plan, steps_per_epoch: int
 ) -> dict[str, Any]:
-  """What follows from a plan.
-
-  Args:
-    config: validated.
-    plan: of `make_plan`.
-    steps_per_epoch: batches in an epoch.
-
-  Returns:
-    The fields of a `job.Job` from `plan` on, by name.
-
-  Raises:
-    ValueError: where no kernel becomes ternary, or the recipe cannot be in
-      steps.
-  """
+  """What follows from a plan."""
   quantizer = baselines.make_quantizer(config)
   if quantizer is not None:
     return {
@@ -114,19 +88,7 @@ def make_recipe(
   sparsities: Mapping[str, float],
   steps_per_epoch: int,
 ) -> transforms.Recipe:
-  """The recipe of a config, in steps.
-
-  Args:
-    config: validated.
-    sparsities: of the ternary kernels at the end, by path.
-    steps_per_epoch: batches in an epoch.
-
-  Returns:
-    A recipe.
-
-  Raises:
-    ValueError: with the field's full name.
-  """
+  """The recipe of a config, in steps."""
   values = set(sparsities.values())
   fields = config_lib.to_dict(config)['recipe'] | {
     # One number where one will do: some scopes have room for no other.
@@ -152,17 +114,7 @@ def make_transformation(
   quantizer: transforms.Quantizer | None,
   select: trees.Selector,
 ) -> optax.GradientTransformationExtraArgs:
-  """What trains quantized weights: by a recipe, or by another quantizer.
-
-  Args:
-    inner: the optimizer.
-    recipe: see `job.Job`.
-    quantizer: see `job.Job`.
-    select: the kernels.
-
-  Returns:
-    An optax transformation.
-  """
+  """What trains quantized weights: by a recipe, or by another quantizer."""
   if quantizer is not None:
     return transforms.straight_through(inner, quantizer, select=select)
   assert recipe is not None  # Where there is no quantizer.

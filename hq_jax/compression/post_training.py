@@ -24,8 +24,8 @@ from hq_jax.core import trees
 # is int8: it adds less than 0.5% to the file.
 _SMALL_FRACTION = 1e-3
 
-_LEAST_FILL = 0.99  # of the bytes that a target leaves
-_MOST_ROUNDS = 5
+_MIN_FILL = 0.99  # of the bytes that a target leaves
+_MAX_ROUNDS = 5
 _MARGIN = 1.0005  # on the codes' bytes, after a file that was too large
 
 
@@ -143,7 +143,7 @@ def _reach(
   wanted = int(network.dense_bytes / target_ratio)
   best, most_bytes, fraction = None, 0, 1.0
   last: planner.Plan | None = None
-  for _ in range(_MOST_ROUNDS):
+  for _ in range(_MAX_ROUNDS):
     plan = planning.allocate(network, target_ratio, code_fraction=fraction)
     if last is not None and plan.layers == last.layers:
       break
@@ -152,7 +152,7 @@ def _reach(
     num_bytes = len(artifact_lib.dumps(found))
     if most_bytes < num_bytes <= wanted:
       best, most_bytes = found, num_bytes
-    if _LEAST_FILL * wanted <= num_bytes <= wanted:
+    if _MIN_FILL * wanted <= num_bytes <= wanted:
       break
     codes = sum(plan.layers[p].num_bytes for p in planner.sparsities(plan))
     if not codes:

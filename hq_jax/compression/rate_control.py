@@ -18,29 +18,19 @@ from hq_jax.core import qtensors
 # Of the target: what is left free for the changes of the last epoch.
 MARGIN = 0.002
 
-_LEAST_FACTOR = 0.25
+_MIN_FACTOR = 0.25
 
 
 def get_wanted_bytes(dense_bytes: int, target_ratio: float) -> int:
   """The bytes that a file is steered to, a little below its target.
 
   `floor(dense_bytes / target_ratio * (1 - MARGIN))`
-
-  >>> get_wanted_bytes(1_000_000, 40.0)
-  24950
-
-  Args:
-    dense_bytes: float32 bytes of all parameters and statistics.
-    target_ratio: above 1.
-
-  Returns:
-    Bytes.
   """
   return math.floor(dense_bytes / target_ratio * (1 - MARGIN))
 
 
-def find_kept_factor(
-  shipped: artifact_lib.Artifact,
+def find_density_scale(
+  exported: artifact_lib.Artifact,
   data: bytes,
   sparsities: Mapping[str, float],
   wanted_bytes: int,
@@ -55,30 +45,10 @@ def find_kept_factor(
   bytes, `H` the order-0 entropy of `planner.entropy_bytes`, and all else what
   it takes now: the largest such `f`, by bisection. No kernel counts with less
   than a third of zeros.
-
-  >>> rng = np.random.default_rng(0)
-  >>> codes = rng.choice([0, 0, 0, 0, 1, -1], (100, 100)).astype(np.int8)
-  >>> found = artifact_lib.Artifact(
-  ...   '', {}, (1,), {}, (), {'params/k': qtensors.TernaryTensor(codes)}, {})
-  >>> data = artifact_lib.dumps(found)
-  >>> zeros = {'k': float(np.mean(codes == 0))}
-  >>> round(find_kept_factor(found, data, zeros, len(data)), 2)
-  1.0
-  >>> round(find_kept_factor(found, data, zeros, len(data) + 100), 2)
-  1.13
-
-  Args:
-    shipped: what training holds now.
-    data: its file.
-    sparsities: of the ternary kernels at the factor 1, by path in 'params'.
-    wanted_bytes: of the file.
-
-  Returns:
-    A factor of at least 0.25; 1 where no ternary weight lives.
   """
   codes = {
     path: tensor.codes
-    for path, tensor in shipped.tensors.items()
+    for path, tensor in exported.tensors.items()
     if isinstance(tensor, qtensors.TernaryTensor)
   }
   counts = [(c.size, int(np.count_nonzero(c))) for c in codes.values()]
@@ -103,7 +73,7 @@ def find_kept_factor(
   fraction = stream / now if stream else 1.0
   wanted = (wanted_bytes - (len(data) - stream)) / fraction
   size = sum(size for size, _ in counts)
-  low, high = _LEAST_FACTOR, size / planned
+  low, high = _MIN_FACTOR, size / planned
   for _ in range(30):
     middle = (low + high) / 2
     low, high = (middle, high) if predict(middle) <= wanted else (low, middle)

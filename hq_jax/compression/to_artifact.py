@@ -1,4 +1,4 @@
-"""From the state of training to the model that is shipped.
+"""From the state of training to the model that is exported.
 
 In the ternary phase, evaluation runs on what is made here: what is evaluated
 is what the file holds.
@@ -30,28 +30,7 @@ def make_artifact(
   preprocessing: Mapping[str, Any],
   class_names: tuple[str, ...],
 ) -> artifact_lib.Artifact:
-  """Folds the batch norms and collects what the file holds.
-
-  Args:
-    variables: `params` and `batch_stats`, arrays that NumPy can view.
-    ternary: codes and scales by the kernel's path in `params`; or indices,
-      codewords and scales.
-    int8: the same of kernels that become int8.
-    max_error: the largest relative error of every other tensor, which becomes
-      int8, float16 or float32: the shortest within it (norms no int8); None for
-      float16.
-    model: a name in `models`.
-    model_arguments: what it is built with, besides the number of classes.
-    input_shape: of one image.
-    preprocessing: from pixels to the model's input.
-    class_names: by label.
-
-  Returns:
-    An artifact, on the host.
-
-  Raises:
-    ValueError: where a value is not finite.
-  """
+  """Folds the batch norms and collects what the file holds."""
   variables = jax.tree.map(np.asarray, dict(variables))
   params = variables['params']
   to_host = lambda found: {
@@ -78,7 +57,7 @@ def make_artifact(
 
 
 _finalize = jax.jit(
-  transforms.finalize, static_argnums=2, static_argnames='rerank'
+  transforms.finalize, static_argnums=2, static_argnames='requantize'
 )
 
 
@@ -87,23 +66,12 @@ def artifact_of_state(
   recipe: transforms.Recipe,
   *,
   int8_kernels: Collection[str] = (),
-  rerank: bool = False,
+  requantize: bool = False,
   **arguments: Any,
 ) -> artifact_lib.Artifact:
-  """The artifact of a state whose optimizer is `transforms.hq`.
-
-  Args:
-    state: at any step.
-    recipe: of its optimizer.
-    int8_kernels: paths of kernels in `params` that become int8.
-    rerank: see `transforms.finalize`.
-    **arguments: the keyword arguments of `make_artifact`.
-
-  Returns:
-    An artifact, on the host.
-  """
+  """The artifact of a state whose optimizer is `transforms.hq`."""
   finalized = sharding.to_host(
-    _finalize(state.opt_state, state.params, recipe, rerank=rerank)
+    _finalize(state.opt_state, state.params, recipe, requantize=requantize)
   )
   variables = sharding.to_host(state.variables)
   codes = transforms.flatten_records(finalized)
@@ -119,16 +87,7 @@ def artifact_of_quantizer(
   quantizer: transforms.Quantizer,
   **arguments: Any,
 ) -> artifact_lib.Artifact:
-  """The artifact of a state whose optimizer is `transforms.straight_through`.
-
-  Args:
-    state: at any step.
-    quantizer: of its optimizer, with an `encode`.
-    **arguments: the keyword arguments of `make_artifact`.
-
-  Returns:
-    An artifact, on the host.
-  """
+  """The artifact of a state of `transforms.straight_through`."""
   encode = lambda state: transforms.encode(
     state.opt_state, state.params, quantizer
   )

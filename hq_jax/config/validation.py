@@ -14,16 +14,7 @@ from hq_jax.config import fields as fields_lib
 
 
 def get_defaults() -> ml_collections.ConfigDict:
-  """Every field with its default, to be changed by a config file.
-
-  >>> config = get_defaults()
-  >>> config.recipe.reinit_strength = 0.25
-  >>> validate(config).recipe.reinit_strength
-  0.25
-
-  Returns:
-    A locked `ConfigDict`: a field that does not exist cannot be set.
-  """
+  """Every field with its default, to be changed by a config file."""
   return _defaults_of(fields_lib.Config).lock()
 
 
@@ -52,25 +43,7 @@ def _required_type(annotation: Any) -> type:
 
 
 def validate(config: Mapping[str, Any]) -> fields_lib.Config:
-  """Checks every field and returns the typed config.
-
-  >>> validate(get_defaults()).batch_size
-  64
-  >>> validate({'seed': -1})
-  Traceback (most recent call last):
-  ValueError: config.seed is -1, wanted an int in [0, 2**31)
-
-  Args:
-    config: a `ConfigDict`, or nested dictionaries; what is missing takes its
-      default.
-
-  Returns:
-    A frozen `Config`.
-
-  Raises:
-    ValueError: for a field that does not exist, a wrong type or a value out of
-      range: the first one found, by its full name.
-  """
+  """Checks every field and returns the typed config."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   result = _build(fields_lib.Config, config, 'config')
@@ -133,17 +106,7 @@ def _check_leaf(field: dataclasses.Field, value: Any, full_name: str) -> Any:
 
 
 def is_optional(name: str) -> bool:
-  """Says whether a field may be None.
-
-  >>> is_optional('data.image_size'), is_optional('seed')
-  (True, False)
-
-  Args:
-    name: of a field that exists, with dots, without the leading `config.`.
-
-  Returns:
-    True for a field that may be None.
-  """
+  """Says whether a field may be None."""
   record: Any = fields_lib.Config
   for part in name.split('.'):
     record = {f.name: f.type for f in dataclasses.fields(record)}[part]
@@ -151,19 +114,7 @@ def is_optional(name: str) -> bool:
 
 
 def check_field(name: str, value: str | None = None) -> None:
-  """Refuses a field that does not exist.
-
-  >>> check_field('recipe.sparsty', '0.9')
-  Traceback (most recent call last):
-  ValueError: config.recipe.sparsty is '0.9', but there is no such field
-
-  Args:
-    name: with dots, without the leading `config.`.
-    value: what it was to become, for the message.
-
-  Raises:
-    ValueError: where there is no such field.
-  """
+  """Refuses a field that does not exist."""
   record: Any = fields_lib.Config
   for part in name.split('.'):
     fields = {}
@@ -177,17 +128,7 @@ def check_field(name: str, value: str | None = None) -> None:
 
 
 def to_dict(config: fields_lib.Config) -> dict[str, Any]:
-  """The config as nested dictionaries that JSON can hold.
-
-  >>> to_dict(fields_lib.Config())['data']['name']
-  'digits'
-
-  Args:
-    config: a validated config.
-
-  Returns:
-    Nested dictionaries; tuples become lists.
-  """
+  """The config as nested dictionaries that JSON can hold."""
   as_json = lambda pairs: {
     key: list(value) if isinstance(value, tuple) else value
     for key, value in pairs

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 _EXPONENT_BITS = 0x7F800000
-_MOST_LIMB_BITS = 15
+_MAX_LIMB_BITS = 15
 
 
 def sum_by_channel(x: jax.Array, axis: int = -1, **kwargs) -> jax.Array:
@@ -134,7 +134,7 @@ def exact_norms(w: jax.Array, axis: int = -1) -> jax.Array:
   unit = w / jnp.where(usable, power, 1.0) * 0.5
   num_weights = w.size // max(w.shape[axis], 1)
   limb_bits = min(
-    _MOST_LIMB_BITS, 31 - math.ceil(math.log2(max(num_weights, 2)))
+    _MAX_LIMB_BITS, 31 - math.ceil(math.log2(max(num_weights, 2)))
   )
   fixed = (unit * unit * 4.0**limb_bits).astype(jnp.int32)
   high = sum_by_channel(fixed >> limb_bits, axis, dtype=jnp.int32)

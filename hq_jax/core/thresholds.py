@@ -26,7 +26,7 @@ _MAX_INT = 2**31 - 1
 _SMALLEST_NORMAL_BITS = 0x00800000
 _SCOPES = ('layer', 'tree', 'channel')
 # Comparisons within a group grow with its square.
-_MOST_IN_GROUP = 64
+_MAX_IN_GROUP = 64
 
 
 class Threshold(NamedTuple):
@@ -73,11 +73,11 @@ def parse_scope(scope: str) -> tuple[int, int] | None:
   match = re.fullmatch(r'(\d{1,2}):(\d{1,2})', str(scope))
   if match:
     num, size = int(match[1]), int(match[2])
-    if 1 <= num <= size <= _MOST_IN_GROUP:
+    if 1 <= num <= size <= _MAX_IN_GROUP:
       return num, size
   raise ValueError(
     f'scope is {scope!r}, wanted layer, tree, channel, or N:M with 1 <= N <='
-    f' M <= {_MOST_IN_GROUP}'
+    f' M <= {_MAX_IN_GROUP}'
   )
 
 
@@ -429,7 +429,7 @@ def keep_everything(found: chex.ArrayTree) -> chex.ArrayTree:
   def loosen(record):
     fill = lambda leaf, value: jnp.full(leaf.shape, value, leaf.dtype)
     if isinstance(record, Quota):
-      return Quota(fill(record.num_kept, _MOST_IN_GROUP))
+      return Quota(fill(record.num_kept, _MAX_IN_GROUP))
     norms = record.inverse_norms
     return Threshold(
       fill(record.magnitude, 0),

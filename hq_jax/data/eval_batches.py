@@ -99,36 +99,6 @@ def make_eval_batches(
   Together the processes see every image exactly once, and each of them gets
   the same number of batches, all of the same shape: what is missing in the
   last one is filled up with images whose `valid` is False.
-
-  Args:
-    source: a split, such as `dataset.test`.
-    preprocessing: how to normalize: what `normalization.preprocessing(dataset)`
-      returned, or what a compressed model's file says.
-    batch_size: images in a global batch, a multiple of `process_count`.
-    unreadable: what cannot be read is counted there and is not `valid`; None
-      for an error at the first.
-    num_threads: that decode image files; None for one per core.
-    process_index: which share of every global batch to return.
-    process_count: how many processes share a global batch.
-
-  Returns:
-    An iterable, with a length, of dicts: `image`, float32
-    `[local_batch, h, w, c]`, normalized; `label`, int32 `[local_batch]`;
-    `valid`, bool `[local_batch]`.
-
-  Raises:
-    ValueError: for a size or an index outside its range.
-
-  >>> import tempfile
-  >>> from hq_jax.data.sets import datasets
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   digits = datasets.load('digits', data_dir)
-  >>> batches = make_eval_batches(
-  ...   digits.test,
-  ...   preprocessing=normalization.preprocessing(digits),
-  ...   batch_size=128)
-  >>> [int(batch['valid'].sum()) for batch in batches]
-  [128, 128, 128, 116]
   """
   shares.get_local_size(batch_size, process_index, process_count)
   return EvalBatches(

@@ -7,7 +7,7 @@ import numpy as np
 
 from hq_jax.data.sets import datasets
 
-_MOST_PIXELS = 8192
+_MAX_PIXELS = 8192
 
 
 def preprocessing(dataset: datasets.Dataset) -> dict[str, Any]:
@@ -15,22 +15,6 @@ def preprocessing(dataset: datasets.Dataset) -> dict[str, Any]:
 
   It is written into the file of a compressed model, so that whoever reads the
   file can normalize images as they were in training.
-
-  Args:
-    dataset: a data set.
-
-  Returns:
-    `pixel_min` and `pixel_max`, the range of raw pixels, and `mean` and
-    `std`, one number per channel, in units of raw pixels. Where the images are
-    files, `resize`, what their shorter side is resized to (bilinear, with
-    antialiasing), and `crop`, the side of the square that is then cut from the
-    centre, in pixels.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   digits = datasets.load('digits', data_dir)
-  >>> preprocessing(digits)['pixel_max']
-  16.0
   """
   pixel_min, pixel_max = dataset.pixel_range
   crop = {}
@@ -45,20 +29,7 @@ def preprocessing(dataset: datasets.Dataset) -> dict[str, Any]:
 
 
 def get_crop(preprocessing: Mapping[str, Any]) -> tuple[int, int] | None:
-  """Reads what image files are resized and cropped to.
-
-  >>> get_crop({'resize': 256, 'crop': 224})
-  (256, 224)
-
-  Args:
-    preprocessing: what `preprocessing` returns, or a file says.
-
-  Returns:
-    `resize` and `crop`, in pixels; None where examples are arrays.
-
-  Raises:
-    ValueError: for values that are not ints with `1 <= crop <= resize <= 8192`.
-  """
+  """Reads what image files are resized and cropped to."""
   if not {'resize', 'crop'} & set(preprocessing):
     return None
   resize, crop = (_pixels(name, preprocessing) for name in ('resize', 'crop'))
@@ -69,9 +40,9 @@ def get_crop(preprocessing: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _pixels(name: str, preprocessing: Mapping[str, Any]) -> int:
   value = preprocessing.get(name)
-  if type(value) is not int or not 1 <= value <= _MOST_PIXELS:
+  if type(value) is not int or not 1 <= value <= _MAX_PIXELS:
     raise ValueError(
-      f'{name}: got {value!r}, wanted an int of 1..{_MOST_PIXELS}'
+      f'{name}: got {value!r}, wanted an int of 1..{_MAX_PIXELS}'
     )
   return value
 
@@ -79,23 +50,7 @@ def _pixels(name: str, preprocessing: Mapping[str, Any]) -> int:
 def normalize(
   images: np.ndarray, preprocessing: Mapping[str, Any]
 ) -> np.ndarray:
-  """Turns raw pixels into a model's input: `(images - mean) / std`.
-
-  Args:
-    images: raw pixels, `[..., c]`, of any real dtype.
-    preprocessing: what `preprocessing` returns; `mean` and `std` count, each
-      of c numbers, std > 0.
-
-  Returns:
-    float32, the shape of `images`.
-
-  Raises:
-    ValueError: for a `mean` or `std` that is missing, is not one finite number
-      per channel, or a `std` that is not positive.
-
-  >>> normalize(np.array([[1], [5]]), {'mean': [3.0], 'std': [2.0]}).tolist()
-  [[-1.0], [1.0]]
-  """
+  """Turns raw pixels into a model's input: `(images - mean) / std`."""
   mean = _channel_numbers('mean', preprocessing, images.shape[-1])
   std = _channel_numbers('std', preprocessing, images.shape[-1])
   if not (std > 0).all():

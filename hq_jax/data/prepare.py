@@ -44,28 +44,6 @@ def prepare(
 
   TFDS writes to a folder `incomplete.*` and renames it at the end: what was
   interrupted is not taken for prepared.
-
-  Args:
-    name: 'name' or 'name/config' of TFDS, either of them with ':version'.
-    data_dir: the folder that holds the data sets; None means the environment's
-      TFDS_DATA_DIR, or `~/tensorflow_datasets` without one.
-    manual_dir: the folder of what was downloaded by hand; None means
-      `downloads/manual` in `data_dir`. What TFDS would download is taken from
-      there, too.
-    show_progress: whether TFDS may write to stderr what it does.
-
-  Returns:
-    The folder of the prepared version.
-
-  Raises:
-    ValueError: TFDS does not know the set, cannot prepare it, or it is no image
-      classification set; the last is found before anything is downloaded. Or
-      it is prepared in a way that cannot be read.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   prepare('digits', data_dir).relative_to(data_dir).as_posix()
-  'digits/1.0.0'
   """
   root = lookup.get_root(data_dir)
   if name in generated.SPECS:
@@ -78,19 +56,7 @@ def prepare(
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the command.
-
-  Args:
-    argv: the arguments, without the program's name.
-
-  Returns:
-    The exit status.
-
-  >>> main(['--help'])  # doctest: +ELLIPSIS
-  usage: python -m hq_jax.data.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR] NAME
-  ...
-  0
-  """
+  """Runs the command."""
   parser = _make_parser()
   try:
     arguments = command_line.parse(parser, argv, 'name')
@@ -117,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
   return command_line.make_parser(
-    'python -m hq_jax.data.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR] NAME',
+    'python -m hq_jax.data.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR]'
+    ' NAME',
     _DESCRIPTION,
     _EPILOG,
     'name',

@@ -79,22 +79,7 @@ class DecodedSource:
 def gather(
   source: Source, indices: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reads examples, in the order asked for, as two arrays.
-
-  Args:
-    source: a split of arrays of one shape.
-    indices: positions in it, `[n]` with n >= 1, each 0 <= i < len(source).
-
-  Returns:
-    The images, uint8 `[n, h, w, c]`, and the labels, int32 `[n]`.
-
-  >>> source = MemorySource(
-  ...   np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1),
-  ...   np.array([5, 6, 7], np.int32))
-  >>> images, labels = gather(source, [2, 0])
-  >>> decode.ravel().tolist(), labels.tolist()
-  ([2, 0], [7, 5])
-  """
+  """Reads examples, in the order asked for, as two arrays."""
   if isinstance(source, MemorySource):
     return source.images[indices], source.labels[indices]
   examples = source.__getitems__([int(index) for index in indices])

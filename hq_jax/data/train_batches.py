@@ -46,39 +46,6 @@ def make_train_iterator(
   that no image is dropped. The iterator's `get_state()` is one number, the
   index of the next global batch: `set_state()` continues bit-identically, also
   with another `process_count`, but not with another `batch_size` or `seed`.
-
-  Args:
-    dataset: a data set.
-    batch_size: images in a global batch, a multiple of `process_count`.
-    seed: of the order, the shifts, the flips and the crops,
-      0 <= seed < 2**64.
-    max_shift: arrays are moved by up to this many pixels along each axis, at
-      random; 0 leaves them as they are.
-    flip: half of the images are mirrored, at random.
-    min_area: the least area of a random crop of an image file, over the area of
-      the image.
-    unreadable: what cannot be read is counted there, and another image stands
-      in for it; None for an error at the first.
-    num_threads: that decode image files; None for one per core.
-    process_index: which share of every global batch to return:
-      0 <= process_index < process_count. Shares are contiguous, and put
-      together they are the batch that a single process gets.
-    process_count: how many processes share a global batch, >= 1.
-
-  Returns:
-    A Grain iterator of dicts: `image`, float32 `[local_batch, h, w, c]`,
-    normalized, and `label`, int32 `[local_batch]`, with
-    `local_batch = batch_size // process_count`.
-
-  Raises:
-    ValueError: for a size, a seed or an index outside its range.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   digits = datasets.load('digits', data_dir)
-  >>> batches = make_train_iterator(digits, batch_size=50, seed=0, max_shift=1)
-  >>> next(batches)['image'].shape, batches.get_state()
-  ((50, 8, 8, 1), {'next_index': 1})
   """
   local_size = shares.get_local_size(batch_size, process_index, process_count)
   shares.check_range('seed', seed, 0, 2**64 - 1)

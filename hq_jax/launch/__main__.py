@@ -32,20 +32,7 @@ _Values = Mapping[str, str | None]
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the command.
-
-  >>> main(['local', '--processes=0'])
-  2
-  >>> main(['--help'])  # doctest: +ELLIPSIS
-  usage: python -m hq_jax.launch COMMAND ...
-  0
-
-  Args:
-    argv: the arguments, without the program's name.
-
-  Returns:
-    The exit status.
-  """
+  """Runs the command."""
   known, _ = programs.split(argv)
   if '--help' in known or '-h' in known:
     print(flags_lib.HELP)

@@ -13,14 +13,7 @@ _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>; execve keeps what it sets
 
 
 def main(argv: list[str]) -> int:
-  """Turns this process into the command.
-
-  Args:
-    argv: the launcher's process id, then the words of the command.
-
-  Returns:
-    The exit status 2 where the command cannot be started; otherwise never.
-  """
+  """Turns this process into the command."""
   launcher, words = int(argv[0]), argv[1:]
   if sys.platform.startswith('linux'):
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -16,21 +16,7 @@ class Command(NamedTuple):
 
 
 def format_command(command: Command) -> str:
-  r"""Formats a command as one could type it.
-
-  >>> print(format_command(Command(('echo', 'a b'))))
-  echo 'a b'
-  >>> print(format_command(Command(('sbatch',), '#!/bin/sh\n')))
-  sbatch << 'HQ_JAX_END'
-  #!/bin/sh
-  HQ_JAX_END
-
-  Args:
-    command: any; its text, if it has one, ends with a line break.
-
-  Returns:
-    Lines for a shell, without a line break at the end.
-  """
+  r"""Formats a command as one could type it."""
   line = shlex.join(command.words)
   if not command.text:
     return line
@@ -38,22 +24,7 @@ def format_command(command: Command) -> str:
 
 
 def run_all(commands: Sequence[Command], is_dry: bool = False) -> int:
-  """Runs commands one after the other, up to the first that fails.
-
-  >>> run_all([Command(('rm', '-r', 'a b'))], is_dry=True)
-  rm -r 'a b'
-  0
-
-  Args:
-    commands: in their order.
-    is_dry: prints them instead.
-
-  Returns:
-    0, or the exit status of the one that failed.
-
-  Raises:
-    OSError: where a program cannot be started; the message names it.
-  """
+  """Runs commands one after the other, up to the first that fails."""
   for command in commands:
     if is_dry:
       print(format_command(command), flush=True)

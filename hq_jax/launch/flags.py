@@ -61,23 +61,7 @@ _FLAGS = {
 def parse(
   command: str, argv: Sequence[str]
 ) -> tuple[dict[str, str | None], list[str]]:
-  """Splits arguments into a command's flags and the rest.
-
-  >>> flags, rest = parse('local', ['--processes=2', '--config=a', '--dry_run'])
-  >>> flags['processes'], flags['dry_run'], flags['python'], rest
-  ('2', '', None, ['--config=a'])
-
-  Args:
-    command: its name.
-    argv: the arguments behind it.
-
-  Returns:
-    What was typed for each flag: None where nothing was, and '' for a switch
-    that is on. And what is no flag of the command, in its order.
-
-  Raises:
-    argparse.ArgumentError: for a flag without its value.
-  """
+  """Splits arguments into a command's flags and the rest."""
   known, behind = programs.split(argv)
   parser = argparse.ArgumentParser(
     add_help=False, allow_abbrev=False, exit_on_error=False

@@ -25,21 +25,7 @@ _SSH = (
 
 
 def check_hosts(text: str | None) -> tuple[str, ...]:
-  """Reads the names of hosts.
-
-  >>> check_hosts('node1,me@node2')
-  ('node1', 'me@node2')
-
-  Args:
-    text: names or IPv4 addresses with commas between, each with or without a
-      user.
-
-  Returns:
-    One or more names, the coordinator's first.
-
-  Raises:
-    ValueError: where one is empty, not a name, or there twice.
-  """
+  """Reads the names of hosts."""
   wanted = 'different names with commas between, such as node1,node2'
   word = r'([A-Za-z0-9_][\w.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*'
   values.check_form('hosts', text, rf'{word}(,{word})*', wanted)
@@ -57,25 +43,7 @@ def make_commands(
   arguments: Sequence[str],
   compile_cache: str | None = None,
 ) -> Callable[[int], list[tuple[str, ...]]]:
-  """Returns a function that gives the commands for `supervisor.supervise`.
-
-  >>> make = make_commands('python3', ['a', 'b'], 8476, '/hq', ['--config=c'])
-  >>> make(0)[1][-1]  # doctest: +NORMALIZE_WHITESPACE
-  'cd /hq && exec python3 -m hq_jax.main --config=c --coordinator=a:8476
-   --num_processes=2 --process_id=1'
-
-  Args:
-    python: the interpreter on the hosts; a relative path begins at the folder.
-    hosts: of `check_hosts`; the others reach the first one by this name.
-    port: of the first start. Each restart takes the next one: what is left of
-      the start before may hold its own a little longer.
-    folder: of the checkout on the hosts.
-    arguments: for hq_jax.main.
-    compile_cache: see `programs.make_environment`.
-
-  Returns:
-    The number of restarts to a command for each host.
-  """
+  """Returns a function that gives the commands for `supervisor.supervise`."""
   environment = programs.make_environment(compile_cache)
   first = hosts[0].rpartition('@')[2]
 

@@ -11,25 +11,7 @@ _HANDED_ON = r'--?(config(\.[\w.]+)?|workdir|verbosity)(=.*)?'
 
 
 def check_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
-  """Checks the arguments for hq_jax.main as far as one can without it.
-
-  >>> check_arguments(['--config=a.py', '--config.seed=1', '--workdir=runs/a'])
-  ('--config=a.py', '--config.seed=1', '--workdir=runs/a')
-  >>> check_arguments(['--confg=a.py'])
-  Traceback (most recent call last):
-  ValueError: argument '--confg=a.py' is not known
-
-  Args:
-    arguments: what the launcher does not know itself. Whatever follows a `--`
-      is not looked at.
-
-  Returns:
-    The arguments to hand on.
-
-  Raises:
-    ValueError: where one is not known, the config or the workdir is missing, or
-      the workdir is no path.
-  """
+  """Checks the arguments for hq_jax.main as far as one can without it."""
   arguments, unchecked = split(arguments)
   previous = ''
   for argument in arguments:
@@ -50,17 +32,7 @@ def check_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Splits arguments at the first `--`.
-
-  >>> split(['--a', '--', '--b', '--'])
-  (['--a'], ['--b', '--'])
-
-  Args:
-    arguments: any.
-
-  Returns:
-    Those before it, and those behind it.
-  """
+  """Splits arguments at the first `--`."""
   listed = list(arguments)
   if '--' not in listed:
     return listed, []
@@ -75,24 +47,7 @@ def make_command(
   place: tuple[int, int] | None = None,
   environment: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-  """The command of one process.
-
-  >>> import shlex
-  >>> shlex.join(make_command('python3', 'auto', ['--config=a.py']))
-  'python3 -m hq_jax.main --config=a.py --coordinator=auto'
-  >>> make_command('python3', 'h:1', [], (0, 2), {'A': 'b c'})[:2]
-  ('env', 'A=b c')
-
-  Args:
-    python: the interpreter.
-    coordinator: HOST:PORT, or 'auto' where JAX finds it.
-    arguments: for hq_jax.main.
-    place: the process's index, and how many there are; None for 'auto'.
-    environment: variables to set for it.
-
-  Returns:
-    The words of the command.
-  """
+  """The command of one process."""
   variables = [f'{name}={value}' for name, value in (environment or {}).items()]
   words = [*(['env', *variables] if variables else []), python]
   words += ['-m', 'hq_jax.main', *arguments, f'--coordinator={coordinator}']
@@ -105,21 +60,7 @@ def make_command(
 def make_environment(
   compile_cache: str | None, devices_per_process: int | None = None
 ) -> dict[str, str]:
-  """The variables that a run's processes are started with.
-
-  >>> make_environment('/shared/cache')
-  {'JAX_COMPILATION_CACHE_DIR': '/shared/cache'}
-  >>> make_environment(None, 4)
-  {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '4'}
-
-  Args:
-    compile_cache: a folder that keeps what was compiled, so that a restart
-      compiles nothing again; None keeps nothing.
-    devices_per_process: virtual CPU devices; None leaves JAX what it finds.
-
-  Returns:
-    Names and values.
-  """
+  """The variables that a run's processes are started with."""
   environment = {}
   if devices_per_process is not None:
     environment['JAX_PLATFORMS'] = 'cpu'

@@ -21,26 +21,7 @@ _LOST = ('PREEMPTED', 'TERMINATED')
 def plan(
   pod: tpu_vm.Pod, state: str, root: str, run: Sequence[commands.Command]
 ) -> list[commands.Command]:
-  """What brings a run back.
-
-  >>> pod = tpu_vm.check(tpu_vm.Pod('a', 'us-west4-a'))
-  >>> [command.words[4] for command in plan(pod, 'PREEMPTED', '.', [])[:2]]
-  ['delete', 'create']
-  >>> plan(pod, 'READY', '.', [])
-  []
-
-  Args:
-    pod: of `tpu_vm.check`.
-    state: of the slice; empty where there is none.
-    root: of the checkout.
-    run: the commands that start the run.
-
-  Returns:
-    Commands. A slice that is lost is deleted first.
-
-  Raises:
-    ValueError: for a state, such as STOPPED, that somebody has wanted.
-  """
+  """What brings a run back."""
   if state == 'READY':
     return list(run)
   return [*_make(pod, state), *_fill(pod, root), *run]
@@ -66,24 +47,7 @@ def resume(
   max_restarts: int,
   watch_seconds: float | None = None,
 ) -> int:
-  """Brings a run back, and keeps it there if it is to be watched.
-
-  Args:
-    pod: of `tpu_vm.check`.
-    root: of the checkout.
-    run: the commands that start the run.
-    max_restarts: how often the run is brought back again while it is watched;
-      attempts to make a slice that is not to be had do not count.
-    watch_seconds: between two looks; None returns once the run is started.
-
-  Returns:
-    0 once it is started or, when watched, has ended; the status of a command
-    that failed.
-
-  Raises:
-    OSError: where gcloud cannot be started.
-    ValueError: as `plan`.
-  """
+  """Brings a run back, and keeps it there if it is to be watched."""
   restarts = 0
   is_reached = is_empty = False
   pause = 30.0 if watch_seconds is None else watch_seconds

@@ -77,27 +77,7 @@ def make_script(
   cpus_per_task: int | None = None,
   compile_cache: str | None = None,
 ) -> str:
-  """Writes the script of a job: one process for each GPU.
-
-  >>> script = make_script('python3', ['--config=a.py'], 2, 8, 10)
-  >>> '#SBATCH --ntasks-per-node=8' in script.splitlines()
-  True
-
-  Args:
-    python: the interpreter on the nodes; a relative path begins at the folder
-      where the job is submitted.
-    arguments: for hq_jax.main.
-    num_nodes: 1 or more.
-    gpus_per_node: 1 or more.
-    max_restarts: how often the job comes again; time limits count too.
-    options: names and values for sbatch, such as ('partition', 'gpu'). They are
-      words.
-    cpus_per_task: CPUs of a process; None leaves it to Slurm.
-    compile_cache: see `programs.make_environment`.
-
-  Returns:
-    A script for bash.
-  """
+  """Writes the script of a job: one process for each GPU."""
   listed = [
     ('nodes', num_nodes),
     ('ntasks-per-node', gpus_per_node),
@@ -126,15 +106,5 @@ def make_script(
 
 
 def make_submission(script: str) -> commands.Command:
-  """The command that submits a script.
-
-  >>> make_submission('#!/usr/bin/env bash\\n').words
-  ('sbatch',)
-
-  Args:
-    script: of `make_script`.
-
-  Returns:
-    A command that reads the script.
-  """
+  """The command that submits a script."""
   return commands.Command(('sbatch',), script)

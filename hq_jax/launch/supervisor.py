@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple
 
 from hq_jax.launch import child as child_program
-from hq_jax.launch import exit_status as endings_lib
+from hq_jax.launch import exit_status
 from hq_jax.launch import signals
 
 _POLL_SECONDS = 0.05
@@ -36,21 +36,6 @@ def supervise(
   When one dies, the others are killed and all start again. A final status of
   one, see `endings.FINAL`, and a SIGTERM, SIGINT or SIGHUP to this process end
   the run: all get `grace_seconds` to leave. A second signal kills them at once.
-
-  >>> import sys
-  >>> supervise(lambda i: [[sys.executable, '-c', 'pass']] * 2, Policy())
-  0
-
-  Args:
-    make_commands: the number of restarts so far to the command of each process;
-      called before each start, so that it may choose another port.
-    policy: patience.
-
-  Returns:
-    The exit status: 0 to 255.
-
-  Raises:
-    ValueError: from `make_commands`.
   """
   restarts = 0
   with signals.Mailbox() as mailbox:
@@ -61,7 +46,7 @@ def supervise(
       finally:
         run.kill()
       if verdict.status != 0:
-        _say(endings_lib.describe(verdict.cause))
+        _say(exit_status.describe(verdict.cause))
       if verdict.is_final:
         return verdict.status
       if restarts >= policy.max_restarts:
@@ -97,7 +82,7 @@ class _Run:
   ):
     self._policy = policy
     self._mailbox = mailbox
-    self._endings: list[endings_lib.Ending] = []
+    self._endings: list[exit_status.ProcessExit] = []
     self._deadline: float | None = None
     self._children: list[subprocess.Popen[bytes]] = []
     try:
@@ -120,7 +105,7 @@ class _Run:
       start_new_session=True,
     )
 
-  def watch(self) -> endings_lib.Verdict:
+  def watch(self) -> exit_status.Decision:
     """Waits until all have ended, and helps where they should and do not."""
     stopped_by: int | None = None
     while len(self._endings) < len(self._children):
@@ -131,7 +116,7 @@ class _Run:
       elif len(self._mailbox.received) > 1:
         break
       if self._collect() and stopped_by is None:
-        verdict = endings_lib.judge(self._endings)
+        verdict = exit_status.decide(self._endings)
         is_death = not verdict.is_final
         self._allow(_SETTLE_SECONDS if is_death else self._policy.grace_seconds)
       if self._deadline is not None and time.monotonic() >= self._deadline:
@@ -149,27 +134,27 @@ class _Run:
       if process.stdin is not None:
         process.stdin.close()
 
-  def _conclude(self, stopped_by: int | None) -> endings_lib.Verdict:
+  def _conclude(self, stopped_by: int | None) -> exit_status.Decision:
     killed = self._find_late()
-    verdict = endings_lib.judge([*self._endings, *killed])
+    verdict = exit_status.decide([*self._endings, *killed])
     if killed and self._endings:
-      told = endings_lib.judge(self._endings)
+      told = exit_status.decide(self._endings)
       # That others had finished is no proof that the killed one had.
       verdict = told if told.status != 0 else verdict
     has_own_reason = (
-      verdict.is_final and verdict.status not in endings_lib.STOPPED
+      verdict.is_final and verdict.status not in exit_status.STOPPED
     )
     if stopped_by is None or (has_own_reason and not killed):
       return verdict
     # Whatever they make of the signal, or of the text that stands for it, it is
     # no reason to start again.
-    return endings_lib.Verdict(128 + stopped_by, True, verdict.cause)
+    return exit_status.Decision(128 + stopped_by, True, verdict.cause)
 
   def _collect(self) -> bool:
     """Notes who has ended since; returns whether anybody has."""
     known = {ending.process for ending in self._endings}
     new = [
-      endings_lib.Ending(i, process.returncode)
+      exit_status.ProcessExit(i, process.returncode)
       for i, process in enumerate(self._children)
       if i not in known and process.poll() is not None
     ]
@@ -177,11 +162,11 @@ class _Run:
     self._endings += sorted(new, key=lambda ending: ending.status)
     return bool(new)
 
-  def _find_late(self) -> list[endings_lib.Ending]:
+  def _find_late(self) -> list[exit_status.ProcessExit]:
     """What will be of those who have not left in time."""
     ended = {ending.process for ending in self._endings}
     return [
-      endings_lib.Ending(i, -signal.SIGKILL)
+      exit_status.ProcessExit(i, -signal.SIGKILL)
       for i in range(len(self._children))
       if i not in ended
     ]

@@ -25,21 +25,7 @@ def run(
   max_restarts: int,
   compile_cache: str | None = None,
 ) -> list[commands.Command]:
-  """Mounts the share and starts the run on all workers, unless that is so.
-
-  >>> pod = tpu_vm.Pod('a', 'us-west4-a')
-  >>> run(pod, ['--config=a.py'], 3)[0].words[-1][:22]
-  '--command=systemctl is'
-
-  Args:
-    pod: of `tpu_vm.check`.
-    arguments: for hq_jax.main.
-    max_restarts: after deaths, on each worker.
-    compile_cache: see `programs.make_environment`.
-
-  Returns:
-    Commands; they return while the run goes on.
-  """
+  """Mounts the share and starts the run on all workers, unless that is so."""
   launcher = [
     *('-m', 'hq_jax.launch', 'auto'),
     f'--max_restarts={max_restarts}',
@@ -71,61 +57,21 @@ def run(
 
 
 def stop(pod: tpu_vm.Pod) -> list[commands.Command]:
-  """Has the run save and leave, on all workers.
-
-  >>> stop(tpu_vm.Pod('a', 'us-west4-a'))[0].words[-1]
-  '--command=sudo systemctl stop hq_jax'
-
-  Args:
-    pod: of `tpu_vm.check`.
-
-  Returns:
-    Commands.
-  """
+  """Has the run save and leave, on all workers."""
   return [tpu_vm.ssh(pod, f'sudo systemctl stop {_UNIT}')]
 
 
 def follow(pod: tpu_vm.Pod) -> list[commands.Command]:
-  """Shows what the run has said, and goes on to; worker 0 tells of progress.
-
-  >>> follow(tpu_vm.Pod('a', 'us-west4-a'))[0].words[-2:]
-  ('--worker=0', '--command=tail -n 100 -F hq_jax.log')
-
-  Args:
-    pod: of `tpu_vm.check`.
-
-  Returns:
-    Commands; they return when they are interrupted.
-  """
+  """Shows what the run has said, and goes on to; worker 0 tells of progress."""
   return [tpu_vm.ssh(pod, 'tail -n 100 -F hq_jax.log', worker='0')]
 
 
 def find_state(pod: tpu_vm.Pod) -> commands.Command:
-  """Asks for the state of the slice: prints nothing where there is none.
-
-  >>> find_state(tpu_vm.Pod('a', 'us-west4-a')).words[-1]
-  '--format=value(state)'
-
-  Args:
-    pod: of `tpu_vm.check`.
-
-  Returns:
-    A command that prints READY, PREEMPTED, ..., or nothing.
-  """
+  """Asks for the state of the slice: prints nothing where there is none."""
   pattern = f'--filter=name~/nodes/{re.escape(pod.name)}$'
   return tpu_vm.gcloud(pod, 'list', pattern, '--format=value(state)')
 
 
 def find_activity(pod: tpu_vm.Pod) -> commands.Command:
-  """Asks whether the run goes on.
-
-  >>> find_activity(tpu_vm.Pod('a', 'us-west4-a')).words[-1]
-  '--command=systemctl is-active hq_jax || true'
-
-  Args:
-    pod: of `tpu_vm.check`.
-
-  Returns:
-    A command that prints active, deactivating, inactive, ...
-  """
+  """Asks whether the run goes on."""
   return tpu_vm.ssh(pod, f'systemctl is-active {_UNIT} || true', worker='0')

@@ -41,21 +41,7 @@ class Pod(NamedTuple):
 
 
 def check(pod: Pod) -> Pod:
-  """Checks the fields of a slice.
-
-  >>> check(Pod('a', 'us-west4-a', type='v9-8'))
-  Traceback (most recent call last):
-  ValueError: version is missing, wanted a runtime for type 'v9-8'
-
-  Args:
-    pod: any.
-
-  Returns:
-    The same, with its version.
-
-  Raises:
-    ValueError: where a field is missing or has another form than gcloud wants.
-  """
+  """Checks the fields of a slice."""
   name = r'[a-z]([a-z0-9-]{0,61}[a-z0-9])?'
   values.check_form(
     'name', pod.name, name, 'lower-case letters, digits and -, such as my-pod'
@@ -88,17 +74,7 @@ def check(pod: Pod) -> Pod:
 
 
 def create(pod: Pod) -> list[commands.Command]:
-  """Creates the slice.
-
-  >>> create(check(Pod('a', 'us-west4-a')))[0].words[-2:]
-  ('--accelerator-type=v5litepod-16', '--version=v2-alpha-tpuv5-lite')
-
-  Args:
-    pod: of `check`.
-
-  Returns:
-    Commands.
-  """
+  """Creates the slice."""
   options = [f'--accelerator-type={pod.type}', f'--version={pod.version}']
   if pod.spot:
     options.append('--spot')
@@ -109,33 +85,12 @@ def create(pod: Pod) -> list[commands.Command]:
 
 
 def delete(pod: Pod) -> list[commands.Command]:
-  """Deletes the slice, without asking.
-
-  >>> delete(Pod('a', 'us-west4-a'))[0].words[4:]
-  ('delete', 'a', '--zone=us-west4-a', '--quiet')
-
-  Args:
-    pod: of `check`.
-
-  Returns:
-    Commands.
-  """
+  """Deletes the slice, without asking."""
   return [gcloud(pod, 'delete', pod.name, '--quiet')]
 
 
 def copy(pod: Pod, root: str) -> list[commands.Command]:
-  """Copies a checkout to all workers, in the place of an older copy.
-
-  >>> [command.words[0] for command in copy(Pod('a', 'us-west4-a'), '.')]
-  ['tar', 'gcloud', 'gcloud']
-
-  Args:
-    pod: of `check`.
-    root: of the checkout.
-
-  Returns:
-    Commands.
-  """
+  """Copies a checkout to all workers, in the place of an older copy."""
   archive = os.path.join(tempfile.gettempdir(), f'hq_jax-{pod.name}.tar.gz')
   excluded = [f'--exclude={pattern}' for pattern in _NOT_COPIED]
   pack = ('tar', '-czf', archive, *excluded, '-C', root, '.')
@@ -149,17 +104,7 @@ def copy(pod: Pod, root: str) -> list[commands.Command]:
 
 
 def install(pod: Pod) -> list[commands.Command]:
-  """Installs the copied checkout on all workers, and mounts the share.
-
-  >>> len(install(Pod('a', 'us-west4-a', nfs='10.0.0.2:/share')))
-  2
-
-  Args:
-    pod: of `check`.
-
-  Returns:
-    Commands; it does no harm to run them again.
-  """
+  """Installs the copied checkout on all workers, and mounts the share."""
   steps = [
     'python3 -m pip install --quiet --user uv',
     f'python3 -m uv venv --quiet --clear --python={pod.python} hq_jax_venv',
@@ -170,17 +115,7 @@ def install(pod: Pod) -> list[commands.Command]:
 
 
 def mount(pod: Pod) -> list[commands.Command]:
-  """Mounts the share on all workers: again, after they were rebooted.
-
-  >>> mount(Pod('a', 'us-west4-a', nfs='h:/s'))[0].words[-1][:35]
-  '--command=mountpoint -q /mnt/hq_jax'
-
-  Args:
-    pod: of `check`.
-
-  Returns:
-    Commands, none where there is no share; where it is mounted they do nothing.
-  """
+  """Mounts the share on all workers: again, after they were rebooted."""
   if pod.nfs is None:
     return []
   point = shlex.quote(pod.mount)
@@ -196,19 +131,7 @@ def mount(pod: Pod) -> list[commands.Command]:
 
 
 def gcloud(pod: Pod, verb: str, *options: str) -> commands.Command:
-  """A command of `gcloud compute tpus tpu-vm`.
-
-  >>> gcloud(Pod('a', 'us-west4-a'), 'describe', 'a').words[4:]
-  ('describe', 'a', '--zone=us-west4-a')
-
-  Args:
-    pod: of `check`.
-    verb: what to do.
-    *options: names first, flags behind them.
-
-  Returns:
-    The command, with the zone and the project between the two.
-  """
+  """A command of `gcloud compute tpus tpu-vm`."""
   where = [f'--zone={pod.zone}']
   if pod.project is not None:
     where.append(f'--project={pod.project}')
@@ -219,19 +142,7 @@ def gcloud(pod: Pod, verb: str, *options: str) -> commands.Command:
 
 
 def ssh(pod: Pod, remote: str, worker: str = 'all') -> commands.Command:
-  """A command that has workers run something.
-
-  >>> ssh(Pod('a', 'us-west4-a'), 'ls -l').words[-2:]
-  ('--worker=all', '--command=ls -l')
-
-  Args:
-    pod: of `check`.
-    remote: a line for their shell.
-    worker: an index, or 'all'.
-
-  Returns:
-    The command.
-  """
+  """A command that has workers run something."""
   return gcloud(
     pod, 'ssh', pod.name, f'--worker={worker}', f'--command={remote}'
   )

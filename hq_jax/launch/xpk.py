@@ -30,21 +30,7 @@ class Workload(NamedTuple):
 
 
 def check(workload: Workload) -> Workload:
-  """Checks the fields of a workload.
-
-  >>> check(Workload('c', 'My Run', 'v6e-16'))
-  Traceback (most recent call last):
-  ValueError: workload is 'My Run', wanted lower-case letters, digits and -
-
-  Args:
-    workload: any.
-
-  Returns:
-    The same.
-
-  Raises:
-    ValueError: where a field is missing or has another form than xpk wants.
-  """
+  """Checks the fields of a workload."""
   name = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'
   wanted = 'lower-case letters, digits and -'
   values.check_form('cluster', workload.cluster, name, wanted)
@@ -71,20 +57,7 @@ def create(
   arguments: Sequence[str],
   compile_cache: str | None = None,
 ) -> commands.Command:
-  """Hands a run to a cluster.
-
-  >>> create(Workload('c', 'run', 'v6e-16'), '.', []).words[:4]
-  ('xpk', 'workload', 'create', '--cluster=c')
-
-  Args:
-    workload: of `check`.
-    root: of the checkout, which xpk adds to the base image.
-    arguments: for hq_jax.main.
-    compile_cache: see `programs.make_environment`.
-
-  Returns:
-    A command.
-  """
+  """Hands a run to a cluster."""
   python = 'python3'
   program = programs.make_command(
     python,

@@ -19,24 +19,6 @@ def conv(
 
   Both sides are padded alike by `size // 2`, whatever the stride; 'SAME' does
   not do that.
-
-  >>> import jax
-  >>> import jax.numpy as jnp
-  >>> layer = conv(8, 3, 2, jnp.float32, 'conv1')
-  >>> jax.eval_shape(layer.init_with_output, jax.random.key(0),
-  ...                jnp.zeros((1, 7, 7, 3)))[0].shape
-  (1, 4, 4, 8)
-
-  Args:
-    width: output channels.
-    size: of the kernel, odd, in pixels.
-    stride: in pixels.
-    dtype: of the computation.
-    name: of the module.
-    groups: of channels that do not see each other.
-
-  Returns:
-    A Flax module.
   """
   return nn.Conv(
     width,
@@ -51,20 +33,7 @@ def conv(
 
 
 def norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
-  """A batch norm with torch's epsilon and, as Flax counts it, momentum 0.9.
-
-  >>> import jax.numpy as jnp
-  >>> norm(False, jnp.float32, 'norm1').epsilon
-  1e-05
-
-  Args:
-    train: whether it uses the batch's statistics, and updates its own.
-    dtype: of the computation.
-    name: of the module.
-
-  Returns:
-    A Flax module.
-  """
+  """A batch norm with torch's epsilon and, as Flax counts it, momentum 0.9."""
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,

@@ -40,49 +40,19 @@ _STYLE = {
 
 
 def style() -> contextlib.AbstractContextManager[Any]:
-  """The style of all pictures; what the user has set is back after it.
-
-  >>> import matplotlib
-  >>> with style():
-  ...   matplotlib.rcParams['legend.frameon']
-  False
-
-  Returns:
-    A context in which figures are to be made and rendered.
-  """
+  """The style of all pictures; what the user has set is back after it."""
   return style_lib.context(['default', _STYLE])
 
 
 def make_figure(width: int, height: int) -> figure_lib.Figure:
-  """A blank figure.
-
-  >>> make_figure(600, 300).get_size_inches().tolist()
-  [5.0, 2.5]
-
-  Args:
-    width: in pixels of its PNG.
-    height: likewise.
-
-  Returns:
-    A figure that makes room for its labels.
-  """
+  """A blank figure."""
   size = (width / DPI, height / DPI)
   engine = layout_engine.ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
   return figure_lib.Figure(figsize=size, dpi=DPI, layout=engine)
 
 
 def to_png(figure: figure_lib.Figure) -> bytes:
-  """Renders a figure, with a palette of 256 colours.
-
-  >>> to_png(make_figure(120, 60))[:4]
-  b'\\x89PNG'
-
-  Args:
-    figure: of `make_figure`.
-
-  Returns:
-    The bytes of a PNG; the same for the same figure and libraries.
-  """
+  """Renders a figure, with a palette of 256 colours."""
   canvas = backend_agg.FigureCanvasAgg(figure)
   canvas.draw()
   pixels = np.asarray(canvas.buffer_rgba())[..., :3]
@@ -97,17 +67,7 @@ def to_png(figure: figure_lib.Figure) -> bytes:
 
 
 def format_bytes(num_bytes: float) -> str:
-  """Bytes in words: kB = 1e3 bytes, MB = 1e6 bytes.
-
-  >>> format_bytes(42_027), format_bytes(1_251_880), format_bytes(80)
-  ('42.0 kB', '1.25 MB', '80 B')
-
-  Args:
-    num_bytes: at least 0.
-
-  Returns:
-    Three digits or so, and the unit.
-  """
+  """Bytes in words: kB = 1e3 bytes, MB = 1e6 bytes."""
   if num_bytes < 1e3:
     return f'{num_bytes:.0f} B'
   if num_bytes < 1e6:
@@ -116,48 +76,21 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def start_at_zero(axes: axes_lib.Axes, values: np.ndarray) -> None:
-  """Lets the y axis go from 0 to a little above the greatest value.
-
-  >>> axes = make_figure(600, 300).add_subplot()
-  >>> start_at_zero(axes, np.array([1.0, np.nan]))
-  >>> [round(float(limit), 2) for limit in axes.get_ylim()]
-  [0.0, 1.08]
-
-  Args:
-    axes: what is drawn on.
-    values: what is drawn; NaNs are left out.
-  """
+  """Lets the y axis go from 0 to a little above the greatest value."""
   finite = values[np.isfinite(values)]
   highest = float(finite.max()) if finite.size else 0.0
   axes.set_ylim(0, 1.08 * highest if highest > 0 else 1.0)
 
 
 def layer_colours(num_layers: int) -> list[Any]:
-  """Colours from the first layer, dark, to the last, bright.
-
-  >>> len(layer_colours(3))
-  3
-
-  Args:
-    num_layers: at least 1.
-
-  Returns:
-    RGBA tuples.
-  """
+  """Colours from the first layer, dark, to the last, bright."""
   # The end of the map is too pale on white.
   most = 0.9 / max(num_layers - 1, 1)
   return [colormaps['viridis'](most * index) for index in range(num_layers)]
 
 
 def outline() -> list[patheffects.AbstractPathEffect]:
-  """A white edge, which keeps a line or a text legible on top of others.
-
-  >>> len(outline())
-  2
-
-  Returns:
-    Path effects.
-  """
+  """A white edge, which keeps a line or a text legible on top of others."""
   return [
     patheffects.Stroke(linewidth=4.5, foreground='white'),
     patheffects.Normal(),

@@ -26,19 +26,7 @@ class Phase(NamedTuple):
 
 
 def find_phases(history: Sequence[Mapping[str, Any]]) -> list[Phase]:
-  """The runs of epochs with the same phase.
-
-  >>> find_phases([{'phase': 'dense', 'epoch': 1},
-  ...              {'phase': 'dense', 'epoch': 2},
-  ...              {'phase': 'ternary', 'epoch': 3}])
-  [Phase(name='dense', start=0, end=2), Phase(name='ternary', start=2, end=3)]
-
-  Args:
-    history: rows with `phase` and `epoch`.
-
-  Returns:
-    Phases, each beginning where the one before ends.
-  """
+  """The runs of epochs with the same phase."""
   phases: list[Phase] = []
   for row in history:
     if phases and phases[-1].name == row['phase']:
@@ -55,20 +43,7 @@ def shade_phases(
   labels: bool = True,
   quantizer: str = config_lib.OURS,
 ) -> None:
-  """Shades the phases behind a plot over epochs, and names them above it.
-
-  >>> from hq_jax.report import drawing
-  >>> axes = drawing.make_figure(600, 300).add_subplot()
-  >>> shade_phases(axes, [{'phase': 'dense', 'epoch': 1}])
-  >>> [text.get_text() for text in axes.texts]
-  ['dense']
-
-  Args:
-    axes: what is drawn on; its x axis is set to the epochs.
-    history: rows with `phase` and `epoch`.
-    labels: whether the names are written.
-    quantizer: what the last phase is called.
-  """
+  """Shades the phases behind a plot over epochs, and names them above it."""
   axes.set_xlabel('epoch')
   if not history:
     axes.set_xticks([])
@@ -111,17 +86,7 @@ def shade_phases(
 
 
 def get_marker(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """How to draw what a single epoch would leave without a line.
-
-  >>> get_marker([])
-  {}
-
-  Args:
-    history: rows.
-
-  Returns:
-    Keyword arguments of `plot`.
-  """
+  """How to draw what a single epoch would leave without a line."""
   return {'marker': 'o', 'clip_on': False} if len(history) == 1 else {}
 
 

@@ -18,7 +18,7 @@ from hq_jax.report import tables
 from hq_jax.report import wording
 
 # More names than these do not fit beside a plot; a colour bar does.
-_MOST_NAMES = 14
+_MAX_NAMES = 14
 
 
 def draw_cosine_distance(
@@ -26,20 +26,7 @@ def draw_cosine_distance(
   shapes: Mapping[str, Sequence[int]],
   quantizer: str = config_lib.OURS,
 ) -> figure_lib.Figure:
-  """The cosine distance of every kernel over the epochs, and their mean.
-
-  >>> row = {'phase': 'ternary', 'epoch': 1, 'cosine_distance': {'k': 0.1}}
-  >>> len(draw_cosine_distance([row], {'k': (2, 2)}).axes)
-  1
-
-  Args:
-    history: validated rows.
-    shapes: of the kernels, by path.
-    quantizer: what the weights become.
-
-  Returns:
-    A figure of 1000 x 540 pixels.
-  """
+  """The cosine distance of every kernel over the epochs, and their mean."""
   figure = drawing.make_figure(1000, 540)
   axes = figure.add_subplot()
   epochs.shade_phases(axes, history, quantizer=quantizer)
@@ -49,7 +36,7 @@ def draw_cosine_distance(
   axes.set_title(
     f'From latent weights to their {quantizer} projection', pad=26, loc='left'
   )
-  if len(paths) <= _MOST_NAMES:
+  if len(paths) <= _MAX_NAMES:
     axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
   else:
     handles, labels = axes.get_legend_handles_labels()
@@ -66,7 +53,7 @@ def _draw_distances(
   x = [row['epoch'] for row in history]
   distances = results.get_distances(history, paths)
   colours = drawing.layer_colours(len(paths))
-  named = len(paths) <= _MOST_NAMES
+  named = len(paths) <= _MAX_NAMES
   for index, (path, colour) in enumerate(zip(paths, colours, strict=True)):
     axes.plot(
       x,
@@ -95,20 +82,7 @@ def draw_training(
   file_accuracy: float,
   quantizer: str = config_lib.OURS,
 ) -> figure_lib.Figure:
-  """Accuracy and loss over the epochs.
-
-  >>> len(draw_training([], dense_accuracy=0.75, file_accuracy=0.5).axes)
-  2
-
-  Args:
-    history: validated rows.
-    dense_accuracy: of the dense network, a fraction.
-    file_accuracy: of the model in the file, a fraction.
-    quantizer: what the weights become.
-
-  Returns:
-    A figure of 1000 x 640 pixels.
-  """
+  """Accuracy and loss over the epochs."""
   figure = drawing.make_figure(1000, 640)
   upper, lower = figure.subplots(2, 1, sharex=True)
   epochs.shade_phases(upper, history, quantizer=quantizer)
@@ -142,20 +116,7 @@ def draw_training(
 
 
 def draw_sizes(report: Mapping[str, Any]) -> figure_lib.Figure:
-  """The dense size beside the file's, and the file's by part.
-
-  >>> figure = draw_sizes({
-  ...   'dense_bytes': 4000, 'resident_bytes': 1000, 'file_bytes': 125,
-  ...   'ratio': 32.0, 'parts': {'header': 125}})
-  >>> figure.axes[0].get_title('left')
-  '32.00 times smaller'
-
-  Args:
-    report: of `results.make`.
-
-  Returns:
-    A figure of 1000 x 400 pixels.
-  """
+  """The dense size beside the file's, and the file's by part."""
   figure = drawing.make_figure(1000, 400)
   left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
   quantizer = wording.get_quantizer(report.get('config', {}))

@@ -24,27 +24,6 @@ def make(
   num_weights`. `sum(parts) = file_bytes`, and so is `sum(bytes of layers) +
   container_bytes`. `cosine_distance_start` is that of the last dense epoch,
   `cosine_distance_end` that of the last epoch; None where there is none.
-
-  >>> data = artifact_lib.dumps(
-  ...   artifact_lib.Artifact('', {}, (), {}, (), {}, {}))
-  >>> evaluation = {'accuracy': 0.5, 'loss': 1.0, 'num_examples': 8}
-  >>> inputs = inputs_lib.Inputs(
-  ...   {}, {}, 'a.hq', 4 * len(data), len(data), evaluation, evaluation,
-  ...   evaluation, [], {}, 0, 'unknown', {})
-  >>> report = make(inputs, data, artifact_lib.loads(data))
-  >>> report['ratio'], report['bits_per_weight']
-  (4.0, 8.0)
-
-  Args:
-    inputs: validated.
-    data: the bytes of the file.
-    artifact: what they hold.
-
-  Returns:
-    Plain JSON values: what is NaN or infinite became None.
-
-  Raises:
-    ValueError: a kernel is not in the file, or a value is not plain.
   """
   _check_kernels_in_file(inputs, artifact)
   start, end = _distances_at_start_and_end(inputs.history)
@@ -99,19 +78,6 @@ def count_resident_bytes(artifact: artifact_lib.Artifact) -> int:
 
   An int8 per ternary or int8 code, a uint8 per index, and the codewords, scales
   and other tensors in their types.
-
-  >>> from hq_jax.core import qtensors
-  >>> codes = np.zeros((3, 2), np.int8)
-  >>> kernel = qtensors.TernaryTensor(codes, np.ones(2, np.float16))
-  >>> count_resident_bytes(
-  ...   artifact_lib.Artifact('', {}, (), {}, (), {'params/k': kernel}, {}))
-  10
-
-  Args:
-    artifact: with NumPy arrays.
-
-  Returns:
-    Bytes.
   """
   total = 0
   for tensor in artifact.tensors.values():
@@ -125,16 +91,6 @@ def sort_kernels(shapes: Mapping[str, Sequence[int]]) -> list[str]:
 
   What is called a stem comes first, convolutions come before dense kernels,
   and otherwise names are in natural order (2 before 10).
-
-  >>> sort_kernels({'head/kernel': (8, 2), 'b10/kernel': (3, 3, 8, 8),
-  ...               'b2/kernel': (3, 3, 8, 8), 'stem/kernel': (3, 3, 1, 8)})
-  ['stem/kernel', 'b2/kernel', 'b10/kernel', 'head/kernel']
-
-  Args:
-    shapes: by path.
-
-  Returns:
-    All paths.
   """
 
   def rank(path):
@@ -147,36 +103,14 @@ def sort_kernels(shapes: Mapping[str, Sequence[int]]) -> list[str]:
 
 
 def to_float(value: Any) -> float:
-  """A number of the history; NaN where it is missing.
-
-  >>> to_float(None)
-  nan
-
-  Args:
-    value: a number or None.
-
-  Returns:
-    A float.
-  """
+  """A number of the history; NaN where it is missing."""
   return math.nan if value is None else float(value)
 
 
 def get_distances(
   history: Sequence[Mapping[str, Any]], paths: Sequence[str]
 ) -> np.ma.MaskedArray:
-  """The cosine distances of all epochs.
-
-  >>> rows = [{'cosine_distance': {'a': 0.25, 'b': None}}]
-  >>> get_distances(rows, ['b', 'a']).tolist()
-  [[None, 0.25]]
-
-  Args:
-    history: validated rows.
-    paths: of the kernels.
-
-  Returns:
-    float64 `[epochs, kernels]`, masked where a number is missing or not finite.
-  """
+  """The cosine distances of all epochs."""
   rows = [
     [to_float(row['cosine_distance'][path]) for path in paths]
     for row in history
@@ -186,21 +120,7 @@ def get_distances(
 
 
 def to_plain(field: str, value: Any) -> Any:
-  """Returns a copy that JSON can hold; NaN and infinities become None.
-
-  >>> to_plain('config', {'shape': (3, np.int64(4)), 'loss': float('nan')})
-  {'shape': [3, 4], 'loss': None}
-
-  Args:
-    field: its name, for the message.
-    value: dicts, lists, tuples, strings, numbers, NumPy's too, bools, None.
-
-  Returns:
-    A copy made of dicts, lists, strings, finite numbers, bools and None.
-
-  Raises:
-    ValueError: a value of another type.
-  """
+  """Returns a copy that JSON can hold; NaN and infinities become None."""
   if isinstance(value, np.generic):
     value = value.item()
   if isinstance(value, Mapping):

@@ -74,23 +74,7 @@ class Inputs(NamedTuple):
 
 
 def validate(inputs: Inputs) -> None:
-  """Checks every field but the file, whose reader checks it.
-
-  Args:
-    inputs: of a run.
-
-  Raises:
-    ValueError: one line that names the field, what came and what was wanted.
-
-  >>> evaluation = {'accuracy': 1.0, 'loss': 0.0, 'num_examples': 10}
-  >>> kernels = {'kernel': np.ones((2, 2), np.float32)}
-  >>> inputs = Inputs(kernels, kernels, 'a.hq', 16, 4, evaluation, evaluation,
-  ...                 evaluation, [], {}, 0, 'unknown', {})
-  >>> validate(inputs)
-  >>> validate(inputs._replace(dense_bytes=0))
-  Traceback (most recent call last):
-  ValueError: dense_bytes: got 0, wanted an int of at least 1
-  """
+  """Checks every field but the file, whose reader checks it."""
   for field in ('dense_bytes', 'num_weights'):
     _check_positive(field, getattr(inputs, field))
   if inputs.predicted_bytes is not None:

@@ -16,20 +16,7 @@ from hq_jax.report import wording
 def draw(
   report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> figure_lib.Figure:
-  """Accuracy against bytes, and the cosine distance over training.
-
-  >>> figure = draw({'dense_bytes': 4000, 'file_bytes': 125, 'ratio': 32.0,
-  ...                'dense_accuracy': 0.75, 'file_accuracy': 0.5}, [])
-  >>> figure.get_suptitle()
-  '32.00 times smaller: test accuracy 75.00% dense, 50.00% file'
-
-  Args:
-    report: of `results.make`.
-    history: validated rows.
-
-  Returns:
-    A figure of 1000 x 480 pixels.
-  """
+  """Accuracy against bytes, and the cosine distance over training."""
   figure = drawing.make_figure(1000, 480)
   left, right = figure.subplots(1, 2)
   figure.suptitle(

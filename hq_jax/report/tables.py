@@ -25,26 +25,7 @@ _PARTS = {
 
 
 def format_table(report: Mapping[str, Any]) -> str:
-  """The main table, aligned for a terminal of 80 columns.
-
-  >>> print(format_table({
-  ...   'dense_bytes': 4000, 'num_weights': 1000, 'resident_bytes': 1000,
-  ...   'file_bytes': 125, 'ratio': 32.0, 'bits_per_weight': 1.0,
-  ...   'dense_accuracy': 0.75, 'ternary_accuracy': 0.5,
-  ...   'file_accuracy': 0.5}))
-  model              bytes  ratio  bits per weight  test accuracy
-  -----------------  -----  -----  ---------------  -------------
-  dense (float32)    4,000      -            32.00         75.00%
-  ternary in memory  1,000      -             8.00         50.00%
-  .hq file             125  32.00             1.00         50.00%
-  ratio: float32 bytes of all parameters and statistics / bytes of the file
-
-  Args:
-    report: of `report.write`, or read from `report.json`.
-
-  Returns:
-    Lines without a line break at the end.
-  """
+  """The main table, aligned for a terminal of 80 columns."""
   rows = _main_rows(report)
   widths = _widths(rows)
   rows.insert(1, ['-' * width for width in widths])
@@ -53,23 +34,7 @@ def format_table(report: Mapping[str, Any]) -> str:
 
 
 def format_markdown(report: Mapping[str, Any]) -> str:
-  """The whole of `report.md`.
-
-  >>> print(format_markdown({
-  ...   'model': 'net', 'file': 'a.hq', 'step': 0, 'seed': 0, 'commit': '',
-  ...   'dense_bytes': 4000, 'num_weights': 1000, 'resident_bytes': 1000,
-  ...   'file_bytes': 125, 'ratio': 32.0, 'bits_per_weight': 1.0,
-  ...   'dense_accuracy': 0.75, 'ternary_accuracy': 0.5, 'file_accuracy': 0.5,
-  ...   'num_examples': 8, 'parts': {'header': 125}, 'container_bytes': 125,
-  ...   'layers': [], 'config': {}, 'hardware': {}}).splitlines()[0])
-  # net: 32.00 times smaller
-
-  Args:
-    report: of `results.make`.
-
-  Returns:
-    Markdown, a line break at its end.
-  """
+  """The whole of `report.md`."""
   quantizer = wording.get_quantizer(report['config'])
   main = _main_rows(report)
   main[-1][0] = f'`{report["file"]}`'
@@ -146,17 +111,7 @@ def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def name_part(part: str) -> str:
-  """What a part of the file is called in words.
-
-  >>> name_part('float16')
-  'float16 values: norms and biases'
-
-  Args:
-    part: a key of `artifact.sizes`.
-
-  Returns:
-    A phrase.
-  """
+  """What a part of the file is called in words."""
   return _PARTS.get(part, f'{part} values: norms and biases')
 
 

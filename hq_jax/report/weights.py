@@ -13,7 +13,7 @@ from hq_jax.core import qtensors
 from hq_jax.report import drawing
 from hq_jax.report import results
 
-_MOST_LAYERS = 4
+_MAX_LAYERS = 4
 
 
 class Points(NamedTuple):
@@ -41,24 +41,9 @@ def draw(
   A column per kernel (the first, the last, and some between), above it the
   dense weights, below it the latents at the end, each `sqrt(m) w_j /
   ||w_j||`, and the points of ternary or binary codes that the file holds.
-
-  >>> kernel = np.array([[1.0, 0.1], [0.1, -1.0]])
-  >>> codes = np.array([[1, 0], [0, -1]], np.int8)
-  >>> found = {'k': qtensors.TernaryTensor(codes)}
-  >>> len(draw({'k': kernel}, {'k': kernel}, found).axes)
-  2
-
-  Args:
-    dense: the kernels at the end of the dense phase, by path, finite.
-    latent: the latents at the end; the same paths and shapes.
-    found: what the file holds of them; the same paths and shapes.
-    quantizer: what the weights became.
-
-  Returns:
-    A figure 1000 pixels wide (480 for a single kernel) and 520 high.
   """
   shapes = {path: np.shape(kernel) for path, kernel in dense.items()}
-  paths = choose(results.sort_kernels(shapes), _MOST_LAYERS)
+  paths = choose(results.sort_kernels(shapes), _MAX_LAYERS)
   figure = drawing.make_figure(1000 if len(paths) > 1 else 480, 520)
   grid = figure.subplots(2, len(paths), sharex='col', squeeze=False)
   marks = {path: find_points(found[path]) for path in paths}
@@ -84,17 +69,7 @@ def draw(
 
 
 def scale_to_sphere(kernel: np.ndarray) -> np.ndarray:
-  """Divides each channel by its norm, times `sqrt(m)`: of mean square 1.
-
-  >>> scale_to_sphere(np.array([[3.0, 0.0], [4.0, 0.0]]) / 2).round(3).tolist()
-  [[0.849, 0.0], [1.131, 0.0]]
-
-  Args:
-    kernel: `[..., out]`, finite.
-
-  Returns:
-    float64 `[m, out]`; a channel of zeros stays zero.
-  """
+  """Divides each channel by its norm, times `sqrt(m)`: of mean square 1."""
   columns = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
   norms = np.linalg.norm(columns, axis=0)
   norms[norms == 0] = 1.0
@@ -105,17 +80,6 @@ def find_points(tensor: artifact_lib.Tensor) -> Points | None:
   """Where the non-zero codes lie in the units of `scale_to_sphere`.
 
   A code of a channel with `k_j` non-zeros among `m` lies at `+-sqrt(m / k_j)`.
-
-  >>> codes = np.array([[1, 0], [0, 0], [0, 0], [-1, 1]], np.int8)
-  >>> find_points(qtensors.TernaryTensor(codes[:, :1]))
-  Points(median=1.4142135623730951, low=1.4142135623730951, \
-high=1.4142135623730951)
-
-  Args:
-    tensor: of the file.
-
-  Returns:
-    Points; None where it is not ternary or holds zeros alone.
   """
   if not isinstance(tensor, qtensors.TernaryTensor):
     return None
@@ -129,18 +93,7 @@ high=1.4142135623730951)
 
 
 def choose(paths: Sequence[str], most: int) -> list[str]:
-  """Evenly spaced paths, the first and the last among them.
-
-  >>> choose(['a', 'b', 'c', 'd', 'e'], 3)
-  ['a', 'c', 'e']
-
-  Args:
-    paths: in order.
-    most: how many, at least 2.
-
-  Returns:
-    All paths, if they are no more than that.
-  """
+  """Evenly spaced paths, the first and the last among them."""
   if len(paths) <= most:
     return list(paths)
   places = np.linspace(0, len(paths) - 1, most).round().astype(int)

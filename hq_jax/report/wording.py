@@ -7,17 +7,7 @@ from hq_jax import config as config_lib
 
 
 def get_quantizer(config: Mapping[str, Any]) -> str:
-  """What the weights became, as a config calls it.
-
-  >>> get_quantizer({'quantizer': {'name': 'binary'}}), get_quantizer({})
-  ('binary', 'ternary')
-
-  Args:
-    config: of a run: nested dicts.
-
-  Returns:
-    The name of a quantizer.
-  """
+  """What the weights became, as a config calls it."""
   return config.get('quantizer', {}).get('name', config_lib.OURS)
 
 
@@ -29,19 +19,6 @@ def clean_history(
   Dense weights have a distance to the ternary point that they will go to, at
   the sparsity that is known before. To those of another quantizer they have
   none: what the network computes with are the latent weights.
-
-  >>> row = {'phase': 'dense', 'cosine_distance': {'kernel': 0.0}}
-  >>> clean_history([row], 'vector')
-  [{'phase': 'dense', 'cosine_distance': {'kernel': None}}]
-  >>> clean_history([row], 'ternary') == [row]
-  True
-
-  Args:
-    history: validated rows.
-    quantizer: of `get_quantizer`.
-
-  Returns:
-    Rows.
   """
   rows = [dict(row) for row in history]
   for row in rows:
@@ -51,17 +28,7 @@ def clean_history(
 
 
 def describe_origin(quantizer: str) -> str:
-  """A sentence about what made the file.
-
-  >>> describe_origin('binary')[:48]
-  'Made with the quantizer `binary`, to be compared'
-
-  Args:
-    quantizer: of `get_quantizer`.
-
-  Returns:
-    Markdown without a line break.
-  """
+  """A sentence about what made the file."""
   method = "Hyperspherical Quantization from the paper's abstract"
   if quantizer == config_lib.OURS:
     return f'Made by a reconstruction of {method}.'
@@ -72,17 +39,7 @@ def describe_origin(quantizer: str) -> str:
 
 
 def describe_layers(quantizer: str) -> str:
-  """What the columns of the table of layers are.
-
-  >>> describe_layers('vector')[:47]
-  'Entropy: order 0, bits per code or index. Cosin'
-
-  Args:
-    quantizer: of `get_quantizer`.
-
-  Returns:
-    Text without a line break.
-  """
+  """What the columns of the table of layers are."""
   code, when = 'code or index', ', at the end of training (end)'
   if quantizer == config_lib.OURS:
     code = 'code'

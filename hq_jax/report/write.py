@@ -26,39 +26,6 @@ def write(workdir: str, inputs: inputs_lib.Inputs) -> dict[str, Any]:
 
   Each file takes the place of an older one in one step; `report.json` is the
   last, so that where it is, all are.
-
-  >>> import tempfile
-  >>> from hq_jax.core import qtensors
-  >>> kernel = np.array([[1.0, 0.1], [0.1, -1.0]], np.float32)
-  >>> codes = qtensors.TernaryTensor(np.array([[1, 0], [0, -1]], np.int8))
-  >>> model = artifact_lib.Artifact('net', {}, (2,), {}, (), {
-  ...   'params/kernel': codes}, {})
-  >>> evaluation = {'accuracy': 0.5, 'loss': 0.7, 'num_examples': 10}
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   path = os.path.join(folder, 'model.hq')
-  ...   num_bytes = artifact_lib.write(path, model)
-  ...   report = write(folder, inputs_lib.Inputs(
-  ...     {'kernel': kernel}, {'kernel': kernel}, path, dense_bytes=16,
-  ...     num_weights=4, dense=evaluation, ternary=evaluation,
-  ...     file=evaluation, history=[], config={}, seed=0, commit='unknown',
-  ...     hardware={}))
-  ...   sorted(name for name in os.listdir(folder) if name != 'model.hq')
-  ['cosine_distance.png', 'report.json', 'report.md', 'sizes.png', \
-'summary.png', 'training.png', 'weights.png']
-  >>> report['ratio'] == 16 / num_bytes
-  True
-
-  Args:
-    workdir: the run's folder, which exists.
-    inputs: what the run came to.
-
-  Returns:
-    What `report.json` holds.
-
-  Raises:
-    ValueError: a field of the inputs is wrong, or the file is damaged; nothing
-      is written.
-    OSError: a file cannot be read or written.
   """
   inputs_lib.validate(inputs)
   quantizer = wording.get_quantizer(inputs.config)

@@ -12,20 +12,6 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
   one is there. The temporary file is removed on failure; only a process that
   is killed, or a computer that stops, leaves it. Its name is `.hq-*.tmp`:
   nothing reads it, and it may be deleted.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   write_bytes(os.path.join(folder, 'a'), b'new')
-  ...   os.listdir(folder)
-  ['a']
-
-  Args:
-    path: of the file; its folder exists.
-    content: what it shall hold.
-
-  Raises:
-    FileNotFoundError: the folder does not exist.
-    OSError: the disk refuses.
   """
   target = os.path.abspath(path)
   folder = os.path.dirname(target)

@@ -21,19 +21,7 @@ _SLOW_SECONDS = 20.0
 def initialize(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-  """Makes this process one of several, before anything is computed.
-
-  >>> initialize(None, None, None)  # one process: nothing to do
-
-  Args:
-    coordinator: HOST:PORT of process 0; 'auto' where JAX finds it, and the two
-      numbers, by itself (Cloud TPU, Slurm, Open MPI); None for one process.
-    num_processes: how many there are, >= 1.
-    process_id: which one this is, 0 <= process_id < num_processes.
-
-  Raises:
-    ValueError: where one of these is missing, out of range, or too much.
-  """
+  """Makes this process one of several, before anything is computed."""
   check(coordinator, num_processes, process_id)
   if coordinator == AUTO:
     try:
@@ -72,20 +60,7 @@ def _saying_what_is_awaited(what: str) -> Iterator[None]:
 def check(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-  """Refuses what `initialize` cannot use.
-
-  >>> check('localhost:1234', 2, 2)
-  Traceback (most recent call last):
-  ValueError: process_id is 2, wanted 0 to 1
-
-  Args:
-    coordinator: see `initialize`.
-    num_processes: see `initialize`.
-    process_id: see `initialize`.
-
-  Raises:
-    ValueError: with the name and the value.
-  """
+  """Refuses what `initialize` cannot use."""
   numbers = {'num_processes': num_processes, 'process_id': process_id}
   if coordinator is None or coordinator == AUTO:
     for name, value in numbers.items():
@@ -114,43 +89,19 @@ def check(
     )
 
 
-def is_alone() -> bool:
-  """Whether this is the only process of the run.
-
-  >>> is_alone()
-  True
-
-  Returns:
-    False where there are others.
-  """
+def is_single_process() -> bool:
+  """Whether this is the only process of the run."""
   return jax.process_count() == 1
 
 
-def is_first() -> bool:
-  """Whether this is the process that writes and prints for all.
-
-  >>> is_first()
-  True
-
-  Returns:
-    True in process 0.
-  """
+def is_primary() -> bool:
+  """Whether this is the process that writes and prints for all."""
   return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-  """What each process has.
-
-  >>> gather({'a': 1})
-  [{'a': 1}]
-
-  Args:
-    value: something that JSON can hold; all processes call this together.
-
-  Returns:
-    The values by process, the same in all processes.
-  """
-  if is_alone():
+  """What each process has."""
+  if is_single_process():
     return [value]
   text = np.frombuffer(json.dumps(value).encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.int32(text.size))
@@ -163,46 +114,21 @@ def gather(value: Any) -> list[Any]:
   ]
 
 
-def share(data: bytes | None) -> bytes:
-  """The bytes that the first process has.
-
-  >>> share(b'all')
-  b'all'
-
-  Args:
-    data: in the first process; the others' is not looked at.
-
-  Returns:
-    The same bytes in all processes.
-  """
-  if is_alone():
+def broadcast_bytes(data: bytes | None) -> bytes:
+  """The bytes that the first process has."""
+  if is_single_process():
     return data or b''
-  mine = np.frombuffer((data or b'') if is_first() else b'', np.uint8)
+  mine = np.frombuffer((data or b'') if is_primary() else b'', np.uint8)
   size = multihost_utils.broadcast_one_to_all(np.int32(mine.size))
   padded = np.zeros(int(size), np.uint8)
   padded[: mine.size] = mine
   return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
 
 
-def together(run: Callable[[], _T]) -> _T:
+def raise_on_all(run: Callable[[], _T]) -> _T:
   """Runs a function in all processes; what one refuses, all refuse.
 
   Without it the others would wait for one that has given up.
-
-  >>> together(lambda: 3)
-  3
-
-  Args:
-    run: called once; it may raise a ValueError or an OSError, and calls
-      nothing that waits for other processes.
-
-  Returns:
-    What it returns here.
-
-  Raises:
-    ValueError: what this process raised; or else what another did, with its
-      number.
-    OSError: what this process raised.
   """
   caught: Exception | None = None
   result: Any = None
@@ -224,23 +150,10 @@ def first_then_others(run: Callable[[], _T]) -> _T:
 
   For work that the first leaves behind for all, such as a set of images that
   is generated when it is first opened.
-
-  >>> first_then_others(lambda: 3)
-  3
-
-  Args:
-    run: see `together`.
-
-  Returns:
-    What it returns here.
-
-  Raises:
-    ValueError: see `together`.
-    OSError: see `together`.
   """
-  if is_alone():
+  if is_single_process():
     return run()
-  result = together(lambda: run() if is_first() else None)
-  other = together(lambda: None if is_first() else run())
-  found: Any = result if is_first() else other
+  result = raise_on_all(lambda: run() if is_primary() else None)
+  other = raise_on_all(lambda: None if is_primary() else run())
+  found: Any = result if is_primary() else other
   return found

@@ -35,16 +35,7 @@ class Interrupted(Exception):
 
 
 def interrupt(signal_number: int) -> None:
-  """Raises where there is a signal.
-
-  >>> interrupt(0)
-
-  Args:
-    signal_number: of `Watch.poll`.
-
-  Raises:
-    Interrupted: where it is not 0.
-  """
+  """Raises where there is a signal."""
   if signal_number:
     raise Interrupted(signal_number)
 
@@ -91,11 +82,8 @@ class Watch:
 
     The answer is the same in all of them: it goes around with the steps, and
     is that of a few steps before, so that none is waited for.
-
-    Returns:
-      The number of the signal, or 0.
     """
-    if distributed.is_alone():
+    if distributed.is_single_process():
       return self._received
     num_local = len(self._mesh.local_devices)
     flags = {'flag': np.full(num_local, self._received, np.int32)}
@@ -110,15 +98,7 @@ class Watch:
     return max(distributed.gather(self._received))
 
   def receive(self, number: int) -> bool:
-    """Takes a signal.
-
-    Args:
-      number: which.
-
-    Returns:
-      Whether the run goes on to the end of its step; if not, it is to end at
-      once.
-    """
+    """Takes a signal."""
     if not self._waits or self._received:
       return False
     self._received = number
@@ -175,11 +155,7 @@ class Listener:
 
 
 def listen() -> Listener:
-  """Begins to listen to signals; to be called in the main thread.
-
-  Returns:
-    The listener, which lasts as long as the process.
-  """
+  """Begins to listen to signals; to be called in the main thread."""
   return Listener()
 
 

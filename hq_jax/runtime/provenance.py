@@ -11,14 +11,7 @@ _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'constriction')
 
 
 def get_commit() -> str:
-  """The commit of this package's source, `-dirty` where it was changed.
-
-  >>> isinstance(get_commit(), str)
-  True
-
-  Returns:
-    A hexadecimal name, or 'unknown' where the package is no checkout.
-  """
+  """The commit of this package's source, `-dirty` where it was changed."""
   here = os.path.dirname(os.path.abspath(__file__))
   # An installed package may lie in somebody else's checkout.
   if _git(here, 'ls-files', '--error-unmatch', '__init__.py') is None:
@@ -45,14 +38,7 @@ def _git(folder: str, *arguments: str) -> str | None:
 
 
 def get_hardware() -> dict[str, str]:
-  """The machine and the versions, as plain strings.
-
-  >>> 'device' in get_hardware()
-  True
-
-  Returns:
-    A dictionary for reports.
-  """
+  """The machine and the versions, as plain strings."""
   device = jax.devices()[0]
   return {
     'device': f'{jax.device_count()} x {device.device_kind}',

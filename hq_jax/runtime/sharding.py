@@ -17,21 +17,7 @@ _FSDP_AXIS = 'fsdp'
 
 
 def make_mesh(fsdp: int = 1) -> jax.sharding.Mesh:
-  """A mesh of all devices along two axes, `data` and `fsdp`.
-
-  >>> make_mesh().axis_names
-  ('data', 'fsdp')
-
-  Args:
-    fsdp: so many devices share one copy of the state, a divisor of their
-      number; neighbours, which are on the same host where it has enough.
-
-  Returns:
-    The mesh; its axes are automatic, so that any Flax model runs on it.
-
-  Raises:
-    ValueError: where the devices cannot be divided so.
-  """
+  """A mesh of all devices along two axes, `data` and `fsdp`."""
   num_devices = jax.device_count()
   if fsdp < 1 or num_devices % fsdp:
     raise ValueError(
@@ -56,18 +42,8 @@ def batch_sharded(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   )
 
 
-def is_cut(mesh: jax.sharding.Mesh) -> bool:
-  """Whether devices share a state instead of having a copy each.
-
-  >>> is_cut(make_mesh())
-  False
-
-  Args:
-    mesh: a mesh of `make_mesh`.
-
-  Returns:
-    True where `fsdp` has more than one device.
-  """
+def is_fsdp(mesh: jax.sharding.Mesh) -> bool:
+  """Whether devices share a state instead of having a copy each."""
   return mesh.shape.get(_FSDP_AXIS, 1) > 1
 
 
@@ -77,18 +53,6 @@ def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
   An array of two axes or more is cut along the last axis that the devices of
   `fsdp` divide: the output channels, where that can be. Vectors, which are few
   bytes and are needed whole by the batch norms, are on every device.
-
-  >>> import jax.numpy as jnp
-  >>> shardings = state_sharded({'kernel': jnp.ones((4, 2))}, make_mesh())
-  >>> shardings['kernel'].spec == jax.sharding.PartitionSpec(None, 'fsdp')
-  True
-
-  Args:
-    tree: arrays, or their shapes.
-    mesh: a mesh of `make_mesh`; on one without `fsdp` all is replicated.
-
-  Returns:
-    A tree of the same structure.
   """
   size = mesh.shape.get(_FSDP_AXIS)
 
@@ -104,15 +68,7 @@ def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
 
 
 def with_shardings(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
-  """Shapes, types and shardings of a state: what a checkpoint is read into.
-
-  Args:
-    tree: arrays, or their shapes and types.
-    mesh: the devices.
-
-  Returns:
-    A tree of `jax.ShapeDtypeStruct`.
-  """
+  """Shapes, types and shardings of a state: what a checkpoint is read into."""
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
@@ -123,15 +79,7 @@ def with_shardings(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
 
 
 def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
-  """Refuses a batch that the devices cannot share evenly.
-
-  Args:
-    batch_size: the global batch size.
-    mesh: a mesh of `make_mesh`.
-
-  Raises:
-    ValueError: where the devices do not divide it.
-  """
+  """Refuses a batch that the devices cannot share evenly."""
   if batch_size % mesh.size:
     raise ValueError(
       f'config.batch_size is {batch_size}, wanted a multiple of the'
@@ -142,15 +90,7 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
 def to_global(
   batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """Makes global arrays of the batch that each process has read.
-
-  Args:
-    batch: this process's share, each array `[local_batch, ...]`.
-    mesh: a mesh of `make_mesh`.
-
-  Returns:
-    Arrays `[global_batch, ...]`, sharded over their first axis.
-  """
+  """Makes global arrays of the batch that each process has read."""
   sharding = batch_sharded(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, array)
@@ -159,16 +99,7 @@ def to_global(
 
 
 def to_devices(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
-  """Puts arrays of the host in their places, each device its own part.
-
-  Args:
-    tree: arrays of NumPy, the same in all processes; those of JAX stay where
-      they are.
-    mesh: the devices.
-
-  Returns:
-    The tree, sharded by `state_sharded`.
-  """
+  """Puts arrays of the host in their places, each device its own part."""
 
   def put(leaf, sharding):
     if isinstance(leaf, jax.Array):
@@ -182,14 +113,7 @@ def to_devices(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
 
 
 def to_host(tree: chex.ArrayTree) -> Any:
-  """Brings whole arrays to the host of every process, one after another.
-
-  Args:
-    tree: arrays of any sharding; all processes call this together.
-
-  Returns:
-    The tree with arrays of NumPy.
-  """
+  """Brings whole arrays to the host of every process, one after another."""
 
   def get(leaf):
     if isinstance(leaf, jax.Array) and not (

@@ -6,22 +6,7 @@ import numpy as np
 def get_local_size(
   batch_size: int, process_index: int, process_count: int
 ) -> int:
-  """Returns one process's share of a global batch, in images.
-
-  Args:
-    batch_size: images in a global batch, a multiple of `process_count`.
-    process_index: 0 <= process_index < process_count.
-    process_count: how many processes share a global batch, >= 1.
-
-  Returns:
-    `batch_size // process_count`.
-
-  Raises:
-    ValueError: for a number outside its range.
-
-  >>> get_local_size(64, process_index=1, process_count=4)
-  16
-  """
+  """Returns one process's share of a global batch, in images."""
   check_range('process_count', process_count, 1, None)
   check_range('process_index', process_index, 0, process_count - 1)
   check_range('batch_size', batch_size, 1, None)
@@ -34,21 +19,7 @@ def get_local_size(
 
 
 def check_range(name: str, value: int, low: int, high: int | None) -> None:
-  """Refuses a number outside its range.
-
-  Args:
-    name: of the argument, for the message.
-    value: an integer.
-    low: the least that it may be.
-    high: the most; None for no limit.
-
-  Raises:
-    ValueError: with the name, the value and the range.
-
-  >>> check_range('seed', -1, 0, 9)
-  Traceback (most recent call last):
-  ValueError: seed: got -1, wanted 0..9
-  """
+  """Refuses a number outside its range."""
   if not isinstance(value, int | np.integer):
     raise ValueError(f'{name}: got {value!r}, wanted an integer')
   if value < low or (high is not None and value > high):

@@ -45,19 +45,7 @@ _INPUTS = {
 
 
 def check_name(workdir: str) -> None:
-  """Refuses what cannot be the folder of a run.
-
-  >>> check_name('gs://bucket/run')
-  Traceback (most recent call last):
-  ValueError: workdir is gs://bucket/run, wanted a folder of a file system: \
-mount the bucket, or better a network file system
-
-  Args:
-    workdir: the folder; it need not exist.
-
-  Raises:
-    ValueError: where it is empty or a URL.
-  """
+  """Refuses what cannot be the folder of a run."""
   if not workdir:
     raise ValueError("workdir is '', wanted a folder: --workdir=DIR")
   if '://' in workdir:
@@ -70,20 +58,7 @@ mount the bucket, or better a network file system
 def claim(
   workdir: str, config: Mapping[str, Any], wait_seconds: float = 0.0
 ) -> IO[str]:
-  """Makes the folder this config's own, or refuses to touch it.
-
-  Args:
-    workdir: the folder; made where there is none.
-    config: nested dictionaries that JSON can hold.
-    wait_seconds: how long to wait for another process to leave it.
-
-  Returns:
-    An open file that holds the folder's lock until it is closed.
-
-  Raises:
-    ValueError: where the folder belongs to another config, holds files of a
-      run without one, is in use, or is no folder.
-  """
+  """Makes the folder this config's own, or refuses to touch it."""
   if os.path.exists(workdir) and not os.path.isdir(workdir):
     raise ValueError(f'workdir is {workdir}, which is a file')
   path = os.path.join(workdir, CONFIG)
@@ -157,18 +132,7 @@ def _check_same(workdir: str, text: str, config: Mapping[str, Any]) -> None:
 def find_differences(
   theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> list[str]:
-  """Says which fields differ that decide the result of a run.
-
-  >>> find_differences({'seed': 1, 'mesh': {'fsdp': 1}}, {'seed': 2})
-  ['config.seed is 1 there and 2 here']
-
-  Args:
-    theirs: nested dictionaries, or one with dots in its names.
-    ours: the same of this run.
-
-  Returns:
-    A line for each field, in alphabetical order.
-  """
+  """Says which fields differ that decide the result of a run."""
   there, here = dict(_flatten(theirs)), dict(_flatten(ours))
   return [
     f'config.{name} is {there.get(name)!r} there and {here.get(name)!r} here'
@@ -180,20 +144,7 @@ def find_differences(
 def join(
   workdir: str, config: Mapping[str, Any], wait_seconds: float = 90.0
 ) -> IO[str]:
-  """Finds the folder that another process of the same run has claimed.
-
-  Args:
-    workdir: the folder.
-    config: of `claim`.
-    wait_seconds: how long to wait for it: a network file system shows what is
-      new up to a minute late.
-
-  Returns:
-    An open file, as `claim`, without the lock.
-
-  Raises:
-    ValueError: where it is not there, or belongs to another config.
-  """
+  """Finds the folder that another process of the same run has claimed."""
   path = os.path.join(workdir, CONFIG)
   deadline = time.monotonic() + wait_seconds
   while not os.path.exists(path):
@@ -239,21 +190,12 @@ class History:
         self.rows = list(_parse(file))
 
   def truncate(self, step: int, until: float = math.inf) -> None:
-    """Forgets what came after a step, because it is done again.
-
-    Args:
-      step: of the whole run; its own row is kept.
-      until: the last step that is done again; rows beyond it are kept.
-    """
+    """Forgets what came after a step, because it is done again."""
     self.rows = [row for row in self.rows if not step < row['step'] <= until]
     self._write()
 
   def append(self, row: dict[str, Any]) -> None:
-    """Adds a row.
-
-    Args:
-      row: with `step`, which no other row has.
-    """
+    """Adds a row."""
     is_last = not self.rows or self.rows[-1]['step'] < row['step']
     self.rows = sorted([*self.rows, row], key=lambda row: row['step'])
     if is_last and self._is_kept:

@@ -25,14 +25,7 @@ from hq_jax.training import train_state
 
 
 def make_watch(job: setup_lib.Job) -> Callable[[train_state.TrainState], Any]:
-  """Makes the compiled diagnostics of a job's kernels.
-
-  Args:
-    job: with the plan of the stage.
-
-  Returns:
-    A function from a state to a table of numbers for each diagnostic.
-  """
+  """Makes the compiled diagnostics of a job's kernels."""
   compiled = functools.partial(
     jax.jit, out_shardings=sharding.replicated(job.mesh)
   )
@@ -52,22 +45,7 @@ def finish(
   train: Mapping[str, float],
   evaluate_on_test: Callable[[Any], dict[str, Any]],
 ) -> tuple[train_state.TrainState, dict[str, Any]]:
-  """Ends an epoch: makes the file that it would ship, and evaluates it.
-
-  Args:
-    job: with the plan of the stage.
-    stage: which.
-    epoch: of the stage, from 1.
-    state: after its last step.
-    train: means over the epoch.
-    evaluate_on_test: from variables to metrics.
-
-  Returns:
-    The state to go on with, and the row of the epoch.
-
-  Raises:
-    FloatingPointError: where the loss is no longer a number.
-  """
+  """Ends an epoch: makes the file that it would ship, and evaluates it."""
   row = _make_row(job, stage, epoch, state, train)
   variables = state.variables
   if row['phase'] == 'ternary':  # What the file holds is evaluated.
@@ -107,18 +85,18 @@ def _make_file(
   job: setup_lib.Job, state: train_state.TrainState, is_last: bool
 ) -> tuple[train_state.TrainState, dict[str, Any], dict[str, Any]]:
   """The state, steered to its target; the file's variables; what to log."""
-  shipped = export.ship(job, state, is_last=is_last)
-  data = artifact_lib.dumps(shipped)
+  exported = export.export_model(job, state, is_last=is_last)
+  data = artifact_lib.dumps(exported)
   row: dict[str, Any] = {'file_bytes': len(data)}
   if job.wanted_bytes is not None and not is_last:
-    factor = rate_control.find_kept_factor(
-      shipped, data, planner.sparsities(job.plan), job.wanted_bytes
+    factor = rate_control.find_density_scale(
+      exported, data, planner.sparsities(job.plan), job.wanted_bytes
     )
     factor = distributed.gather(factor)[0]  # One for all, to the last bit.
-    row['kept_factor'] = factor
-    opt_state = transforms.with_kept_factor(state.opt_state, factor)
+    row['density_scale'] = factor
+    opt_state = transforms.with_density_scale(state.opt_state, factor)
     state = state.replace(opt_state=opt_state)
-  return state, artifact_lib.to_variables(shipped), row
+  return state, artifact_lib.to_variables(exported), row
 
 
 def _watch(

@@ -23,14 +23,7 @@ EvalStep = Callable[[Any, dict[str, jax.Array]], metrics.Sums]
 
 
 def make_eval_step(model: nn.Module) -> EvalStep:
-  """Makes the compiled function from variables and batch to sums.
-
-  Args:
-    model: a Flax module that takes `train`.
-
-  Returns:
-    A function of the variables and a batch (`image`, `label`, `valid`).
-  """
+  """Makes the compiled function from variables and batch to sums."""
 
   def eval_step(variables, batch):
     logits: Any = model.apply(variables, batch['image'], train=False)
@@ -46,21 +39,7 @@ def evaluate(
   mesh: jax.sharding.Mesh,
   before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-  """Evaluates a model on a whole split.
-
-  Args:
-    eval_step: made by `make_eval_step`.
-    variables: what the model is applied with.
-    batches: of `data.eval_batches.make_eval_batches`.
-    mesh: the devices.
-    before_batch: called before each batch; what it raises ends the evaluation.
-
-  Returns:
-    `accuracy` in [0, 1], `loss`, and `num_examples`, an int.
-
-  Raises:
-    ValueError: where there is no batch, or no image that can be read.
-  """
+  """Evaluates a model on a whole split."""
   variables = sharding.to_devices(variables, mesh)
   sums = None
   for batch in batches:
@@ -76,20 +55,7 @@ def evaluate(
 
 
 def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
-  """Evaluates a model that is read from its file.
-
-  Args:
-    path: an `.hq` file.
-    config: whose `data` and `batch_size` are used.
-
-  Returns:
-    As `evaluate`.
-
-  Raises:
-    FileNotFoundError: where the file is missing.
-    ValueError: where it is damaged, or does not fit the images or its own
-      model.
-  """
+  """Evaluates a model that is read from its file."""
   checked = config_lib.validate(config)
   found = artifact_lib.read(path)
   mesh = inputs.make_mesh(checked)

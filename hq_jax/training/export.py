@@ -12,51 +12,40 @@ from hq_jax.runtime import distributed
 from hq_jax.training import setup as setup_lib
 from hq_jax.training import train_state
 
-_MOST_ROUNDS = 4  # until a file that was steered too far fits its target
+_MAX_ROUNDS = 4  # until a file that was steered too far fits its target
 
 
-def ship(
+def export_model(
   job: setup_lib.Job, state: train_state.TrainState, *, is_last: bool = False
 ) -> artifact_lib.Artifact:
-  """What the file of a state holds.
-
-  Args:
-    job: with the plan that the state is trained by.
-    state: of the compression stage.
-    is_last: whether training has ended. The file then has at most the bytes of
-      its target: where it was steered a little beyond, the smallest weights
-      become zero.
-
-  Returns:
-    An artifact, on the host.
-  """
+  """What the file of a state holds."""
   if job.quantizer is not None:
     return to_artifact.artifact_of_quantizer(state, job.quantizer, **job.header)
   assert job.recipe is not None  # Where there is no quantizer.
-  make = lambda recipe, rerank: to_artifact.artifact_of_state(
+  make = lambda recipe, requantize: to_artifact.artifact_of_state(
     state,
     recipe,
     int8_kernels=job.int8_kernels,
-    rerank=rerank,
+    requantize=requantize,
     **job.header,
   )
-  shipped = make(job.recipe, False)
+  exported = make(job.recipe, False)
   if not is_last or job.wanted_bytes is None:
-    return shipped
+    return exported
   wanted = job.wanted_bytes
   assert job.config.target_ratio is not None
   most = job.plan.dense_bytes / job.config.target_ratio
-  for _ in range(_MOST_ROUNDS):
-    data = artifact_lib.dumps(shipped)
+  for _ in range(_MAX_ROUNDS):
+    data = artifact_lib.dumps(exported)
     if len(data) <= most:
       break
-    factor = rate_control.find_kept_factor(
-      shipped, data, planner.sparsities(job.plan), wanted
+    factor = rate_control.find_density_scale(
+      exported, data, planner.sparsities(job.plan), wanted
     )
     factor = distributed.gather(factor)[0]  # One for all, to the last bit.
     wanted -= job.plan.dense_bytes // 500  # Less, if it has to come again.
-    shipped = make(_scale_kept(job.recipe, factor), True)
-  return shipped
+    exported = make(_scale_kept(job.recipe, factor), True)
+  return exported
 
 
 def _scale_kept(recipe: transforms.Recipe, factor: float) -> transforms.Recipe:

@@ -18,50 +18,18 @@ _NUM_BEHIND = 2  # Steps that may be under way while older ones are looked at.
 
 
 def find_finite(loss: jax.Array, grads: chex.ArrayTree) -> jax.Array:
-  """What of a step is finite, inside `jit`.
-
-  Args:
-    loss: of any shape.
-    grads: a tree of floating point arrays.
-
-  Returns:
-    bool, `[1 + number of leaves]`: the loss, and each leaf; named by
-    `get_names`.
-  """
+  """What of a step is finite, inside `jit`."""
   flags = [finite_lib.is_finite(leaf) for leaf in trees.flatten(grads).values()]
   return jnp.stack([finite_lib.is_finite(loss), *flags])
 
 
 def get_names(params: chex.ArrayTree) -> tuple[str, ...]:
-  """What the flags of `find_finite` are of.
-
-  >>> get_names({'dense': {'kernel': 0, 'bias': 0}})
-  ('loss', 'gradient of dense/bias', 'gradient of dense/kernel')
-
-  Args:
-    params: a tree with the structure of the gradients.
-
-  Returns:
-    A name for each flag.
-  """
+  """What the flags of `find_finite` are of."""
   return 'loss', *(f'gradient of {path}' for path in trees.flatten(params))
 
 
 def find_broken(state: Any) -> list[str]:
-  """Parameters, statistics and latent weights that are not finite.
-
-  >>> import jax.numpy as jnp
-  >>> from hq_jax.training import train_state
-  >>> params = {'a': jnp.array([jnp.inf])}
-  >>> find_broken(train_state.TrainState(jnp.int32(0), params, {}, ()))
-  ['params/a']
-
-  Args:
-    state: a `TrainState`.
-
-  Returns:
-    The paths of the leaves; none where all is well.
-  """
+  """Parameters, statistics and latent weights that are not finite."""
   watched = state.variables
   latents = optax.tree.get(state.opt_state, 'latents')
   if latents is not None:
@@ -96,25 +64,13 @@ class Guard:
     self.num_skipped = 0
 
   def add(self, step: int, finite: jax.Array) -> None:
-    """Takes what a step found, and looks at that of a step before.
-
-    Args:
-      step: from 1.
-      finite: the flags of `find_finite`.
-
-    Raises:
-      FloatingPointError: with the step and the layers.
-    """
+    """Takes what a step found, and looks at that of a step before."""
     self._pending.append((step, finite))
     while len(self._pending) > _NUM_BEHIND:
       self._look()
 
   def finish(self) -> None:
-    """Looks at all steps so far.
-
-    Raises:
-      FloatingPointError: see `add`.
-    """
+    """Looks at all steps so far."""
     while self._pending:
       self._look()
 

@@ -14,17 +14,7 @@ from hq_jax.runtime import sharding
 
 
 def make_mesh(config: config_lib.Config) -> jax.sharding.Mesh:
-  """All devices as a config wants them.
-
-  Args:
-    config: validated.
-
-  Returns:
-    The mesh.
-
-  Raises:
-    ValueError: where they cannot be divided so, or cannot share a batch.
-  """
+  """All devices as a config wants them."""
   try:
     mesh = sharding.make_mesh(config.mesh.fsdp)
   except ValueError as error:
@@ -34,17 +24,7 @@ def make_mesh(config: config_lib.Config) -> jax.sharding.Mesh:
 
 
 def load_dataset(config: config_lib.Data) -> datasets.Dataset:
-  """Opens the data set of a config.
-
-  Args:
-    config: which.
-
-  Returns:
-    The data set.
-
-  Raises:
-    ValueError: where it is unknown, not prepared, or damaged.
-  """
+  """Opens the data set of a config."""
   try:
     return datasets.load(
       config.name,
@@ -59,15 +39,7 @@ def load_dataset(config: config_lib.Data) -> datasets.Dataset:
 
 
 def check_dataset(config: config_lib.Config, dataset: datasets.Dataset) -> None:
-  """Refuses a config that does not fit the images.
-
-  Args:
-    config: validated.
-    dataset: opened.
-
-  Raises:
-    ValueError: with the field and its value.
-  """
+  """Refuses a config that does not fit the images."""
   if config.batch_size > len(dataset.train):
     raise ValueError(
       f'config.batch_size is {config.batch_size}, wanted at most the'
@@ -90,20 +62,7 @@ def check_dataset(config: config_lib.Config, dataset: datasets.Dataset) -> None:
 def read_pretrained(
   config: config_lib.Config, shapes: Any
 ) -> dict[str, Any] | None:
-  """The weights that training begins with, if they are not random ones.
-
-  Args:
-    config: validated.
-    shapes: of the model's variables.
-
-  Returns:
-    `params` and `batch_stats`, without the classifier where it is to be new;
-    None for random weights.
-
-  Raises:
-    ValueError: where the file is not there, or not of this model; or where
-      nothing would be trained before random weights are compressed.
-  """
+  """The weights that training begins with, if they are not random ones."""
   path, model = config.pretrained, config.model.name
   if not config.dense.epochs and (path is None or not config.pretrained_head):
     what = 'network' if path is None else 'classifier'
@@ -137,15 +96,7 @@ def read_pretrained(
 def identify(
   config: config_lib.Config, dataset: datasets.Dataset
 ) -> dict[str, Any]:
-  """What a run must find again when it goes on, besides its config.
-
-  Args:
-    config: validated.
-    dataset: opened.
-
-  Returns:
-    An entry `inputs` for `workdir.claim`, or nothing.
-  """
+  """What a run must find again when it goes on, besides its config."""
   found = {}
   if dataset.fingerprint is not None:
     found['images'] = dataset.fingerprint
@@ -156,19 +107,7 @@ def identify(
 
 
 def with_field(error: ValueError, prefix: str, record: type) -> ValueError:
-  """The same error, by the full name of the field that it begins with.
-
-  >>> with_field(ValueError('seed is -1'), 'config.', config_lib.Config)
-  ValueError('config.seed is -1')
-
-  Args:
-    error: of a function that knows no config.
-    prefix: what the full names of the record's fields begin with.
-    record: a dataclass.
-
-  Returns:
-    What to raise.
-  """
+  """The same error, by the full name of the field that it begins with."""
   names = {field.name for field in dataclasses.fields(record)}
   first = re.match(r'\w*', str(error))
   if first and first[0] in names:

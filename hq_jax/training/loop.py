@@ -44,26 +44,7 @@ def fit(
   evaluate_on_test: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
 ) -> train_state.TrainState:
-  """Goes on from the newest checkpoint of a stage to its end.
-
-  Args:
-    job: of `setup.prepare`.
-    stage: which optimizer, how long.
-    begin: makes the stage's first state.
-    history: gets a row for each epoch.
-    evaluate_on_test: from variables, and what to call before each batch, to
-      metrics.
-    watch: knows whether to stop.
-
-  Returns:
-    The state at the end.
-
-  Raises:
-    FloatingPointError: where a loss, a gradient or a weight is no longer a
-      number.
-    OSError: where a checkpoint cannot be written.
-    preemption.Stopped: where a signal came; all is saved.
-  """
+  """Goes on from the newest checkpoint of a stage to its end."""
   run = _Run(job, stage, history, evaluate_on_test, watch)
   run.begin_or_resume(begin)
   try:
@@ -120,7 +101,7 @@ class _Run:
       initial=self._step,
       desc=self._stage.name,
       unit='step',
-      disable=None if distributed.is_first() else True,
+      disable=None if distributed.is_primary() else True,
     )
 
   def check_signals_now(self) -> None:
@@ -276,7 +257,7 @@ def _make_step(job: setup_lib.Job, stage: stages.Stage) -> train_step.TrainStep:
 
 
 def _show(bar: tqdm.tqdm, row: Mapping[str, Any]) -> None:
-  if not distributed.is_first():
+  if not distributed.is_primary():
     return
   if bar.disable:
     distance = np.mean(list(row['cosine_distance'].values()))

@@ -28,18 +28,6 @@ def make_schedule(
 
   Each phase rises linearly from 0 to its rate over its `warmup_fraction`, and
   falls as a cosine to `final_fraction` of it.
-
-  >>> phase = config_lib.Phase(epochs=2, learning_rate=0.5, warmup_fraction=0.5)
-  >>> rate = make_schedule([phase, phase], steps_per_epoch=10)
-  >>> [float(rate(step)) for step in (0, 10, 20, 30)]
-  [0.0, 0.5, 0.0, 0.5]
-
-  Args:
-    phases: in their order; those of 0 epochs are left out.
-    steps_per_epoch: at least 1.
-
-  Returns:
-    A function from the step to the rate; 0 where every phase is left out.
   """
   parts, boundaries, end = [], [], 0
   for phase in phases:
@@ -65,20 +53,7 @@ def make_schedule(
 def make_optimizer(
   config: config_lib.Optimizer, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """The optimizer of a config, with weight decay on kernels alone.
-
-  >>> tx = make_optimizer(config_lib.Optimizer(name='sgd'), lambda step: 0.1)
-
-  Args:
-    config: which optimizer.
-    schedule: the learning rate by step.
-
-  Returns:
-    An optax transformation.
-
-  Raises:
-    ValueError: for an unknown name.
-  """
+  """The optimizer of a config, with weight decay on kernels alone."""
   if config.name not in _OPTIMIZERS:
     raise ValueError(
       f'config.optimizer.name is {config.name!r}, wanted one of:'

@@ -100,8 +100,10 @@ def prepare(
   dataset = dataset or distributed.first_then_others(
     lambda: inputs.load_dataset(checked.data)
   )
-  job = distributed.together(lambda: _check(checked, workdir, mesh, dataset))
-  claim = _claim if distributed.is_first() else workdir_lib.join
+  job = distributed.raise_on_all(
+    lambda: _check(checked, workdir, mesh, dataset)
+  )
+  claim = _claim if distributed.is_primary() else workdir_lib.join
   lock = distributed.first_then_others(lambda: claim(workdir, job.identity))
   return job._replace(lock=lock)
 
@@ -109,7 +111,7 @@ def prepare(
 def _claim(workdir: str, identity: Mapping[str, Any]) -> IO[str]:
   """The lock of the folder, whose model, if it has one, is whole."""
   # A process that was killed on another host may be there for a while.
-  wait_seconds = 0.0 if distributed.is_alone() else _LOCK_SECONDS
+  wait_seconds = 0.0 if distributed.is_single_process() else _LOCK_SECONDS
   lock = workdir_lib.claim(workdir, identity, wait_seconds)
   path = os.path.join(workdir, workdir_lib.MODEL)
   try:
@@ -181,18 +183,7 @@ def _check(
 def build_model(
   config: config_lib.Config, dataset: datasets.Dataset
 ) -> tuple[nn.Module, dict[str, Any]]:
-  """The network of a config, and what a file says of it.
-
-  Args:
-    config: validated.
-    dataset: opened.
-
-  Returns:
-    The Flax module, and the header; see `Job`.
-
-  Raises:
-    ValueError: where the network is not known or takes no such arguments.
-  """
+  """The network of a config, and what a file says of it."""
   fields = config_lib.to_dict(config)['model']
   arguments = {key: x for key, x in fields.items() if x is not None}
   name = arguments.pop('name')
@@ -214,18 +205,7 @@ def build_model(
 
 
 def replan(job: Job, variables: Any) -> Job:
-  """Plans again, from the weights that are to be compressed.
-
-  Args:
-    job: of `prepare`.
-    variables: of the dense network at the end of its training.
-
-  Returns:
-    The job with the plan for these weights.
-
-  Raises:
-    ValueError: where a weight is not finite.
-  """
+  """Plans again, from the weights that are to be compressed."""
   plan = method.make_plan(job.config, variables, job.header)
   plans = distributed.gather(planner.sparsities(plan))
   if any(other != plans[0] for other in plans):

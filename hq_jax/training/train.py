@@ -53,21 +53,23 @@ def run(
     ValueError: where `model.hq` is there already and is another model.
   """
   watch = watch or preemption.Watch(job.mesh)
-  history = workdir_lib.History(job.workdir, is_kept=distributed.is_first())
+  history = workdir_lib.History(job.workdir, is_kept=distributed.is_primary())
   evaluate_on_test = make_evaluation(job)
   with watch.finishing_steps():
     dense = fit_dense(job, history, evaluate_on_test, watch)
     job, state = compress(job, dense, history, evaluate_on_test, watch)
-  shipped = export.ship(job, state, is_last=True)
+  exported = export.export_model(job, state, is_last=True)
   path = os.path.join(job.workdir, workdir_lib.MODEL)
-  write = lambda: write_model(job.workdir, shipped)
-  distributed.together(lambda: write() if distributed.is_first() else None)
+  write = lambda: write_model(job.workdir, exported)
+  distributed.raise_on_all(
+    lambda: write() if distributed.is_primary() else None
+  )
   # What the first process reads back is what all evaluate.
-  data = _read(path) if distributed.is_first() else None
-  data = distributed.share(data)
+  data = _read(path) if distributed.is_primary() else None
+  data = distributed.broadcast_bytes(data)
   evaluations = {
     'dense': evaluate_on_test(dense.variables),
-    'ternary': evaluate_on_test(artifact_lib.to_variables(shipped)),
+    'ternary': evaluate_on_test(artifact_lib.to_variables(exported)),
     'file': evaluate_on_test(
       artifact_lib.to_variables(artifact_lib.loads(data, path))
     ),
@@ -76,7 +78,7 @@ def run(
   dense_kernels = _host_kernels(dense.params, job.select)
   latent_kernels = _host_kernels(latents, job.select)
   unreadable = distributed.gather(list(job.unreadable.names))
-  if not distributed.is_first():
+  if not distributed.is_primary():
     return None
   return report.write(
     job.workdir,
@@ -99,14 +101,7 @@ def run(
 
 
 def make_evaluation(job: setup_lib.Job) -> Callable[..., dict[str, Any]]:
-  """Makes the evaluation on a job's test images.
-
-  Args:
-    job: of `setup.prepare`.
-
-  Returns:
-    A function from variables, and what to call before each batch, to metrics.
-  """
+  """Makes the evaluation on a job's test images."""
   eval_step = evaluate.make_eval_step(job.model)
   batches = eval_batches.make_eval_batches(
     job.dataset.test,
@@ -132,20 +127,7 @@ def fit_dense(
   evaluate_on_test: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
 ) -> train_state.TrainState:
-  """Trains the dense network, or goes on with it.
-
-  Args:
-    job: of `setup.prepare`.
-    history: see `loop.fit`.
-    evaluate_on_test: of `make_evaluation`.
-    watch: see `loop.fit`.
-
-  Returns:
-    The state at its end, without that of the optimizer.
-
-  Raises:
-    FloatingPointError: as `loop.fit`; and its other errors.
-  """
+  """Trains the dense network, or goes on with it."""
   stage = make_dense_stage(job)
   dense = loop.fit(
     job,
@@ -173,21 +155,7 @@ def compress(
   evaluate_on_test: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
 ) -> tuple[setup_lib.Job, train_state.TrainState]:
-  """Plans anew for a dense network, and compresses it, or goes on with that.
-
-  Args:
-    job: of `setup.prepare`.
-    dense: of `fit_dense`.
-    history: see `loop.fit`.
-    evaluate_on_test: of `make_evaluation`.
-    watch: see `loop.fit`.
-
-  Returns:
-    The job with the new plan, and the state at the end.
-
-  Raises:
-    FloatingPointError: as `loop.fit`; and its other errors.
-  """
+  """Plans anew for a dense network, and compresses it, or goes on with that."""
   job = setup_lib.replan(job, sharding.to_host(dense.variables))
   stage = make_compress_stage(job, dense.variables)
   state = loop.fit(
@@ -202,14 +170,7 @@ def compress(
 
 
 def make_dense_stage(job: setup_lib.Job) -> stages.Stage:
-  """The stage that trains the dense network.
-
-  Args:
-    job: of `setup.prepare`.
-
-  Returns:
-    The first stage.
-  """
+  """The stage that trains the dense network."""
   config = job.config
   schedule = optimizers.make_schedule([config.dense], job.steps_per_epoch)
   return stages.Stage(
@@ -225,15 +186,7 @@ def make_dense_stage(job: setup_lib.Job) -> stages.Stage:
 def make_compress_stage(
   job: setup_lib.Job, dense_variables: Any = None
 ) -> stages.Stage:
-  """The stage that prunes and makes ternary.
-
-  Args:
-    job: with the plan for the weights that the stage begins with.
-    dense_variables: of the dense network, the teacher where there is one.
-
-  Returns:
-    The second stage.
-  """
+  """The stage that prunes and makes ternary."""
   config = job.config
   schedule = optimizers.make_schedule(
     [config.prune, config.ternary], job.steps_per_epoch
@@ -254,27 +207,16 @@ def make_compress_stage(
   )
 
 
-def write_model(workdir: str, shipped: artifact_lib.Artifact) -> str:
-  """Writes `model.hq`, or finds it written already.
-
-  Args:
-    workdir: the run's folder.
-    shipped: the model.
-
-  Returns:
-    The path of the file.
-
-  Raises:
-    ValueError: where another model is there.
-  """
+def write_model(workdir: str, exported: artifact_lib.Artifact) -> str:
+  """Writes `model.hq`, or finds it written already."""
   path = os.path.join(workdir, workdir_lib.MODEL)
   if os.path.exists(path):
-    if _read(path) != artifact_lib.dumps(shipped):
+    if _read(path) != artifact_lib.dumps(exported):
       raise ValueError(
         f'{path} is not the model that this run ends with: move it away'
       )
     return path
-  artifact_lib.write(path, shipped)
+  artifact_lib.write(path, exported)
   return path
 
 

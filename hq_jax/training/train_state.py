@@ -51,21 +51,7 @@ def init(
   mesh: jax.sharding.Mesh,
   pretrained: Mapping[str, Any] | None = None,
 ) -> TrainState:
-  """Initializes a model and its optimizer, already in their places.
-
-  Args:
-    model: a Flax module that maps `[n, *input_shape]` and takes `train`.
-    tx: the optimizer.
-    key: of the initial weights.
-    input_shape: of one image.
-    mesh: the devices.
-    pretrained: `params` and `batch_stats` that take the place of initial ones:
-      nested dictionaries, which may lack some leaves and have no others.
-
-  Returns:
-    A state, sharded as `sharding.state_sharded` says; no device ever holds
-    more of it.
-  """
+  """Initializes a model and its optimizer, already in their places."""
   given = sharding.to_devices(pretrained or {}, mesh)
 
   def build(key, pretrained):
@@ -99,15 +85,6 @@ def restart(
   tx: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
-  """Begins another stage with the weights of the last.
-
-  Args:
-    state: where the last stage ended; it stays usable.
-    tx: the optimizer of the new stage.
-    mesh: the devices.
-
-  Returns:
-    A state at step 0, with its own copy of the weights.
-  """
+  """Begins another stage with the weights of the last."""
   build = lambda params, batch_stats: _begin(params, batch_stats, tx)
   return _build_sharded(build, mesh, state.params, state.batch_stats)

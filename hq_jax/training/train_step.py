@@ -39,33 +39,9 @@ def make_train_step(
 
   It knows nothing of quantization: the gradient is taken at the parameters
   that the state holds, and `tx` says what becomes of it.
-
-  Args:
-    model: a Flax module with batch norms.
-    tx: the optimizer that made the state.
-    seed: of what is drawn for mixup and cutmix, step by step.
-    label_smoothing: the mass that is spread over all classes, in [0, 1).
-    mixup_alpha: see `mixing.mix`; 0 for no mixup.
-    cutmix_alpha: see `mixing.mix`; 0 for no cutmix.
-    distill_weight: of a teacher's answers in the loss, see
-      `losses.classification`.
-    temperature: of the teacher, see `losses.distillation`.
-    skip_non_finite: a batch whose loss or gradient is NaN or infinite changes
-      nothing but the step, and counts for nothing in the sums.
-    mesh: where the state is sharded, the weights of a layer are gathered where
-      they are used, and the next state is sharded as this one; None for a
-      state on one device.
-
-  Returns:
-    A compiled function of a state, a batch (`image`, `label`) and, where
-    wanted, the variables of a teacher, the same model; it returns the next
-    state, the sums of the batch, and what was finite (see
-    `finite_guard.get_names`).
-    The state that it is given is consumed. With mixed images, accuracy is that
-    of the label with the larger share.
   """
   is_mixed = mixup_alpha > 0 or cutmix_alpha > 0
-  is_cut = mesh is not None and sharding.is_cut(mesh)
+  is_fsdp = mesh is not None and sharding.is_fsdp(mesh)
 
   def whole(tree):
     if mesh is None:
@@ -126,7 +102,7 @@ def make_train_step(
       return total / count, (sums, updated['batch_stats'])
 
     # Gathered weights are gathered again for the backward pass, not kept.
-    loss = jax.checkpoint(loss_fn, policy=_keep_local) if is_cut else loss_fn
+    loss = jax.checkpoint(loss_fn, policy=_keep_local) if is_fsdp else loss_fn
     grads, (sums, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
     grads = in_place(grads)
     finite = finite_guard.find_finite(sums['loss'], grads)

@@ -7,7 +7,7 @@ from hq_jax.transforms._encode import encode as encode
 from hq_jax.transforms._hq import finalize as finalize
 from hq_jax.transforms._hq import hq as hq
 from hq_jax.transforms._hq import latents as latents
-from hq_jax.transforms._hq import with_kept_factor as with_kept_factor
+from hq_jax.transforms._hq import with_density_scale as with_density_scale
 from hq_jax.transforms._project import project_to_sphere as project_to_sphere
 from hq_jax.transforms._project import ProjectState as ProjectState
 from hq_jax.transforms._prune import prune as prune

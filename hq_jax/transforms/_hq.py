@@ -175,7 +175,7 @@ def latents(opt_state: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   )
 
 
-def with_kept_factor(opt_state: Any, factor: float) -> Any:
+def with_density_scale(opt_state: Any, factor: float) -> Any:
   """Lets the ternary weights be more, or fewer, from the next refresh on.
 
   A kernel of sparsity `s` has `1 - (1 - s) factor` zeros, at least 0, from the
@@ -186,8 +186,8 @@ def with_kept_factor(opt_state: Any, factor: float) -> Any:
   >>> import jax.numpy as jnp
   >>> import optax
   >>> tx = hq(optax.sgd(0.1), _recipe.Recipe(sparsity=0.9))
-  >>> state = with_kept_factor(tx.init({'kernel': jnp.ones((20, 2))}), 1.5)
-  >>> float(optax.tree.get(state, 'kept_factor'))
+  >>> state = with_density_scale(tx.init({'kernel': jnp.ones((20, 2))}), 1.5)
+  >>> float(optax.tree.get(state, 'density_scale'))
   1.5
 
   Args:
@@ -203,15 +203,15 @@ def with_kept_factor(opt_state: Any, factor: float) -> Any:
   """
   if not 0.0 < factor < math.inf:
     raise ValueError(f'factor is {factor}, wanted a positive number')
-  found = optax.tree.get(opt_state, 'kept_factor')
+  found = optax.tree.get(opt_state, 'density_scale')
   if found is None:
     raise ValueError(
-      'opt_state holds no kept_factor, wanted the state of hq with'
+      'opt_state holds no density_scale, wanted the state of hq with'
       ' straight_through'
     )
   # Made from the one that is there: it keeps its sharding.
   value = jnp.full_like(found, factor)
-  return optax.tree.set(opt_state, kept_factor=value)
+  return optax.tree.set(opt_state, density_scale=value)
 
 
 def _find_latents(opt_state: Any) -> dict[str, jax.Array]:
@@ -227,7 +227,7 @@ def finalize(
   params: chex.ArrayTree,
   recipe: _recipe.Recipe,
   *,
-  rerank: bool = False,
+  requantize: bool = False,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
 ) -> chex.ArrayTree:
   """The exact ternary tree, for export.
@@ -235,8 +235,8 @@ def finalize(
   Where the parameters are ternary already, these are their codes and scales,
   the same bits on any device; elsewhere (training was cut short, or
   `straight_through` is off) the latents are rounded at the recipe's sparsity.
-  With `rerank` they are in any case: at a sparsity other than that of training,
-  if the recipe is given another.
+  With `requantize` they are in any case: at a sparsity other than that of
+  training, if the recipe is given another.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -253,7 +253,8 @@ def finalize(
     opt_state: a state that holds one of `hq`, at any depth.
     params: the parameters.
     recipe: the one it was made with.
-    rerank: whether to round the latents even where there are ternary weights.
+    requantize: whether to round the latents even where there are ternary
+      weights.
     channel_axis: the one it was made with.
 
   Returns:
@@ -290,7 +291,7 @@ def finalize(
 
   dtypes = {path: leaf.dtype for path, leaf in trees.flatten(params).items()}
   count = optax.tree.get(opt_state, 'ternary_count')
-  if count is None or rerank:
+  if count is None or requantize:
     tensors = rank()
   else:
     (count,) = jax.tree.leaves(count)

@@ -18,7 +18,7 @@ class TernaryState(NamedTuple):
   """State of the ternary quantizer."""
 
   ternary_count: jax.Array  # shape=(), dtype=int32: updates so far
-  kept_factor: jax.Array  # shape=(), dtype=float32: see `ternary`
+  density_scale: jax.Array  # shape=(), dtype=float32: see `ternary`
   thresholds: Any  # a `thresholds.Threshold` with a tree in each field
   scales: chex.ArrayTree  # [out, 1, ..] float32 for each kernel, as last used
 
@@ -43,11 +43,11 @@ def ternary(
   each update is exact. A channel with a NaN becomes NaN. Backward: see
   `transforms.straight_through`.
 
-  The sparsity is `1 - (1 - sparsity) kept_factor`, at least 0, with the factor
+  The sparsity is `1 - (1 - sparsity) density_scale`, at least 0, with the scale
   in the state: 1, until somebody sets another (not in an N:M scope, which has
   no room for one). So a loop that sees how large its file becomes can let more
   weights live, or fewer, without compiling again; see
-  `transforms.with_kept_factor`.
+  `transforms.with_density_scale`.
 
   >>> import jax.numpy as jnp
   >>> quantizer = ternary(0.5)
@@ -132,7 +132,7 @@ def ternary(
       refresh |= begun & (count == step)
     thresholds = jax.lax.cond(
       refresh,
-      lambda: rank(latents, axes, state.kept_factor, count),
+      lambda: rank(latents, axes, state.density_scale, count),
       lambda: state.thresholds,
     )
     get_codes = lambda: jax.tree.map(
@@ -167,7 +167,7 @@ def ternary(
       scales,
       params,
     )
-    state = TernaryState(count + 1, state.kept_factor, thresholds, scales)
+    state = TernaryState(count + 1, state.density_scale, thresholds, scales)
     return quantized, state
 
   return _quantizer.Quantizer(init_fn, update_fn)

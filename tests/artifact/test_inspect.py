@@ -1,4 +1,4 @@
-"""What `python -m hq_jax.artifact.inspect` says of good files and of bad ones."""
+"""What is said of good files and of bad ones."""
 
 import io
 import json

@@ -22,7 +22,7 @@ def _get_error(x, codewords):
 # One block for all, and blocks of 8 rows, the last of them with 5 of its own.
 @pytest.mark.parametrize('most_pairs', [2**24, 40])
 def test_assignment_and_means(rng, monkeypatch, most_pairs):
-  monkeypatch.setattr(_kmeans, '_MOST_PAIRS', most_pairs)
+  monkeypatch.setattr(_kmeans, '_MAX_PAIRS', most_pairs)
   x, codewords = _draw(rng, 37, 3), _draw(rng, 5, 3)
   codewords[2] = 99.0
   # Traced anew, with these blocks.

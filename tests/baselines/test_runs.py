@@ -86,7 +86,7 @@ def test_a_run_ends_in_a_file_that_is_the_network(tmp_path, prepare, name):
   rows = workdir_lib.History(job.workdir).rows
   assert [row['phase'] for row in rows] == ['dense', 'ternary', 'ternary']
   for row in rows[1:]:
-    assert row['test_accuracy'] > 0.2 and 'kept_factor' not in row
+    assert row['test_accuracy'] > 0.2 and 'density_scale' not in row
     assert min(row['cosine_distance'].values()) > 1e-3
   assert all('ste_bias' not in row for row in rows)
   assert rows[2]['file_bytes'] == report['file_bytes']

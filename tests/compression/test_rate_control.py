@@ -35,11 +35,11 @@ def _draw(sparsities, factor, structured, seed=0):
 @pytest.mark.parametrize('wanted', [0.85, 1.0, 1.1])
 def test_the_file_at_the_factor_has_the_wanted_bytes(structured, now, wanted):
   sparsities = {'a': 0.8, 'b': 0.75, 'c': 0.7}
-  shipped = _draw(sparsities, now, structured)
-  data = artifact.dumps(shipped)
+  exported = _draw(sparsities, now, structured)
+  data = artifact.dumps(exported)
   wanted_bytes = round(wanted * len(data))
-  factor = rate_control.find_kept_factor(
-    shipped, data, sparsities, wanted_bytes
+  factor = rate_control.find_density_scale(
+    exported, data, sparsities, wanted_bytes
   )
   reached = artifact.dumps(_draw(sparsities, factor, structured))
   assert len(reached) == pytest.approx(wanted_bytes, rel=0.012)
@@ -49,21 +49,23 @@ def test_the_file_at_the_factor_has_the_wanted_bytes(structured, now, wanted):
 
 def test_no_more_live_than_make_codes_most_random():
   sparsities = dict.fromkeys(SHAPES, 0.6)
-  shipped = _draw(sparsities, 1.0, False)
-  data = artifact.dumps(shipped)
-  factor = rate_control.find_kept_factor(shipped, data, sparsities, 10**6)
+  exported = _draw(sparsities, 1.0, False)
+  data = artifact.dumps(exported)
+  factor = rate_control.find_density_scale(exported, data, sparsities, 10**6)
   assert 1 / 0.4 - 0.01 < factor <= 1 / 0.4
   # Below the least factor there is nothing to be had either.
-  assert rate_control.find_kept_factor(shipped, data, sparsities, 0) == 0.25
+  assert rate_control.find_density_scale(exported, data, sparsities, 0) == 0.25
 
 
 def test_nothing_to_steer():
   zero = qtensors.TernaryTensor(np.zeros((4, 4), np.int8))
   one = qtensors.TernaryTensor(np.ones((4, 4), np.int8))
   for tensor in (zero, one):
-    shipped = artifact.Artifact('', {}, (1,), {}, (), {'params/a': tensor}, {})
-    data = artifact.dumps(shipped)
-    factor = rate_control.find_kept_factor(shipped, data, {'a': 0.5}, len(data))
+    exported = artifact.Artifact('', {}, (1,), {}, (), {'params/a': tensor}, {})
+    data = artifact.dumps(exported)
+    factor = rate_control.find_density_scale(
+      exported, data, {'a': 0.5}, len(data)
+    )
     assert 0.25 <= factor <= 2.0
 
 

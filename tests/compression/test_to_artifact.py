@@ -1,4 +1,4 @@
-"""The shipped model computes what the trained one computed."""
+"""The exported model computes what the trained one computed."""
 
 import jax
 import jax.numpy as jnp
@@ -92,9 +92,9 @@ _APPLY = jax.jit(_MODEL.apply)
 
 def test_logits_survive_the_folding(states, images):
   state = states[6]
-  shipped = to_artifact.artifact_of_state(state, _RECIPE, **_HEADER)
+  exported = to_artifact.artifact_of_state(state, _RECIPE, **_HEADER)
   wanted = np.asarray(_APPLY(state.variables, images))
-  found = np.asarray(_APPLY(artifact.to_variables(shipped), images))
+  found = np.asarray(_APPLY(artifact.to_variables(exported), images))
   size = np.abs(wanted).max()
   assert wanted.std(axis=0).min() > 0.1
   # Norms and biases have 11 significant bits, in a network of seven layers.
@@ -116,10 +116,10 @@ def test_folding_itself_changes_nothing(states, finalized, images):
     models.find_norms(params),
     np.float32,
   )
-  shipped = to_artifact.make_artifact(variables, {}, **_HEADER)
-  shipped = shipped._replace(tensors=folded, folded_norms=norms)
+  exported = to_artifact.make_artifact(variables, {}, **_HEADER)
+  exported = exported._replace(tensors=folded, folded_norms=norms)
   wanted = np.asarray(_APPLY(variables, images))
-  found = np.asarray(_APPLY(artifact.to_variables(shipped), images))
+  found = np.asarray(_APPLY(artifact.to_variables(exported), images))
   np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
@@ -134,8 +134,8 @@ def test_codebook_kernels_are_shipped(states, finalized, images):
     for path, (codes, scale) in finalized.items()
   }
   wanted = to_artifact.make_artifact(variables, finalized, **_HEADER)
-  shipped = to_artifact.make_artifact(variables, kernels, **_HEADER)
-  read = artifact.loads(artifact.dumps(shipped))
+  exported = to_artifact.make_artifact(variables, kernels, **_HEADER)
+  read = artifact.loads(artifact.dumps(exported))
   found = [type(tensor) for tensor in read.tensors.values()]
   assert found.count(qtensors.CodebookTensor) == len(finalized)
   jax.tree.map(
@@ -146,22 +146,22 @@ def test_codebook_kernels_are_shipped(states, finalized, images):
 
 
 def test_the_file_holds_what_evaluation_sees(states):
-  shipped = to_artifact.artifact_of_state(states[6], _RECIPE, **_HEADER)
-  read = artifact.loads(artifact.dumps(shipped))
+  exported = to_artifact.artifact_of_state(states[6], _RECIPE, **_HEADER)
+  read = artifact.loads(artifact.dumps(exported))
   jax.tree.map(
     np.testing.assert_array_equal,
     artifact.to_variables(read),
-    artifact.to_variables(shipped),
+    artifact.to_variables(exported),
   )
 
 
 @pytest.mark.parametrize('step', [0, 2, 4, 5, 6])
 def test_codes_are_those_of_the_state(states, step):
-  shipped = to_artifact.artifact_of_state(states[step], _RECIPE, **_HEADER)
+  exported = to_artifact.artifact_of_state(states[step], _RECIPE, **_HEADER)
   params = trees.flatten_selected(states[step].params)
   assert len(params) == 7
   for path, kernel in params.items():
-    codes = shipped.tensors[f'params/{path}'].codes
+    codes = exported.tensors[f'params/{path}'].codes
     assert codes.dtype == np.int8 and codes.shape == kernel.shape
     kept = round(0.4 * codes.size)
     if step <= _RECIPE.ternary_begin_step:
@@ -173,20 +173,20 @@ def test_codes_are_those_of_the_state(states, step):
 
 
 def test_only_the_classifier_needs_a_scale(states):
-  shipped = to_artifact.artifact_of_state(states[6], _RECIPE, **_HEADER)
+  exported = to_artifact.artifact_of_state(states[6], _RECIPE, **_HEADER)
   scaled = {
     path
-    for path, tensor in shipped.tensors.items()
+    for path, tensor in exported.tensors.items()
     if path.endswith('kernel') and tensor.scale is not None
   }
   assert scaled == {'params/head/kernel'}
-  assert len(shipped.folded_norms) == 6
-  assert set(shipped.folded_norms.values()) == {1e-5}
+  assert len(exported.folded_norms) == 6
+  assert set(exported.folded_norms.values()) == {1e-5}
   # Of a norm there is a scale and a bias, and no statistics.
-  assert not [path for path in shipped.tensors if 'batch_stats' in path]
+  assert not [path for path in exported.tensors if 'batch_stats' in path]
   floats = {
     tensor.dtype.name
-    for tensor in shipped.tensors.values()
+    for tensor in exported.tensors.values()
     if isinstance(tensor, np.ndarray)
   }
   assert floats == {'float16'}
@@ -194,7 +194,7 @@ def test_only_the_classifier_needs_a_scale(states):
 
 def test_a_scale_is_folded_in_float64(states, finalized):
   state = states[6]
-  shipped = to_artifact.artifact_of_state(state, _RECIPE, **_HEADER)
+  exported = to_artifact.artifact_of_state(state, _RECIPE, **_HEADER)
   norm = jax.tree.map(np.float64, state.params['norm_stem'])
   stats = jax.tree.map(np.float64, state.batch_stats['norm_stem'])
   a = norm['scale'] / np.sqrt(stats['var'] + 1e-5)
@@ -203,17 +203,17 @@ def test_a_scale_is_folded_in_float64(states, finalized):
     ('scale', a * scale),
     ('bias', norm['bias'] - a * stats['mean']),
   ):
-    tensor = shipped.tensors[f'params/norm_stem/{name}']
+    tensor = exported.tensors[f'params/norm_stem/{name}']
     np.testing.assert_array_equal(tensor, wanted.astype(np.float16))
 
 
 def test_the_header_holds_what_it_is_given(states):
-  shipped = to_artifact.artifact_of_state(states[0], _RECIPE, **_HEADER)
-  assert shipped.model == 'small_resnet'
-  assert shipped.model_args == _ARGUMENTS
-  assert shipped.input_shape == (8, 8, 1)
-  assert shipped.preprocessing == _HEADER['preprocessing']
-  assert shipped.class_names == ('a', 'b', 'c')
+  exported = to_artifact.artifact_of_state(states[0], _RECIPE, **_HEADER)
+  assert exported.model == 'small_resnet'
+  assert exported.model_args == _ARGUMENTS
+  assert exported.input_shape == (8, 8, 1)
+  assert exported.preprocessing == _HEADER['preprocessing']
+  assert exported.class_names == ('a', 'b', 'c')
 
 
 @pytest.mark.parametrize('name', ['scale', 'bias'])

@@ -229,8 +229,10 @@ def test_each_start_has_a_port_of_its_own():
 
 
 def _judge(*statuses):
-  listed = [exit_status.Ending(i, status) for i, status in enumerate(statuses)]
-  verdict = exit_status.judge(listed)
+  listed = [
+    exit_status.ProcessExit(i, status) for i, status in enumerate(statuses)
+  ]
+  verdict = exit_status.decide(listed)
   return verdict.status, verdict.is_final, verdict.cause.process
 
 

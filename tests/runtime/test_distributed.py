@@ -78,15 +78,17 @@ def test_what_cannot_be_used_is_refused(call, arguments, message):
 
 def test_one_process_is_the_first_and_alone():
   distributed.initialize(None, None, None)
-  assert distributed.is_alone() and distributed.is_first()
+  assert distributed.is_single_process() and distributed.is_primary()
   value = {'a': [1, None, 'x']}
   assert distributed.gather(value) == [value]
-  assert distributed.share(b'\0\xff') == b'\0\xff'
-  assert distributed.share(b'') == distributed.share(None) == b''
+  assert distributed.broadcast_bytes(b'\0\xff') == b'\0\xff'
+  assert (
+    distributed.broadcast_bytes(b'') == distributed.broadcast_bytes(None) == b''
+  )
 
 
 @pytest.mark.parametrize(
-  'call', [distributed.together, distributed.first_then_others]
+  'call', [distributed.raise_on_all, distributed.first_then_others]
 )
 def test_one_process_runs_once_and_raises_what_is_raised(call):
   calls = []
@@ -116,14 +118,15 @@ from hq_jax.runtime import sharding
 
 coordinator, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 distributed.initialize(coordinator, 2, index)
-found = {'first': distributed.is_first(), 'alone': distributed.is_alone()}
+found = {'first': distributed.is_primary()}
+found['alone'] = distributed.is_single_process()
 values = [{'a': 'x' * 1000}, None]
 found['gather'] = [
   distributed.gather(values[index]), distributed.gather('\\u00e9' * (5 * index))
 ]
 large = np.random.default_rng(0).bytes(300_001)
 found['share'] = [
-  distributed.share(data if index == 0 else other) == data
+  distributed.broadcast_bytes(data if index == 0 else other) == data
   for data in (b'', large, b'\\0')
   for other in (None, b'of no matter')
 ]
@@ -134,7 +137,7 @@ def refuse(who, error):
       raise error(f'no {index}')
     return index
   try:
-    return distributed.together(run)
+    return distributed.raise_on_all(run)
   except (ValueError, OSError) as caught:
     return f'{type(caught).__name__}: {caught}'
 

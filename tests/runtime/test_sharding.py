@@ -62,11 +62,11 @@ def test_devices_that_share_a_state_are_neighbours():
     assert dict(mesh.shape) == {'data': 8 // fsdp, 'fsdp': fsdp}
     assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 2
     assert list(mesh.devices.flat) == jax.devices()
-    assert sharding.is_cut(mesh) == (fsdp > 1)
+    assert sharding.is_fsdp(mesh) == (fsdp > 1)
 
 
 def test_a_mesh_without_the_axis_is_not_cut(make_mesh):
-  assert not sharding.is_cut(make_mesh(8))
+  assert not sharding.is_fsdp(make_mesh(8))
 
 
 @pytest.mark.parametrize('fsdp', [-2, 0, 3, 5, 16])

@@ -133,7 +133,7 @@ _ARGUMENTS = {'widths': [4], 'num_blocks': [1], 'dtype': 'float32'}
 
 
 @pytest.fixture(scope='module')
-def shipped(data_dir):
+def exported(data_dir):
   """The artifact of a small network for the digits, dense."""
   dataset = datasets.load('digits', data_dir)
   model = models.build('small_resnet', num_classes=10, arguments=_ARGUMENTS)
@@ -149,22 +149,22 @@ def shipped(data_dir):
   )
 
 
-def _write(folder, shipped):
+def _write(folder, exported):
   path = str(folder / 'model.hq')
-  artifact.write(path, shipped)
+  artifact.write(path, exported)
   return path
 
 
-def test_a_file_gives_what_its_model_gives(tmp_path, shipped, data_dir):
-  path = _write(tmp_path, shipped)
+def test_a_file_gives_what_its_model_gives(tmp_path, exported, data_dir):
+  path = _write(tmp_path, exported)
   config = {'batch_size': 40, 'data': {'data_dir': data_dir}}
   found = evaluate.evaluate_file(path, config)
   # The whole test set at once, without padding.
   test = datasets.load('digits', data_dir).test
   model = models.build('small_resnet', num_classes=10, arguments=_ARGUMENTS)
-  images = normalization.normalize(test.images, shipped.preprocessing)
+  images = normalization.normalize(test.images, exported.preprocessing)
   logits = np.asarray(
-    jax.jit(model.apply)(artifact.to_variables(shipped), images), np.float64
+    jax.jit(model.apply)(artifact.to_variables(exported), images), np.float64
   )
   log_p = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
   loss = -log_p[np.arange(500), test.labels].mean()
@@ -175,10 +175,10 @@ def test_a_file_gives_what_its_model_gives(tmp_path, shipped, data_dir):
   assert found['loss'] == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_files_own_preprocessing_is_used(tmp_path, shipped, data_dir):
+def test_the_files_own_preprocessing_is_used(tmp_path, exported, data_dir):
   config = {'batch_size': 40, 'data': {'data_dir': data_dir}}
-  found = evaluate.evaluate_file(_write(tmp_path, shipped), config)
-  other = shipped._replace(preprocessing={'mean': [0.0], 'std': [100.0]})
+  found = evaluate.evaluate_file(_write(tmp_path, exported), config)
+  other = exported._replace(preprocessing={'mean': [0.0], 'std': [100.0]})
   darker = evaluate.evaluate_file(_write(tmp_path, other), config)
   assert darker['loss'] != pytest.approx(found['loss'], rel=1e-3)
 
@@ -206,9 +206,9 @@ def test_the_files_own_preprocessing_is_used(tmp_path, shipped, data_dir):
   ],
 )
 def test_a_file_that_does_not_fit_is_refused(
-  tmp_path, shipped, data_dir, changes, message
+  tmp_path, exported, data_dir, changes, message
 ):
-  path = _write(tmp_path, shipped._replace(**changes))
+  path = _write(tmp_path, exported._replace(**changes))
   config = {'data': {'data_dir': data_dir}}
   with pytest.raises(ValueError) as caught:
     evaluate.evaluate_file(path, config)
@@ -216,10 +216,10 @@ def test_a_file_that_does_not_fit_is_refused(
 
 
 def test_a_file_with_more_than_its_model_is_refused(
-  tmp_path, shipped, data_dir
+  tmp_path, exported, data_dir
 ):
-  found = shipped.tensors | {'params/other': np.zeros(2, np.float32)}
-  path = _write(tmp_path, shipped._replace(tensors=found))
+  found = exported.tensors | {'params/other': np.zeros(2, np.float32)}
+  path = _write(tmp_path, exported._replace(tensors=found))
   with pytest.raises(ValueError) as caught:
     evaluate.evaluate_file(path, {'data': {'data_dir': data_dir}})
   assert str(caught.value) == (
@@ -227,8 +227,8 @@ def test_a_file_with_more_than_its_model_is_refused(
   )
 
 
-def test_a_damaged_or_missing_file_is_refused(tmp_path, shipped, data_dir):
-  path = _write(tmp_path, shipped)
+def test_a_damaged_or_missing_file_is_refused(tmp_path, exported, data_dir):
+  path = _write(tmp_path, exported)
   with open(path, 'r+b') as file:
     file.seek(200)
     file.write(b'\xff\x00\xff')
@@ -246,11 +246,11 @@ def test_a_wrong_config_is_refused_before_the_file_is_read():
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(
-  tmp_path, shipped, data_dir
+  tmp_path, exported, data_dir
 ):
   config = {'batch_size': 12, 'data': {'data_dir': data_dir}}
   with pytest.raises(ValueError, match=r'config\.batch_size is 12'):
-    evaluate.evaluate_file(_write(tmp_path, shipped), config)
+    evaluate.evaluate_file(_write(tmp_path, exported), config)
 
 
 def test_an_evaluation_of_nothing_is_refused():

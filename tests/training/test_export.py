@@ -23,7 +23,7 @@ def make_state(tmp_path_factory, data_dir):
   """Returns a function: fields and a factor to a job and a ternary state."""
   with jobs.preparing() as prepare:
 
-    def make(kept_factor=None, **fields):
+    def make(density_scale=None, **fields):
       fields = {
         **jobs.PERCEPTRON,
         'model.widths': (64,),
@@ -32,12 +32,12 @@ def make_state(tmp_path_factory, data_dir):
       }
       config = jobs.get_config(data_dir, **fields)
       job = prepare(config, tmp_path_factory.mktemp('shipping') / 'run')
-      return job, _quantize(job, kept_factor)
+      return job, _quantize(job, density_scale)
 
     yield make
 
 
-def _quantize(job, kept_factor):
+def _quantize(job, density_scale):
   """Random weights, and their ternary ones after a step of the stage."""
   dense = train_state.init(
     job.model, optax.identity(), jax.random.key(0), (8, 8, 1), job.mesh
@@ -45,8 +45,8 @@ def _quantize(job, kept_factor):
   tx = train.make_compress_stage(job).tx
   state = train_state.restart(dense, tx, job.mesh)
   opt_state = state.opt_state
-  if kept_factor is not None:
-    opt_state = transforms.with_kept_factor(opt_state, kept_factor)
+  if density_scale is not None:
+    opt_state = transforms.with_density_scale(opt_state, density_scale)
 
   @jax.jit
   def step(params, opt_state):
@@ -58,10 +58,10 @@ def _quantize(job, kept_factor):
   return state.replace(params=params, opt_state=opt_state)
 
 
-def _get_codes(shipped):
+def _get_codes(exported):
   return {
     path: tensor.codes
-    for path, tensor in shipped.tensors.items()
+    for path, tensor in exported.tensors.items()
     if isinstance(tensor, qtensors.TernaryTensor)
   }
 
@@ -71,13 +71,13 @@ def _assert_equal(found, wanted):
 
 
 def test_at_the_end_the_smallest_weights_leave_until_it_fits(make_state):
-  job, state = make_state(kept_factor=2.5, target_ratio=20.0)
+  job, state = make_state(density_scale=2.5, target_ratio=20.0)
   most = job.plan.dense_bytes / 20
-  before = export.ship(job, state)
+  before = export.export_model(job, state)
   assert len(artifact_lib.dumps(before)) > 1.05 * most
-  shipped = export.ship(job, state, is_last=True)
-  assert 0.95 * most < len(artifact_lib.dumps(shipped)) <= most
-  all_codes, codes = _get_codes(before), _get_codes(shipped)
+  exported = export.export_model(job, state, is_last=True)
+  assert 0.95 * most < len(artifact_lib.dumps(exported)) <= most
+  all_codes, codes = _get_codes(before), _get_codes(exported)
   assert codes.keys() == {'params/dense1/kernel', 'params/head/kernel'}
   for path, found in codes.items():
     held = all_codes[path]
@@ -92,26 +92,26 @@ def test_at_the_end_the_smallest_weights_leave_until_it_fits(make_state):
 
 def test_what_fits_is_shipped_as_it_is(make_state):
   job, state = make_state(target_ratio=20.0)
-  before = export.ship(job, state)
+  before = export.export_model(job, state)
   (sparsity,) = set(planner.sparsities(job.plan).values())
   for codes in _get_codes(before).values():
     assert np.mean(codes == 0) == pytest.approx(sparsity, abs=1 / codes.size)
   assert len(artifact_lib.dumps(before)) <= job.plan.dense_bytes / 20
-  _assert_equal(export.ship(job, state, is_last=True), before)
+  _assert_equal(export.export_model(job, state, is_last=True), before)
 
 
 def test_without_a_target_nothing_leaves(make_state):
-  job, state = make_state(kept_factor=1.5, **{'recipe.sparsity': 0.8})
-  before = export.ship(job, state)
+  job, state = make_state(density_scale=1.5, **{'recipe.sparsity': 0.8})
+  before = export.export_model(job, state)
   for codes in _get_codes(before).values():
     # 1 - (1 - 0.8) * 1.5
     assert np.mean(codes == 0) == pytest.approx(0.7, abs=1 / codes.size)
-  _assert_equal(export.ship(job, state, is_last=True), before)
+  _assert_equal(export.export_model(job, state, is_last=True), before)
 
 
 def test_another_quantizer_ships_its_records(make_state):
   job, state = make_state(**{'quantizer.name': 'binary'})
-  shipped = export.ship(job, state)
-  for codes in _get_codes(shipped).values():
+  exported = export.export_model(job, state)
+  for codes in _get_codes(exported).values():
     assert (codes != 0).all()
-  _assert_equal(export.ship(job, state, is_last=True), shipped)
+  _assert_equal(export.export_model(job, state, is_last=True), exported)

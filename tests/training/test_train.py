@@ -93,7 +93,9 @@ def test_file_is_as_small_as_was_asked(finished):
 def test_logits_of_the_file_are_those_of_training(finished, state):
   job, _ = finished
   # What the ternary phase evaluates, from the state of training ...
-  evaluated = artifact_lib.to_variables(export.ship(job, state, is_last=True))
+  evaluated = artifact_lib.to_variables(
+    export.export_model(job, state, is_last=True)
+  )
   # ... and what somebody reads who has the file alone.
   path = os.path.join(job.workdir, 'model.hq')
   read = artifact_lib.to_variables(artifact_lib.read(path))
@@ -108,9 +110,9 @@ def test_logits_of_the_file_are_those_of_training(finished, state):
   # The unfolded network, whose statistics are float32, differs from what it is
   # before the file is made to fit by what the norms lose in float16.
   unfolded = np.asarray(apply(state.variables, images))
-  shipped = artifact_lib.to_variables(export.ship(job, state))
+  exported = artifact_lib.to_variables(export.export_model(job, state))
   np.testing.assert_allclose(
-    np.asarray(apply(shipped, images)),
+    np.asarray(apply(exported, images)),
     unfolded,
     atol=5e-3 * np.abs(unfolded).max(),
   )
@@ -130,8 +132,8 @@ def test_accuracies_are_measured_on_the_file_and_on_the_dense_network(finished):
 def test_codes_of_the_file_are_the_parameters(finished, state):
   job, _ = finished
   found = artifact_lib.read(os.path.join(job.workdir, 'model.hq')).tensors
-  last = export.ship(job, state, is_last=True).tensors
-  before = export.ship(job, state).tensors
+  last = export.export_model(job, state, is_last=True).tensors
+  before = export.export_model(job, state).tensors
   params = trees.flatten(state.params)
   finalized = jax.jit(transforms.finalize, static_argnums=2)(
     state.opt_state, state.params, job.recipe
@@ -144,17 +146,17 @@ def test_codes_of_the_file_are_the_parameters(finished, state):
   for path, tensor in codes.items():
     in_file = found[f'params/{path}'].codes
     np.testing.assert_array_equal(in_file, last[f'params/{path}'].codes)
-    shipped = np.asarray(before[f'params/{path}'].codes)
+    exported = np.asarray(before[f'params/{path}'].codes)
     # What was steered beyond its target lost its smallest weights, no more.
-    assert np.mean(in_file != shipped) < 0.01
-    np.testing.assert_array_equal(shipped, np.asarray(tensor.codes))
-    np.testing.assert_array_equal(shipped, np.sign(params[path]))
+    assert np.mean(in_file != exported) < 0.01
+    np.testing.assert_array_equal(exported, np.asarray(tensor.codes))
+    np.testing.assert_array_equal(exported, np.sign(params[path]))
     # The sparsity of the plan, and the factor of the epoch before the last.
-    factor = optax.tree.get(state.opt_state, 'kept_factor')
+    factor = optax.tree.get(state.opt_state, 'density_scale')
     wanted = 1 - (1 - job.recipe.sparsity) * float(factor)
-    zeros = np.mean(shipped == 0)
-    assert zeros >= wanted - 1 / shipped.size
-    assert zeros <= wanted + 0.5 / shipped.size + 1e-6
+    zeros = np.mean(exported == 0)
+    assert zeros >= wanted - 1 / exported.size
+    assert zeros <= wanted + 0.5 / exported.size + 1e-6
 
 
 def test_history_tells_of_every_epoch(finished):
@@ -167,8 +169,8 @@ def test_history_tells_of_every_epoch(finished):
   assert [row['step'] for row in rows] == [20, 40, 60, 80, 100, 120]
   # The sparsity is exact after the last step of pruning and of all; the
   # smallest kernel has 144 weights. In between it is steered to fill the file.
-  factor = rows[4]['kept_factor']
-  assert 'kept_factor' not in rows[5] and factor > 1
+  factor = rows[4]['density_scale']
+  assert 'density_scale' not in rows[5] and factor > 1
   for row, kept in ((rows[3], 1), (rows[5], factor)):
     wanted = 1 - (1 - job.recipe.sparsity) * kept
     for path, zeros in row['sparsity'].items():

@@ -55,7 +55,7 @@ FIELDS = {
   'prune': ['prune_count'],
   'reinit': ['reinit_count'],
   'straight_through': [
-    'kept_factor',
+    'density_scale',
     'latents',
     'scales',
     'skipped_count',
@@ -63,7 +63,7 @@ FIELDS = {
     'thresholds',
   ],
   'hq': [
-    'kept_factor',
+    'density_scale',
     'latents',
     'prune_count',
     'quantizer_state',
@@ -459,5 +459,5 @@ def test_the_table_holds_every_transform():
     if not name.startswith('_') and callable(value) and name.islower()
   }
   others = {'channel_axis', 'describe', 'finalize', 'kernels', 'latents'}
-  others |= {'encode', 'with_kept_factor'}
+  others |= {'encode', 'with_density_scale'}
   assert public - others == set(TRANSFORMS)

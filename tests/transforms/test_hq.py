@@ -96,7 +96,7 @@ def test_more_weights_live_from_the_next_refresh_on(rng):
   update = jax.jit(tx.update)
   for step in range(5):
     if step == 1:
-      state = transforms.with_kept_factor(state, 2.0)
+      state = transforms.with_density_scale(state, 2.0)
     updates, state = update(params, state, params)
     params = optax.apply_updates(params, updates)
     zeros.append(int((params['kernel'] == 0).sum()))
@@ -110,9 +110,9 @@ def test_a_factor_that_cannot_be_set_is_refused(rng):
   state = transforms.hq(optax.sgd(0.1), RECIPE).init(params)
   for factor in (0.0, -1.0, float('nan'), float('inf')):
     with pytest.raises(ValueError, match=f'^factor is {factor}, wanted a'):
-      transforms.with_kept_factor(state, factor)
-  with pytest.raises(ValueError, match='holds no kept_factor'):
-    transforms.with_kept_factor(optax.sgd(0.1).init(params), 1.5)
+      transforms.with_density_scale(state, factor)
+  with pytest.raises(ValueError, match='holds no density_scale'):
+    transforms.with_density_scale(optax.sgd(0.1).init(params), 1.5)
 
 
 @functools.cache
@@ -729,7 +729,7 @@ def _count_kept(params, recipe, num_steps, factors=None):
   state, found = tx.init(params), []
   for t in range(num_steps):
     if t in (factors or {}):
-      state = transforms.with_kept_factor(state, factors[t])
+      state = transforms.with_density_scale(state, factors[t])
     updates, state = step(zero, state, params)
     params = optax.apply_updates(params, updates)
     found.append(_num_kept(params))
@@ -768,7 +768,7 @@ def test_a_straight_through_ramp_in_groups(rng):
   assert found == [[64, 512], [48, 384], [32, 256], [32, 256]]
 
 
-def test_the_kept_factor_acts_after_a_straight_through_ramp(rng):
+def test_the_density_scale_acts_after_a_straight_through_ramp(rng):
   recipe = transforms.Recipe(
     sparsity=0.8,
     initial_sparsity=0.3,

@@ -160,19 +160,19 @@ def test_before_begin_step_nothing_changes(rng):
 
 
 @pytest.mark.parametrize('sparsity', [0.8, {'a': 0.8}, {'.*': 0.8}])
-def test_kept_factor_scales_what_is_kept(rng, sparsity):
+def test_density_scale_scales_what_is_kept(rng, sparsity):
   latents, axes = {'a': _kernel(rng, (10, 10))}, {'a': 1}
   quantizer = transforms.ternary(sparsity, refresh_steps=2)
   update = jax.jit(
     lambda state: quantizer.update(latents, state, latents, axes)
   )
   state = quantizer.init(latents, axes)
-  assert state.kept_factor == 1
+  assert state.density_scale == 1
   for factor, zeros in ((1.0, 80), (1.5, 80), (1.5, 70), (9.0, 70), (9.0, 0)):
     # Counted from the first: the second of each pair is no refresh.
-    quantized, state = update(state._replace(kept_factor=jnp.float32(factor)))
+    quantized, state = update(state._replace(density_scale=jnp.float32(factor)))
     assert _num_zeros(quantized) == {'a': zeros}
-    assert state.kept_factor == factor
+    assert state.density_scale == factor
   assert update._cache_size() == 1
 
 
@@ -195,7 +195,7 @@ def test_the_sparsity_may_follow_a_schedule(rng, by_path):
   )
 
 
-def test_kept_factor_scales_what_a_schedule_keeps(rng):
+def test_density_scale_scales_what_a_schedule_keeps(rng):
   latents, axes = {'a': _kernel(rng, (10, 10))}, {'a': 1}
   quantizer = transforms.ternary(lambda t: 0.9 - 0.1 * t, refresh_steps=1)
   state, zeros = quantizer.init(latents, axes), []
@@ -203,16 +203,16 @@ def test_kept_factor_scales_what_a_schedule_keeps(rng):
     lambda state: quantizer.update(latents, state, latents, axes)
   )
   for factor in (1.0, 2.0, 2.0, 0.5):
-    quantized, state = update(state._replace(kept_factor=jnp.float32(factor)))
+    quantized, state = update(state._replace(density_scale=jnp.float32(factor)))
     zeros.append(_num_zeros(quantized)['a'])
   # Kept: 0.1, twice 0.2, twice 0.3, and half of 0.4.
   assert zeros == [90, 60, 40, 80]
 
 
-def test_kept_factor_leaves_quotas_alone(rng):
+def test_density_scale_leaves_quotas_alone(rng):
   latents, axes = {'a': _kernel(rng, (8, 2))}, {'a': 1}
   quantizer = transforms.ternary(0.5, scope='2:4')
-  state = quantizer.init(latents, axes)._replace(kept_factor=jnp.float32(2))
+  state = quantizer.init(latents, axes)._replace(density_scale=jnp.float32(2))
   quantized, _ = quantizer.update(latents, state, latents, axes)
   assert _num_zeros(quantized) == {'a': 8}
 

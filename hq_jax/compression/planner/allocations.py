@@ -12,7 +12,7 @@ from hq_jax.compression.planner import records
 from hq_jax.core import sparsity_distributions
 
 _NUM_BISECTIONS = 40
-_MOST_ATTEMPTS = 8
+_MAX_ATTEMPTS = 8
 
 
 def share_out(
@@ -24,21 +24,6 @@ def share_out(
   """The least overall sparsity whose file is small enough, by bisection.
 
   Every kernel is ternary.
-
-  >>> network = overhead.measure({'a': {'kernel': np.ones((64, 64))}})
-  >>> found = share_out(network, 700, 'uniform')
-  >>> round(found.layers['a/kernel'].sparsity, 1), found.predicted_bytes
-  (0.8, 700)
-
-  Args:
-    network: of `overhead.measure`.
-    wanted: bytes of the file.
-    distribution: a key of `sparsity_distributions.DISTRIBUTIONS`.
-    code_fraction: bytes of ternary codes over their order-0 entropy.
-
-  Returns:
-    A plan, with a sparsity from 1/3, where codes are most random, to 0.995; the
-    latter too where the file is larger than wanted.
   """
   share = sparsity_distributions.DISTRIBUTIONS[distribution]
   shapes = {path: kernel.shape for path, kernel in network.kernels.items()}
@@ -47,7 +32,7 @@ def share_out(
   make = lambda sparsity: records.make_plan(
     network, fixed, encodings, share(shapes, sparsity), code_fraction
   )
-  return _bisect(make, costs.LEAST_SPARSITY, costs.MOST_SPARSITY, wanted)
+  return _bisect(make, costs.MIN_SPARSITY, costs.MAX_SPARSITY, wanted)
 
 
 def minimise_distance(
@@ -60,21 +45,6 @@ def minimise_distance(
 
   `min sum_l D_l` by `lagrange`. Because encodings jump, those that fit stay and
   the sparsities of the ternary kernels use up what is left.
-
-  >>> kernel = np.random.default_rng(0).normal(size=(64, 64))
-  >>> network = overhead.measure({'a': {'kernel': kernel}})
-  >>> found = minimise_distance(network, 700, ['ternary', 'int8'])
-  >>> found.layers['a/kernel'].encoding, found.predicted_bytes <= 700
-  ('ternary', True)
-
-  Args:
-    network: of `overhead.measure`.
-    wanted: bytes of the file.
-    encodings: some of 'ternary', 'int8' and 'float16'.
-    code_fraction: bytes of ternary codes over their order-0 entropy.
-
-  Returns:
-    A plan; the smallest there is where even that is larger than wanted.
   """
   paths = list(network.kernels)
   options = lagrangian.get_options(
@@ -106,7 +76,7 @@ def minimise_distance(
   # take more than was thought goes off the budget.
   budget = wanted - least.fixed_bytes
   kept = lagrangian.keep_encodings(options, smallest)
-  for _ in range(_MOST_ATTEMPTS):
+  for _ in range(_MAX_ATTEMPTS):
     choice = lagrangian.solve(options, budget)
     chosen = lagrangian.keep_encodings(options, choice)
     found = make(lagrangian.smallest(chosen))

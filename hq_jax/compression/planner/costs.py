@@ -20,12 +20,12 @@ _ENOUGH_DRAWS = 1 << 16
 
 # Below a third of zeros, more zeros make a file larger: codes are most random
 # when -1, 0 and 1 are equally frequent.
-LEAST_SPARSITY = 1 / 3
-MOST_SPARSITY = 0.995
+MIN_SPARSITY = 1 / 3
+MAX_SPARSITY = 0.995
 # Where the curves are evaluated: what is kept falls by 3.6% from each to the
 # next, from all to one in 10,000.
 SPARSITIES = np.unique(
-  [LEAST_SPARSITY, MOST_SPARSITY, *(1 - np.geomspace(1, 1e-4, 256))]
+  [MIN_SPARSITY, MAX_SPARSITY, *(1 - np.geomspace(1, 1e-4, 256))]
 )
 
 
@@ -81,18 +81,7 @@ def entropy_bytes(size: int, num_nonzero: int) -> float:
 
 
 def ternary_bytes(size: int, sparsity: float) -> float:
-  """The order-0 entropy of a kernel's codes at a sparsity, in bytes.
-
-  >>> ternary_bytes(16, 0.5)
-  3.0
-
-  Args:
-    size: the number of weights.
-    sparsity: the fraction of zeros; one weight at least is kept.
-
-  Returns:
-    Bytes, not rounded.
-  """
+  """The order-0 entropy of a kernel's codes at a sparsity, in bytes."""
   # One more than wanted: training rounds the number in float32.
   kept = round((1 - sparsity) * size) + (size > 1000)
   return entropy_bytes(size, min(size, max(1, kept)))
@@ -102,13 +91,6 @@ def gaussian_distances() -> np.ndarray:
   """The cosine distance of Gaussian weights, by sparsity.
 
   With `1 - s = 2 (1 - Phi(d))`, `D(s) = 1 - 2 phi(d) / sqrt(1 - s)`.
-
-  >>> found = gaussian_distances()
-  >>> round(float(np.interp(0.85, SPARSITIES, found)), 3)
-  0.269
-
-  Returns:
-    float64 `[len(SPARSITIES)]`.
   """
   kept = 1 - SPARSITIES
   ends = [_NORMAL.inv_cdf(1 - p / 2) if p < 1 else 0.0 for p in kept]
@@ -124,17 +106,6 @@ def ternary_distances(kernel: np.ndarray) -> np.ndarray:
   largest `abs(u)` of the whole kernel, `k_j` of them in channel `j`; ties are
   kept in the order of their flat index. A channel of which nothing is kept is
   at distance 1. One sort serves all sparsities.
-
-  >>> kernel = np.array([[4., 0.], [3., 1.]], np.float32)
-  >>> found = ternary_distances(kernel)
-  >>> [round(float(np.interp(s, SPARSITIES, found)), 2) for s in (0.25, 0.5)]
-  [0.01, 0.1]
-
-  Args:
-    kernel: finite, `[.., out]`, fewer than 2^32 weights.
-
-  Returns:
-    float64 `[len(SPARSITIES)]`.
   """
   num_channels = kernel.shape[-1]
   norms = np.sqrt(_dot(kernel, kernel))
@@ -164,22 +135,7 @@ def ternary_distances(kernel: np.ndarray) -> np.ndarray:
 
 
 def measure(kernel: Any) -> Prices:
-  """What a kernel costs in each encoding.
-
-  >>> kernel = np.random.default_rng(0).normal(size=(3, 3, 64, 64))
-  >>> found = measure(kernel)
-  >>> 0.85 < found.int8.num_bytes / kernel.size < 0.95
-  True
-  >>> found.float16.cosine_distance < found.int8.cosine_distance < 1e-3
-  True
-
-  Args:
-    kernel: `[.., out]`, finite; or a shape and dtype alone, whose weights
-      count as Gaussian.
-
-  Returns:
-    Its prices.
-  """
+  """What a kernel costs in each encoding."""
   size = math.prod(kernel.shape)
   if hasattr(kernel, '__array__'):
     values = np.asarray(kernel).astype(np.float32)

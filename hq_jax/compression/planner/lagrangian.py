@@ -39,26 +39,12 @@ def get_options(
   encodings: Sequence[str],
   code_scale: float = 1.0,
 ) -> Options:
-  """All sparsities from 1/3 to 99.5%, and the other encodings.
-
-  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
-  >>> options = get_options([kernel], ['ternary', 'int8'])
-  >>> options.encodings[[0, -1]].tolist(), float(options.sparsities[0])
-  (['ternary', 'int8'], 0.995)
-
-  Args:
-    kernels: their prices.
-    encodings: which are allowed.
-    code_scale: bytes of ternary codes over their entropy.
-
-  Returns:
-    The options of every kernel.
-  """
+  """All sparsities from 1/3 to 99.5%, and the other encodings."""
   names, sparsities, num_bytes, distances = [], [], [], []
   if 'ternary' in encodings:
     grid = costs.SPARSITIES
     chosen = np.flatnonzero(
-      (grid >= costs.LEAST_SPARSITY) & (grid <= costs.MOST_SPARSITY)
+      (grid >= costs.MIN_SPARSITY) & (grid <= costs.MAX_SPARSITY)
     )[::-1]
     for i in chosen:
       names.append('ternary')
@@ -83,60 +69,19 @@ def get_options(
 
 
 def keep_encodings(options: Options, choice: np.ndarray) -> Options:
-  """Allows each kernel no encoding but the chosen one, at any sparsity.
-
-  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
-  >>> options = get_options([kernel], ['int8', 'float16'])
-  >>> keep_encodings(options, np.array([0])).distances[0, 1]
-  np.float64(inf)
-
-  Args:
-    options: of `get_options`.
-    choice: int `[kernels]`, an option of each.
-
-  Returns:
-    Options of the same shapes.
-  """
+  """Allows each kernel no encoding but the chosen one, at any sparsity."""
   same = options.encodings[choice][:, None] == options.encodings
   return options._replace(distances=np.where(same, options.distances, np.inf))
 
 
 def smallest(options: Options) -> np.ndarray:
-  """The allowed option of fewest bytes.
-
-  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
-  >>> options = get_options([kernel], ['int8', 'float16'])
-  >>> options.encodings[smallest(options)].tolist()
-  ['int8']
-
-  Args:
-    options: of `get_options` or `keep_encodings`.
-
-  Returns:
-    int `[kernels]`, an option of each kernel.
-  """
+  """The allowed option of fewest bytes."""
   allowed = np.isfinite(options.distances)
   return np.argmin(np.where(allowed, options.num_bytes, np.inf), axis=1)
 
 
 def minimise(options: Options, budget: float) -> tuple[np.ndarray, np.ndarray]:
-  """Finds the price of a byte at which the choices just fit, by bisection.
-
-  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
-  >>> options = get_options([kernel], ['int8', 'float16'])
-  >>> loose, tight = minimise(options, options.num_bytes[0, 0])
-  >>> options.encodings[tight].tolist()
-  ['int8']
-
-  Args:
-    options: of `get_options`.
-    budget: bytes of all kernels together.
-
-  Returns:
-    Two choices, int `[kernels]`: at a price that is hardly too low, and at one
-    that is high enough. The second fits into the budget if anything does; both
-    are the same where the budget is no limit.
-  """
+  """Finds the price of a byte at which the choices just fit, by bisection."""
   rows = np.arange(len(options.num_bytes))
   choose = lambda price: np.argmin(
     options.distances + price * options.num_bytes, axis=1
@@ -161,22 +106,6 @@ def fill(
 
   Many kernels may change at the same price of a byte, all of them together too
   much: those of equal shape do, where only shapes are known.
-
-  >>> kernel = costs.measure(np.eye(8, dtype=np.float32))
-  >>> options = get_options([kernel, kernel], ['int8', 'float16'])
-  >>> small, large = options.num_bytes[0]
-  >>> both = np.array([1, 1]), np.array([0, 0])
-  >>> fill(options, *both, budget=small + large).tolist()
-  [1, 0]
-
-  Args:
-    options: of `get_options`.
-    loose: int `[kernels]`, a choice that may be too large.
-    tight: one that fits.
-    budget: bytes of all kernels together.
-
-  Returns:
-    int `[kernels]`: of each kernel the one or the other.
   """
   rows = np.arange(len(tight))
   cost = options.num_bytes[rows, loose] - options.num_bytes[rows, tight]
@@ -196,20 +125,6 @@ def solve(options: Options, budget: float) -> np.ndarray:
   `minimise` and `fill`, again and again, each time without the options that
   have no room beside what was chosen; the nearest choice of all is returned.
   A price of a byte alone would leave what one large kernel cannot use.
-
-  >>> rng = np.random.default_rng(0)
-  >>> kernels = [costs.measure(rng.normal(size=(n, 8))) for n in (20, 900)]
-  >>> options = get_options(kernels, ['int8', 'float16'])
-  >>> room = options.num_bytes[:, 0].sum() + 300
-  >>> options.encodings[solve(options, room)].tolist()
-  ['float16', 'int8']
-
-  Args:
-    options: of `get_options`.
-    budget: bytes of all kernels together.
-
-  Returns:
-    int `[kernels]`, an option of each; the smallest where nothing fits.
   """
   rows = np.arange(len(options.num_bytes))
   distance = lambda choice: options.distances[rows, choice].sum()

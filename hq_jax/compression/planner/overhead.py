@@ -52,23 +52,7 @@ def make_plain_artifact(
   ternary: Mapping[str, qtensors.TernaryTensor],
   int8: Mapping[str, qtensors.Int8Tensor],
 ) -> artifact_lib.Artifact:
-  """An artifact without a header, of the tensors as they are.
-
-  >>> params = {'a': {'bias': np.zeros(3)}}
-  >>> list(make_plain_artifact({'params': params}, {}, {}).tensors)
-  ['params/a/bias']
-
-  Args:
-    variables: collections of arrays, 'params' among them.
-    ternary: codes and scales by path inside params.
-    int8: codes and scales by path inside params.
-
-  Returns:
-    An artifact; what is neither ternary nor int8 is float16.
-
-  Raises:
-    ValueError: as `artifact.fold`.
-  """
+  """An artifact without a header, of the tensors as they are."""
   prefix = lambda found: {f'params/{path}': x for path, x in found.items()}
   folded, _ = artifact_lib.fold(
     trees.flatten(variables), prefix(ternary), {}, {}, int8=prefix(int8)
@@ -77,17 +61,7 @@ def make_plain_artifact(
 
 
 def collect(variables: Any) -> Mapping[str, Any]:
-  """Collections by name: a tree without 'params' is the parameters itself.
-
-  >>> collect({'a': {'kernel': 0}})
-  {'params': {'a': {'kernel': 0}}}
-
-  Args:
-    variables: of a Flax model, or a tree of parameters.
-
-  Returns:
-    A mapping with 'params'.
-  """
+  """Collections by name: a tree without 'params' is the parameters itself."""
   if isinstance(variables, Mapping) and 'params' in variables:
     return variables
   return {'params': variables}
@@ -100,26 +74,7 @@ def measure(
   make_artifact: MakeArtifact | None = None,
   draw: bool = True,
 ) -> Network:
-  """Finds the kernels of a network and what each costs.
-
-  >>> network = measure({'a': {'kernel': np.eye(4), 'bias': np.zeros(4)}})
-  >>> network.dense_bytes, list(network.prices)
-  (80, ['a/kernel'])
-
-  Args:
-    variables: collections, 'params' among them, or the parameters alone; of
-      arrays, or of shapes and types, whose kernels count as Gaussian.
-    select: which parameters are kernels, by path; see `trees.select`.
-    make_artifact: see `Network`; by default `make_plain_artifact`.
-    draw: whether `fixed_bytes` draws what is no kernel, as it is before
-      training; False where the arrays are those that the file will hold.
-
-  Returns:
-    A network.
-
-  Raises:
-    ValueError: as `find_kernels`.
-  """
+  """Finds the kernels of a network and what each costs."""
   variables = collect(variables)
   kernels = find_kernels(variables['params'], select)
   sizes = [math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(variables)]
@@ -182,18 +137,6 @@ def fixed_bytes(network: Network, encodings: Mapping[str, str]) -> int:
   other encodings' is that of `Network.prices`. Values that are drawn differ
   more in size than those of a trained network, so that they compress less and
   the file that results is no larger.
-
-  >>> network = measure({'a': {'kernel': np.eye(8)}})
-  >>> ternary = fixed_bytes(network, {'a/kernel': 'ternary'})
-  >>> 100 < ternary < 200
-  True
-
-  Args:
-    network: of `measure`.
-    encodings: 'ternary', 'int8' or 'float16', by path of every kernel.
-
-  Returns:
-    Bytes.
   """
   rng = np.random.default_rng(0)
   plain = {

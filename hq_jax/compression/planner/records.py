@@ -193,7 +193,7 @@ def explain(least: Plan, target_ratio: float, wanted: int) -> str:
   names = sorted({layer.encoding for layer in least.layers.values()})
   form = ' and '.join(names)
   if 'ternary' in names:
-    form = f'{form} with {costs.MOST_SPARSITY:.1%} zeros'
+    form = f'{form} with {costs.MAX_SPARSITY:.1%} zeros'
   best = int(10 * least.dense_bytes / least.predicted_bytes) / 10
   return (
     f'target_ratio is {target_ratio:g}, which leaves {wanted:,} bytes of'

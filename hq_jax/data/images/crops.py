@@ -24,17 +24,6 @@ def random_words(seed: int, position: int) -> np.ndarray:
   They depend on `seed` and `position` alone, and are Philox's counter based
   ones, whose stream NumPy has promised to keep. `augment.random_offsets` uses
   another key, and so shares no words.
-
-  Args:
-    seed: 0 <= seed < 2**64.
-    position: in examples since the start of training, >= 0.
-
-  Returns:
-    uint64, `[NUM_WORDS]`.
-
-  >>> words = random_words(seed=0, position=7)
-  >>> words.shape, bool((words == random_words(0, 7)).all())
-  ((44,), True)
   """
   stream = np.random.Philox(key=np.array([seed, 1], np.uint64))
   # Each step of the counter gives four words.
@@ -51,21 +40,6 @@ def draw_box(
   over `log(3/4)..log(4/3)`, drawn up to ten times until the box fits; then a
   place uniform over all. If none fits, the central box, as large as it can be
   with its ratio held within those limits.
-
-  Args:
-    words: uint64, `[NUM_WORDS]`, of `random_words`.
-    height: of the image, in pixels.
-    width: of the image, in pixels.
-    min_area: the smallest area, a fraction in (0, 1].
-
-  Returns:
-    `(left, top, box_width, box_height)`, in whole pixels, inside the image.
-
-  Raises:
-    ValueError: for a `min_area` outside its range.
-
-  >>> draw_box(random_words(0, 0), 100, 100, min_area=1.0)
-  (0, 0, 100, 100)
   """
   if not 0 < min_area <= 1:
     raise ValueError(f'min_area: got {min_area}, wanted a fraction in (0, 1]')
@@ -98,28 +72,6 @@ def random_resized_crop(
   The part is that of `draw_box`, resized with the antialiased bilinear filter.
   Where a JPEG's part is at least twice as large as wanted along both axes, it
   is halved, or more, while it is decoded, which is faster.
-
-  Args:
-    data: the whole file.
-    words: uint64, `[NUM_WORDS]`, of `random_words`.
-    size: of the result, in pixels, at least 1.
-    min_area: the smallest part, a fraction of the image's area in (0, 1].
-    flip: whether left and right change places in half of all draws.
-    channels: 3 or 1, as for `decode.decode`.
-
-  Returns:
-    uint8, `[size, size, channels]`; it may be read-only.
-
-  Raises:
-    decode.UnreadableImage: as for `decode.decode`.
-    ValueError: for an argument outside its range.
-
-  >>> import io
-  >>> file = io.BytesIO()
-  >>> Image.new('L', (40, 30), 200).save(file, 'JPEG')
-  >>> crop = random_resized_crop(file.getvalue(), random_words(0, 0), size=8)
-  >>> crop.shape, int(crop.min()), int(crop.max())
-  ((8, 8, 3), 200, 200)
   """
   _check_size('size', size, 1)
   file = decode.read_header(data)
@@ -143,25 +95,6 @@ def center_crop(
   What torchvision's `Resize(resize)` and `CenterCrop(size)` do to a Pillow
   image, with the same antialiased bilinear filter and the same rounding, in one
   step: only the middle is computed.
-
-  Args:
-    data: the whole file.
-    size: of the result, in pixels, 1 <= size <= resize.
-    resize: pixels of the shorter side before the middle is cut out.
-    channels: 3 or 1, as for `decode.decode`.
-
-  Returns:
-    uint8, `[size, size, channels]`; it may be read-only.
-
-  Raises:
-    decode.UnreadableImage: as for `decode.decode`.
-    ValueError: for an argument outside its range.
-
-  >>> import io
-  >>> file = io.BytesIO()
-  >>> Image.new('RGB', (40, 30), (9, 9, 9)).save(file, 'BMP')
-  >>> center_crop(file.getvalue(), size=6, resize=8).shape
-  (6, 6, 3)
   """
   _check_size('size', size, 1)
   _check_size('resize', resize, size)

@@ -44,24 +44,6 @@ def decode(data: bytes, channels: int = 3) -> np.ndarray:
   the reader. What is transparent is laid over white, the page for which such
   images are drawn: below full transparency the file's colours mean nothing.
   16 bits become the upper 8.
-
-  Args:
-    data: the whole file.
-    channels: 3 for red, green and blue; 1 for grey, ITU-R 601 luma.
-
-  Returns:
-    uint8, `[h, w, channels]`; it may be read-only.
-
-  Raises:
-    UnreadableImage: for bytes that are no such file, that end too early, or
-      that hold more than `MAX_PIXELS` pixels.
-    ValueError: for other `channels`.
-
-  >>> file = io.BytesIO()
-  >>> Image.new('RGB', (4, 2), (255, 0, 0)).save(file, 'PNG')
-  >>> pixels = decode(file.getvalue())
-  >>> pixels.shape, pixels[0, 0].tolist()
-  ((2, 4, 3), [255, 0, 0])
   """
   file = read_header(data)
   image = _load(file, channels)
@@ -74,20 +56,6 @@ def read_header(data: bytes) -> ImageFile.ImageFile:
 
   `Image.open` would warn of large images, and of JPEGs with broken additions;
   which warnings are shown, and which raised, is one setting for all threads.
-
-  Args:
-    data: the whole file.
-
-  Returns:
-    What `resize_box` reads on from.
-
-  Raises:
-    UnreadableImage: as for `decode`.
-
-  >>> file = io.BytesIO()
-  >>> Image.new('L', (4, 2)).save(file, 'PNG')
-  >>> read_header(file.getvalue()).size
-  (4, 2)
   """
   start = bytes(data[:16])
   make: type[ImageFile.ImageFile]
@@ -117,19 +85,7 @@ def read_header(data: bytes) -> ImageFile.ImageFile:
 
 
 def get_upright_size(file: ImageFile.ImageFile) -> tuple[int, int]:
-  """Returns the size of an image once it is turned upright.
-
-  Args:
-    file: of `read_header`.
-
-  Returns:
-    Width and height, in pixels.
-
-  >>> data = io.BytesIO()
-  >>> Image.new('L', (4, 2)).save(data, 'PNG')
-  >>> get_upright_size(read_header(data.getvalue()))
-  (4, 2)
-  """
+  """Returns the size of an image once it is turned upright."""
   return exif.turn_size(file.size, _get_orientation(file))
 
 
@@ -144,27 +100,6 @@ def resize_box(
   """Decodes the pixels and resizes a part of them to a square.
 
   With the antialiased bilinear filter.
-
-  Args:
-    file: of `read_header`; it is read once.
-    box: left, top, right and bottom, in pixels of the whole upright image.
-    size: of the square, in pixels.
-    channels: 3 or 1, as for `decode`.
-    can_shrink: whether a JPEG's sides are halved, or more, while it is decoded,
-      where both sides of the box are at least twice `size`, which is faster.
-
-  Returns:
-    An upright image for `to_array`.
-
-  Raises:
-    UnreadableImage: as for `decode`.
-    ValueError: for other `channels`.
-
-  >>> data = io.BytesIO()
-  >>> Image.new('RGB', (4, 2), (255, 0, 0)).save(data, 'PNG')
-  >>> file = read_header(data.getvalue())
-  >>> to_array(resize_box(file, (1, 0, 3, 2), 1)).tolist()
-  [[[255, 0, 0]]]
   """
   shrink = 1
   if can_shrink:
@@ -184,18 +119,7 @@ def resize_box(
 
 
 def to_array(image: Image.Image, channels: int = 3) -> np.ndarray:
-  """Returns the pixels of an image.
-
-  Args:
-    image: of mode RGB or L.
-    channels: 3; or 1, for mode L.
-
-  Returns:
-    uint8, `[h, w, channels]`; it may be read-only.
-
-  >>> to_array(Image.new('L', (2, 1), 7)).tolist()
-  [[[7, 7, 7], [7, 7, 7]]]
-  """
+  """Returns the pixels of an image."""
   if channels == 3 and image.mode != 'RGB':
     image = image.convert('RGB')
   pixels = np.asarray(image)
@@ -232,16 +156,7 @@ def _fit_shrink(file: ImageFile.ImageFile, most: int) -> int:
 def _load(
   file: ImageFile.ImageFile, channels: int, shrink: int = 1
 ) -> Image.Image:
-  """Decodes the pixels.
-
-  Args:
-    file: a file whose header was read.
-    channels: 3 or 1.
-    shrink: of `_fit_shrink`: the sides are divided by it and rounded up.
-
-  Returns:
-    An image, not yet upright, of mode L, or RGB, for three channels only.
-  """
+  """Decodes the pixels."""
   if channels not in (1, 3):
     raise ValueError(f'channels: got {channels!r}, wanted 1 or 3')
   mode = 'L' if channels == 1 else 'RGB'

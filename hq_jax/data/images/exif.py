@@ -31,18 +31,6 @@ def read_orientation(exif: bytes) -> int:
   r"""Finds the orientation in EXIF.
 
   Pillow's own reader warns of EXIF that is broken in any other entry.
-
-  Args:
-    exif: as it is in the file, which may be in any way.
-
-  Returns:
-    1..8, and 1 where there is none that counts.
-
-  >>> start = b'Exif\0\0' + b'MM\0*' + bytes([0, 0, 0, 8])
-  >>> read_orientation(start + bytes([0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, 6]))
-  6
-  >>> read_orientation(b'')
-  1
   """
   exif = exif.removeprefix(b'Exif\0\0')
   order = {b'II*\0': '<', b'MM\0*': '>'}.get(exif[:4])
@@ -62,35 +50,13 @@ def read_orientation(exif: bytes) -> int:
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-  """Turns an image, or a part of it, upright.
-
-  Args:
-    image: as it is stored.
-    orientation: 1..8.
-
-  Returns:
-    The image as it was seen.
-
-  >>> turn_upright(Image.new('L', (4, 2)), 6).size
-  (2, 4)
-  """
+  """Turns an image, or a part of it, upright."""
   turn = _UPRIGHT.get(orientation)
   return image if turn is None else image.transpose(turn)
 
 
 def turn_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-  """Returns the size of the upright image.
-
-  Args:
-    size: width and height as they are stored.
-    orientation: 1..8.
-
-  Returns:
-    Width and height.
-
-  >>> turn_size((4, 2), 6)
-  (2, 4)
-  """
+  """Returns the size of the upright image."""
   width, height = size
   return (height, width) if orientation in _SWAP else (width, height)
 
@@ -98,19 +64,7 @@ def turn_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 def find_stored_box(
   box: Box, stored_size: tuple[int, int], orientation: int
 ) -> Box:
-  """Finds a part of the upright image in the image as it is stored.
-
-  Args:
-    box: left, top, right and bottom, in pixels of the upright image.
-    stored_size: width and height as they are stored.
-    orientation: 1..8.
-
-  Returns:
-    Left, top, right and bottom, in pixels of the stored image.
-
-  >>> find_stored_box((0, 0, 1, 2), (4, 2), 3)
-  (3, 0, 4, 2)
-  """
+  """Finds a part of the upright image in the image as it is stored."""
   left, top, right, bottom = box
   width, height = turn_size(stored_size, orientation)
   if orientation in _MIRROR_X:

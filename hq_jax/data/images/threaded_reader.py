@@ -25,14 +25,7 @@ class FileReader:
     unreadable: unreadable_lib.Unreadable,
     num_threads: int | None = None,
   ):
-    """Starts the threads.
-
-    Args:
-      source: a split whose `image` are bytes.
-      make_image: decodes, crops and resizes.
-      unreadable: what cannot be read is counted there.
-      num_threads: None for one per core that this process may use.
-    """
+    """Starts the threads."""
     self._source = source
     self._make_image = make_image
     self._unreadable = unreadable
@@ -43,19 +36,7 @@ class FileReader:
   def read(
     self, indices: Sequence[int] | np.ndarray, first_position: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads training examples; the next one stands in for an unreadable one.
-
-    Args:
-      indices: of the examples, `[n]`.
-      first_position: of the first of them in training: what is drawn at random
-        depends on the position.
-
-    Returns:
-      Images, uint8 `[n, h, w, c]`, and labels, int32 `[n]`.
-
-    Raises:
-      ValueError: where too many cannot be read.
-    """
+    """Reads training examples; the next one stands in for an unreadable one."""
     positions = range(first_position, first_position + len(indices))
     found = list(self._pool.map(self._load_next, indices, positions))
     return (
@@ -64,17 +45,7 @@ class FileReader:
     )
 
   def read_all(self, batches: Iterable[np.ndarray]) -> Iterator[list[_Found]]:
-    """Reads batches of examples, one batch ahead of what is asked for.
-
-    Args:
-      batches: of indices.
-
-    Yields:
-      For each index an image and its label; None where it cannot be read.
-
-    Raises:
-      ValueError: where too many cannot be read.
-    """
+    """Reads batches of examples, one batch ahead of what is asked for."""
     ahead: list[futures.Future[_Found]] | None = None
     for indices in batches:
       started = [self._pool.submit(self._load, int(i), 0) for i in indices]
@@ -103,11 +74,7 @@ class FileReader:
 
 
 def count_cores() -> int:
-  """Returns how many cores this process may use; not every system can tell.
-
-  >>> 1 <= count_cores() <= os.cpu_count()
-  True
-  """
+  """Returns how many cores this process may use; not every system can tell."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1

@@ -19,11 +19,7 @@ class Unreadable:
   """
 
   def __init__(self, limit: int):
-    """Begins with none.
-
-    Args:
-      limit: how many are skipped; one more is an error.
-    """
+    """Begins with none."""
     self._limit = limit
     self._names: dict[str, None] = {}  # In the order in which they were met.
     self._lock = threading.Lock()
@@ -35,15 +31,7 @@ class Unreadable:
       return tuple(self._names)
 
   def add(self, name: str, error: Exception) -> None:
-    """Counts an image, and warns of it when it is met for the first time.
-
-    Args:
-      name: of the image in its set.
-      error: what went wrong.
-
-    Raises:
-      ValueError: where they are more than the limit.
-    """
+    """Counts an image, and warns of it when it is met for the first time."""
     with self._lock:
       is_new = name not in self._names
       self._names[name] = None

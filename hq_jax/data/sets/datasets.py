@@ -69,38 +69,7 @@ def load(
   test_split: str | None = None,
   memory_limit_bytes: int = 2**30,
 ) -> Dataset:
-  """Opens a data set; nothing is downloaded.
-
-  Args:
-    name: `digits`, `glyphs/16` and the other names in `generated.SPECS`, which
-      are prepared on the way; `folder`, a folder of images (see `folders`); or
-      a TFDS name that `python -m hq_jax.data.prepare` has prepared.
-    data_dir: the folder that holds the data sets; None means the environment's
-      TFDS_DATA_DIR, or `~/tensorflow_datasets` without one. For `folder`, the
-      folder itself.
-    image_size: the side in pixels that images are cropped and resized to; None
-      for images that all have the same size and stay as they are.
-    crop_fraction: of the shorter side of an image in evaluation, in (0, 1].
-    train_split: of a prepared set, such as `train[:90%]`.
-    test_split: of a prepared set.
-    memory_limit_bytes: sets of images that stay as they are, and together are
-      no larger, are read into memory at once, which checks every byte of them;
-      larger ones are read example by example.
-
-  Returns:
-    The data set.
-
-  Raises:
-    ValueError: for a name that is unknown or not prepared, a `data_dir` that is
-      no folder, files in it that are damaged or not those of this data set, or
-      an `image_size` that does not fit it.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   dataset = load('digits', data_dir)
-  >>> dataset.image_shape, len(dataset.train), len(dataset.test)
-  ((8, 8, 1), 1297, 500)
-  """
+  """Opens a data set; nothing is downloaded."""
   resize = None
   if image_size is not None:
     resize = round(image_size / crop_fraction)

@@ -22,14 +22,6 @@ def split_indices() -> tuple[np.ndarray, np.ndarray]:
 
   The split is one fixed permutation, drawn from the legacy stream that NumPy
   has promised never to change.
-
-  Returns:
-    The indices of the training set, int64 `[1297]`, and of the test set,
-    int64 `[500]`: disjoint, together 0..1796.
-
-  >>> train, test = split_indices()
-  >>> len(train), len(test), len(set(train) | set(test))
-  (1297, 500, 1797)
   """
   order = np.random.RandomState(0).permutation(NUM_TRAIN + NUM_TEST)
   return order[:NUM_TRAIN].astype(np.int64), order[NUM_TRAIN:].astype(np.int64)

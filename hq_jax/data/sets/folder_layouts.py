@@ -37,32 +37,6 @@ def list_splits(root: pathlib.Path) -> tuple[Classes, Classes]:
   of each class of n >= 2: those whose path below the folder of the classes has
   the lowest SHA-256. So the choice is the same everywhere, and a file that is
   added or removed moves at most one other from one side to the other.
-
-  Args:
-    root: ROOT, a folder.
-
-  Returns:
-    Two dicts from the names of classes to the sorted paths of images, relative
-    to `root`, with slashes. A class may have no images to test on, and the
-    second dict may lack it.
-
-  Raises:
-    ValueError: where it has another layout; where images lie in no class, or a
-      class has no images, or there are fewer than two; or where a name is not
-      UTF-8.
-    OSError: for a folder that cannot be listed.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as root:
-  ...   for name in ('train/cat/1.jpg', 'train/dog/1.jpg', 'val/dog/2.jpg'):
-  ...     file = pathlib.Path(root, name)
-  ...     file.parent.mkdir(parents=True, exist_ok=True)
-  ...     _ = file.write_bytes(b'')
-  ...   train, test = list_splits(pathlib.Path(root))
-  >>> train
-  {'cat': ['train/cat/1.jpg'], 'dog': ['train/dog/1.jpg']}
-  >>> test
-  {'dog': ['val/dog/2.jpg']}
   """
   folders = _scan_classes(root, '')
   if _TRAIN in folders:

@@ -56,9 +56,6 @@ class FolderSource:
     It shows whether a run is continued on the images that it began with: the
     same while no file was added, removed or renamed, wherever the folder lies.
     It says nothing of what is in the files, none of which is looked at.
-
-    Returns:
-      64 hexadecimal digits.
     """
     digest = hashlib.sha256(self.labels.astype('<i4').tobytes())
     for path in self.paths:
@@ -88,28 +85,6 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
   a dot are skipped; links are followed, each folder counting once per class.
   Which folders are classes, and which images are tested on, is said at
   `folder_layouts.list_splits`.
-
-  Args:
-    path: ROOT; `~` is the home directory.
-
-  Returns:
-    The names of the classes and the two sources.
-
-  Raises:
-    ValueError: where there is no such folder, or it has another layout; where
-      images lie in no class, or a class has no images, or there are fewer than
-      two; or where a name is not UTF-8.
-    OSError: for a folder that cannot be listed.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as root:
-  ...   for name in ('cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg', 'dog/2.png'):
-  ...     file = pathlib.Path(root, name)
-  ...     file.parent.mkdir(exist_ok=True)
-  ...     _ = file.write_bytes(b'')
-  ...   folder = open_folder(root)
-  >>> folder.class_names, len(folder.train), len(folder.test)
-  (('cat', 'dog'), 2, 2)
   """
   root = pathlib.Path(os.path.expanduser(path)).absolute()
   if not os.fspath(path) or not root.is_dir():

@@ -79,25 +79,6 @@ def open_splits(
   and against being killed: the files are written to a temporary folder, named
   `incomplete.*`, which is renamed when it is complete. A killed process
   leaves its `incomplete.*` folder behind, which may be deleted.
-
-  Args:
-    name: a name in `SPECS`.
-    root: the folder that holds the data sets, see `lookup.get_root`.
-    memory_limit_bytes: see `datasets.load`.
-
-  Returns:
-    The training and the test examples.
-
-  Raises:
-    ValueError: for files in `root` that are damaged or not those of this data
-      set.
-
-  >>> import pathlib, tempfile
-  >>> with tempfile.TemporaryDirectory() as root:
-  ...   train, test = open_splits(
-  ...     'digits', pathlib.Path(root), memory_limit_bytes=2**20)
-  >>> len(train), len(test)
-  (1297, 500)
   """
   spec = SPECS[name]
   folder = root / name / str(spec.builder.VERSION)

@@ -13,26 +13,6 @@ def list_images(root: pathlib.Path, folder: str) -> list[str]:
   """Lists all images below a folder, however deep.
 
   Links are followed, each folder counting once.
-
-  Args:
-    root: a folder.
-    folder: below it, a path relative to it.
-
-  Returns:
-    The sorted paths, relative to `root`, with slashes.
-
-  Raises:
-    ValueError: a name is not UTF-8.
-    OSError: a folder cannot be listed.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as root:
-  ...   for name in ('cat/2.jpg', 'cat/more/1.PNG', 'cat/notes.txt'):
-  ...     file = pathlib.Path(root, name)
-  ...     file.parent.mkdir(exist_ok=True)
-  ...     _ = file.write_bytes(b'')
-  ...   list_images(pathlib.Path(root), 'cat')
-  ['cat/2.jpg', 'cat/more/1.PNG']
   """
   visited = {parent.resolve() for parent in (root / folder).parents}
   paths, pending = [], [(folder, (root / folder).parent.resolve())]
@@ -50,27 +30,7 @@ def list_images(root: pathlib.Path, folder: str) -> list[str]:
 
 
 def scan(folder: pathlib.Path) -> tuple[list[str], list[str]]:
-  """Lists what is right in a folder; names that begin with a dot are skipped.
-
-  Args:
-    folder: to look into.
-
-  Returns:
-    The sorted names of the folders, and those of the images: files, or links,
-    that end in one of `EXTENSIONS`, in capitals or not.
-
-  Raises:
-    ValueError: a name is not UTF-8.
-    OSError: the folder cannot be listed.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as root:
-  ...   for name in ('b.jpg', 'A.GIF', '.c.jpg', 'notes.txt'):
-  ...     _ = pathlib.Path(root, name).write_bytes(b'')
-  ...   pathlib.Path(root, 'cat').mkdir()
-  ...   scan(pathlib.Path(root))
-  (['cat'], ['A.GIF', 'b.jpg'])
-  """
+  """Lists what is right in a folder, without names that begin with a dot."""
   folders, images = [], []
   with os.scandir(folder) as entries:
     for entry in entries:
@@ -91,18 +51,7 @@ def scan(folder: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def folder_error(path: str | os.PathLike[str], what: str) -> ValueError:
-  """Says in one line what is wrong with a folder of images.
-
-  Args:
-    path: of what is wrong.
-    what: is wrong with it, and what was wanted.
-
-  Returns:
-    What to raise.
-
-  >>> folder_error('/cats', 'has no images, wanted some')
-  ValueError("config.data.data_dir: '/cats' has no images, wanted some")
-  """
+  """Says in one line what is wrong with a folder of images."""
   return ValueError(f'config.data.data_dir: {os.fspath(path)!r} {what}')
 
 

@@ -18,21 +18,7 @@ FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 
 
 def make_builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
-  """Makes the builder of a set that TFDS knows; nothing is downloaded.
-
-  Args:
-    name: 'name' or 'name/config' of TFDS, either of them with ':version'.
-    root: the folder that holds the data sets.
-
-  Returns:
-    A builder that writes array_record.
-
-  Raises:
-    ValueError: TFDS does not know the set, or cannot open it.
-
-  >>> make_builder('mnist:3.0.1', pathlib.Path('/nowhere')).info.full_name
-  'mnist/3.0.1'
-  """
+  """Makes the builder of a set that TFDS knows; nothing is downloaded."""
   dataset, config, version = lookup.parse_name(name)
   try:
     # What `tfds.builder` does at the end, after it has looked elsewhere.
@@ -59,26 +45,7 @@ def make_builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
 
 
 def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-  """Opens a prepared set and checks that it can be used here.
-
-  Args:
-    folder: of a version of a data set.
-
-  Returns:
-    Its builder, which can only read.
-
-  Raises:
-    ValueError: it is damaged, in another file format than array_record, or no
-      image classification set.
-
-  >>> import tempfile
-  >>> from hq_jax.data.sets import datasets
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   _ = datasets.load('digits', data_dir)
-  ...   folder = lookup.find('digits', pathlib.Path(data_dir))
-  ...   list(open_builder(folder).info.splits)
-  ['train', 'test']
-  """
+  """Opens a prepared set and checks that it can be used here."""
   try:
     builder = tfds.builder_from_directory(folder)
     formats = builder.info.available_file_formats()
@@ -102,23 +69,7 @@ def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
 
 
 def find_keys(info: tfds.core.DatasetInfo) -> tuple[str, str]:
-  """Finds the image and the label of a classification set.
-
-  Args:
-    info: of a data set.
-
-  Returns:
-    The names of two features: the image, an `Image` or a `Tensor` of two or
-    three dimensions, either of uint8, and the label, a `ClassLabel`. They are
-    those that TFDS calls supervised, if it does so, or else the only ones.
-
-  Raises:
-    ValueError: there is no such pair, or more than one.
-
-  >>> from hq_jax.data.sets import digits
-  >>> find_keys(digits.Digits(data_dir='/nowhere').info)
-  ('image', 'label')
-  """
+  """Finds the image and the label of a classification set."""
   features = dict(info.features)
   # Supervised keys may be trees of names, which are no keys of `features`.
   chosen = [k for k in info.supervised_keys or features if isinstance(k, str)]

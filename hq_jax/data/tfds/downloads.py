@@ -24,23 +24,7 @@ _MAX_HOSTS = 8
 def check_manual(
   builder: tfds.core.DatasetBuilder, manual: pathlib.Path
 ) -> None:
-  """Refuses a set some of whose files are not where they should be.
-
-  Args:
-    builder: of the data set.
-    manual: the folder of what was downloaded by hand.
-
-  Raises:
-    ValueError: files that only the user can get are not there.
-
-  >>> builder = tfds.builder_cls('imagenet2012')(data_dir='/nowhere')
-  >>> check_manual(
-  ...   builder, pathlib.Path('/nowhere')
-  ... )  # doctest: +ELLIPSIS
-  Traceback (most recent call last):
-  ...
-  ValueError: imagenet2012 needs ILSVRC2012_img_train.tar and ...
-  """
+  """Refuses a set some of whose files are not where they should be."""
   instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
   if not instructions:
     return
@@ -71,19 +55,6 @@ def check_network(
   TFDS tries for minutes. It may know more addresses than this config of the set
   needs, so that there is a doubt, and no refusal, where one host answers, or
   one file is there already.
-
-  Args:
-    builder: of the data set.
-    root: the folder that holds the data sets.
-    manual: the folder of what was downloaded by hand.
-    default_urls: asked for a set that does not say where it is downloaded from.
-
-  Raises:
-    ValueError: no host answers.
-
-  >>> from hq_jax.data.sets import digits
-  >>> nowhere = pathlib.Path('/nowhere')
-  >>> check_network(digits.Digits(data_dir=nowhere), nowhere, nowhere, [])
   """
   infos = builder.url_infos or {}
   if not infos and builder.MANUAL_DOWNLOAD_INSTRUCTIONS:

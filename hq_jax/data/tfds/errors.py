@@ -4,37 +4,13 @@ import os
 
 
 def first_line(error: BaseException) -> str:
-  """Says in one line what went wrong in TFDS.
-
-  Args:
-    error: of any kind.
-
-  Returns:
-    Its kind and the first line of its message that is not empty.
-
-  >>> first_line(KeyError())
-  'KeyError: '
-  >>> first_line(OSError('a\\nb'))
-  'OSError: a'
-  """
+  """Says in one line what went wrong in TFDS."""
   lines = str(error).strip().splitlines() or ['']
   return f'{type(error).__name__}: {lines[0]}'
 
 
 def explain(name: str, what: str, error: BaseException) -> ValueError:
-  """Says why TFDS failed; a missing package has a remedy.
-
-  Args:
-    name: of the data set.
-    what: happened to it.
-    error: of any kind.
-
-  Returns:
-    What to raise.
-
-  >>> explain('mnist', 'cannot be prepared', OSError('a\\nb'))
-  ValueError('mnist cannot be prepared (OSError: a)')
-  """
+  """Says why TFDS failed; a missing package has a remedy."""
   # TFDS raises an error again with its own words in front.
   while error.__cause__ is not None:
     error = error.__cause__
@@ -46,17 +22,7 @@ def explain(name: str, what: str, error: BaseException) -> ValueError:
 
 
 def no_tensorflow(name: str) -> ValueError:
-  """Says that a data set needs TensorFlow to be prepared.
-
-  Args:
-    name: of the data set.
-
-  Returns:
-    What to raise.
-
-  >>> no_tensorflow('mnist')  # doctest: +ELLIPSIS
-  ValueError('mnist needs TensorFlow to be prepared: pip install ...
-  """
+  """Says that a data set needs TensorFlow to be prepared."""
   return ValueError(
     f'{name} needs TensorFlow to be prepared: pip install "hq_jax[prepare]"'
     ' (training does not need it)'
@@ -64,18 +30,7 @@ def no_tensorflow(name: str) -> ValueError:
 
 
 def damaged(folder: str | os.PathLike[str], why: str) -> ValueError:
-  """Says that a prepared set cannot be read.
-
-  Args:
-    folder: of a version of the data set.
-    why: in one line.
-
-  Returns:
-    What to raise.
-
-  >>> damaged('/data/mnist/3.0.1', 'x is missing')  # doctest: +ELLIPSIS
-  ValueError("data_dir: '/data/mnist/3.0.1' is damaged or incomplete (x is ...
-  """
+  """Says that a prepared set cannot be read."""
   return ValueError(
     f'data_dir: {os.fspath(folder)!r} is damaged or incomplete ({why}): delete'
     ' that folder to have it prepared again'

@@ -11,20 +11,7 @@ _NAME = re.compile(r'([a-z0-9_]+)(?:/(\w[\w.-]*))?(?::([0-9.]+))?')
 
 
 def parse_name(name: str) -> tuple[str, str | None, str | None]:
-  """Takes the name of a data set apart.
-
-  Args:
-    name: 'name' or 'name/config', either of them with ':version'.
-
-  Returns:
-    The three of them.
-
-  Raises:
-    ValueError: it is not of that form.
-
-  >>> parse_name('imagenet_resized/16x16:0.1.0')
-  ('imagenet_resized', '16x16', '0.1.0')
-  """
+  """Takes the name of a data set apart."""
   match = _NAME.fullmatch(name)
   version = match[3] if match else None
   if not match or (version and not tfds.core.Version.is_valid(version)):
@@ -38,18 +25,7 @@ def parse_name(name: str) -> tuple[str, str | None, str | None]:
 def prepare_command(
   name: str, data_dir: str | os.PathLike[str] | None = None
 ) -> str:
-  """Returns what to type to have a data set prepared.
-
-  Args:
-    name: of the data set.
-    data_dir: the folder that holds the data sets; None leaves it out.
-
-  Returns:
-    A command for a shell.
-
-  >>> prepare_command('cifar10', '/my data')
-  "python -m hq_jax.data.prepare cifar10 --data_dir='/my data'"
-  """
+  """Returns what to type to have a data set prepared."""
   command = f'python -m hq_jax.data.prepare {shlex.quote(name)}'
   if data_dir is None:
     return command
@@ -57,21 +33,7 @@ def prepare_command(
 
 
 def get_root(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
-  """Returns the folder that holds the data sets.
-
-  >>> get_root('/data').as_posix()
-  '/data'
-
-  Args:
-    data_dir: the folder; None means the environment's TFDS_DATA_DIR, or
-      `~/tensorflow_datasets` without one.
-
-  Returns:
-    Its path, which need not exist.
-
-  Raises:
-    ValueError: where it is a file.
-  """
+  """Returns the folder that holds the data sets."""
   root = pathlib.Path(
     data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   ).expanduser()
@@ -81,28 +43,7 @@ def get_root(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
 
 
 def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
-  """Finds a prepared data set.
-
-  Args:
-    name: 'name' or 'name/config', either of them with ':version'. A name
-      without a config means the default one, for a set that has configs.
-    data_dir: the folder that holds the data sets.
-
-  Returns:
-    The folder of the version that was asked for, or of the newest. None where
-    there is none that is complete: TFDS writes to a folder `incomplete.*`,
-    which it renames at the end.
-
-  Raises:
-    ValueError: for a name that is none.
-
-  >>> import tempfile
-  >>> from hq_jax.data.sets import datasets
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   _ = datasets.load('digits', data_dir)
-  ...   find('digits', pathlib.Path(data_dir)).relative_to(data_dir).as_posix()
-  'digits/1.0.0'
-  """
+  """Finds a prepared data set."""
   dataset, config, version = parse_name(name)
   folder = data_dir / dataset
   config = config or tfds.core.dataset_builder.load_default_config_name(folder)
@@ -118,16 +59,6 @@ def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
 
 
 def is_complete(folder: pathlib.Path) -> bool:
-  """Returns whether a folder holds what describes a prepared data set.
-
-  Args:
-    folder: of a version of a data set.
-
-  Returns:
-    Whether it has TFDS's two files about the set.
-
-  >>> is_complete(pathlib.Path('/nowhere'))
-  False
-  """
+  """Returns whether a folder holds what describes a prepared data set."""
   names = ('dataset_info.json', 'features.json')
   return all((folder / name).is_file() for name in names)

@@ -60,12 +60,7 @@ class PreparedSource:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns example `index`.
-
-    Raises:
-      IndexError: there is no such example.
-      ValueError: its file is damaged, or it has no label.
-    """
+    """Returns example `index`."""
     example = self._read(index)
     num_classes = self.features[self.label_key].num_classes
     if not 0 <= example['label'] < num_classes:
@@ -109,33 +104,7 @@ def open_prepared(
   train_split: str | None = None,
   test_split: str | None = None,
 ) -> Prepared:
-  """Opens a prepared set, with neither TensorFlow nor a network.
-
-  Args:
-    folder: of a version of a data set, of `lookup.find`.
-    train_split: a TFDS split or a part of one, such as 'train[:90%]'; None
-      means 'train'.
-    test_split: likewise; None means 'test' if its first example has a label,
-      and else 'validation': the test labels of `imagenet2012` are secret.
-
-  Returns:
-    The data set. Every file is there, and the first and the last example of
-    both splits can be read.
-
-  Raises:
-    ValueError: as `builders.open_builder`, or for a split that does not exist,
-      is empty or has no labels.
-
-  >>> import tempfile
-  >>> from hq_jax.data.sets import datasets
-  >>> from hq_jax.data.tfds import lookup
-  >>> with tempfile.TemporaryDirectory() as data_dir:
-  ...   _ = datasets.load('digits', data_dir)
-  ...   folder = lookup.find('digits', pathlib.Path(data_dir))
-  ...   found = open_prepared(folder, test_split='test[:20%]')
-  ...   found.image_shape, len(found.train), found.test[0]['name']
-  ((8, 8, 1), 1297, 'test[:20%][0]')
-  """
+  """Opens a prepared set, with neither TensorFlow nor a network."""
   builder = builders.open_builder(folder)
   image_key, label_key = builders.find_keys(builder.info)
   train = _open_split(builder, 'train_split', train_split or 'train')

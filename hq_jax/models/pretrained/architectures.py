@@ -42,20 +42,7 @@ ARCHITECTURES = {
 
 
 def get(architecture: str) -> Architecture:
-  """Looks up a network.
-
-  >>> get('resnet18').build(10).depth
-  18
-
-  Args:
-    architecture: a name in `ARCHITECTURES`.
-
-  Returns:
-    The network.
-
-  Raises:
-    ValueError: for another name.
-  """
+  """Looks up a network."""
   if architecture not in ARCHITECTURES:
     raise ValueError(
       f'architecture is {architecture!r}, wanted one of:'
@@ -65,21 +52,7 @@ def get(architecture: str) -> Architecture:
 
 
 def get_shapes(architecture: str, num_classes: int) -> chex.ArrayTree:
-  """The shapes of a network's variables; computes nothing.
-
-  >>> get_shapes('resnet18', 10)['params']['head']['kernel'].shape
-  (512, 10)
-
-  Args:
-    architecture: a name in `ARCHITECTURES`.
-    num_classes: how many logits.
-
-  Returns:
-    `params` and `batch_stats` of `jax.ShapeDtypeStruct`.
-
-  Raises:
-    ValueError: for another name.
-  """
+  """The shapes of a network's variables; computes nothing."""
   model = get(architecture).build(num_classes)
   return jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))

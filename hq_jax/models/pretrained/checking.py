@@ -18,17 +18,7 @@ _SHOWN = 3
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape that PyTorch has for that of a Flax leaf.
-
-  >>> torch_shape((3, 3, 64, 128))
-  (128, 64, 3, 3)
-
-  Args:
-    shape: of a kernel `[h, w, in, out]` or `[in, out]`, or of a vector.
-
-  Returns:
-    `[out, in, h, w]`, `[out, in]`, or the same.
-  """
+  """The shape that PyTorch has for that of a Flax leaf."""
   # The last two axes, turned around, then those before.
   return (*shape[:-3:-1], *shape[:-2])
 
@@ -36,22 +26,7 @@ def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def name_shapes(
   leaves: Mapping[str, Any], naming: names.Naming
 ) -> dict[str, tuple[int, ...]]:
-  """The shapes that a PyTorch state dictionary must have.
-
-  >>> name_shapes({'params/conv_stem/kernel': np.zeros((7, 7, 3, 64))},
-  ...             names.torchvision_resnet)
-  {'conv1.weight': (64, 3, 7, 7)}
-
-  Args:
-    leaves: of Flax variables, by path.
-    naming: the names of the modules.
-
-  Returns:
-    Shapes by name.
-
-  Raises:
-    ValueError: for a path that is not there.
-  """
+  """The shapes that a PyTorch state dictionary must have."""
   found = names.name_leaves(leaves, naming)
   return {found[path]: torch_shape(np.shape(x)) for path, x in leaves.items()}
 
@@ -68,18 +43,7 @@ def _list_some(items: Sequence[str]) -> str:
 
 
 def compare(got: Shapes, wanted: Shapes) -> dict[str, list[str]]:
-  """Where the shapes of weights differ from those of a network.
-
-  >>> compare({'a': (2,), 'b': (2,)}, {'b': (3,), 'c': (3,)})
-  {'missing': ['c'], 'not wanted': ['a'], 'wrong shape': ['b']}
-
-  Args:
-    got: shapes by name.
-    wanted: the same.
-
-  Returns:
-    Lists of names by what is wrong with them, which may be empty.
-  """
+  """Where the shapes of weights differ from those of a network."""
   return {
     'missing': [name for name in wanted if name not in got],
     'not wanted': [name for name in got if name not in wanted],
@@ -92,20 +56,7 @@ def compare(got: Shapes, wanted: Shapes) -> dict[str, list[str]]:
 def describe(
   problems: Mapping[str, Sequence[str]], got: Shapes, wanted: Shapes
 ) -> str:
-  """What `compare` found, in words.
-
-  >>> got, wanted = {'a': (2,), 'b': (2,)}, {'b': (3,), 'c': (3,)}
-  >>> describe(compare(got, wanted), got, wanted)
-  'missing: c; not wanted: a; wrong shape: b (2,) for (3,)'
-
-  Args:
-    problems: lists of names by what is wrong with them.
-    got: shapes by name.
-    wanted: the same.
-
-  Returns:
-    One line.
-  """
+  """What `compare` found, in words."""
   show = lambda name: (
     f'{name} {got[name]} for {wanted[name]}'
     if name in got and name in wanted
@@ -126,22 +77,7 @@ def check(
   head: str,
   path: str | os.PathLike[str] = '',
 ) -> None:
-  """Refuses weights that are not those of a network.
-
-  >>> check({'fc.bias': np.ones(2)}, {'fc.bias': (2,)}, architecture='resnet18',
-  ...       head='fc')
-
-  Args:
-    state: arrays by name.
-    wanted: shapes by name.
-    architecture: a name in `ARCHITECTURES`, for errors.
-    head: the name of the classifier.
-    path: where the weights come from, for errors.
-
-  Raises:
-    ValueError: where names or shapes differ, or a value is not finite, not
-      floating point, or a negative variance.
-  """
+  """Refuses weights that are not those of a network."""
   where = f'{path}: ' if path else ''
   got = {name: np.shape(array) for name, array in state.items()}
   problems = compare(got, wanted)

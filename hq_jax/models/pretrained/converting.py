@@ -36,39 +36,6 @@ def to_flax(
   w]` become `[h, w, in, out]`, `[out, in]` becomes `[in, out]`, depthwise ones
   `[c, 1, 3, 3]` become `[3, 3, 1, c]`. `num_batches_tracked` is ignored: with a
   fixed momentum it has no use.
-
-  >>> import jax
-  >>> import jax.numpy as jnp
-  >>> from hq_jax.models import mobilenet
-  >>> model = mobilenet.MobileNetV2(num_classes=10)
-  >>> shapes = jax.eval_shape(
-  ...   model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-  >>> zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  >>> state = to_torchvision(zeros, architecture='mobilenet_v2')
-  >>> variables = to_flax(state, shapes, architecture='mobilenet_v2')
-  >>> variables['params']['block1']['conv_depthwise']['kernel'].shape
-  (3, 3, 1, 32)
-  >>> backbone = to_flax(
-  ...   state, shapes, architecture='mobilenet_v2', new_head=True)
-  >>> 'head' in backbone['params']
-  False
-
-  Args:
-    state: arrays by name, of `read`.
-    variables_shapes: `params` and `batch_stats` of the model, arrays or their
-      shapes, as `jax.eval_shape(model.init, ...)` returns them.
-    architecture: a name in `ARCHITECTURES`.
-    new_head: whether the classifier of the weights is ignored, and that of the
-      variables left out: it stays as the model initializes it.
-    path: where the weights come from, for errors.
-
-  Returns:
-    `params` and `batch_stats` of float32 NumPy arrays in the shapes of
-    `variables_shapes`, without `params/head` where `new_head` is True.
-
-  Raises:
-    ValueError: where names or shapes are not those of the network, or a value
-      is not finite, not floating point, or a negative variance.
   """
   leaves = trees.flatten(variables_shapes)
   namings = architectures.get(architecture).namings
@@ -95,27 +62,6 @@ def to_torchvision(variables: chex.ArrayTree, *, architecture: str) -> State:
 
   The inverse of `to_flax`, with all `num_batches_tracked` zero. To write it as
   a file that torchvision's `load_state_dict` takes:
-
-  >>> import tempfile
-  >>> import jax
-  >>> from safetensors import numpy as safetensors_numpy
-  >>> shapes = architectures.get_shapes('mobilenet_v2', 10)
-  >>> zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  >>> state = to_torchvision(zeros, architecture='mobilenet_v2')
-  >>> state['features.1.conv.0.0.weight'].shape
-  (32, 1, 3, 3)
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   safetensors_numpy.save_file(state, f'{folder}/model.safetensors')
-
-  Args:
-    variables: `params` and `batch_stats` of the network.
-    architecture: a name in `ARCHITECTURES`.
-
-  Returns:
-    Arrays by name: float32, and int64 for `num_batches_tracked`.
-
-  Raises:
-    ValueError: where the variables are not those of the network.
   """
   leaves = trees.flatten(variables)
   (naming, *_) = architectures.get(architecture).namings

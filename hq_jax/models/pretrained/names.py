@@ -38,20 +38,7 @@ def _match(pattern: re.Pattern[str], module: str) -> re.Match[str]:
 
 
 def torchvision_resnet(module: str) -> str:
-  """The names of torchvision's and timm's residual networks.
-
-  >>> torchvision_resnet('stage1_block2/norm1')
-  'layer1.1.bn1'
-
-  Args:
-    module: the path of a module in `resnet.ResNet`.
-
-  Returns:
-    The name of the PyTorch module.
-
-  Raises:
-    ValueError: for a module that is not there.
-  """
+  """The names of torchvision's and timm's residual networks."""
   top = {'conv_stem': 'conv1', 'norm_stem': 'bn1', 'head': 'fc'}
   if module in top:
     return top[module]
@@ -63,20 +50,7 @@ def torchvision_resnet(module: str) -> str:
 
 
 def hugging_face_resnet(module: str) -> str:
-  """The names of Hugging Face's residual networks, without `resnet.` before.
-
-  >>> hugging_face_resnet('stage1_block2/norm1')
-  'encoder.stages.0.layers.1.layer.0.normalization'
-
-  Args:
-    module: the path of a module in `resnet.ResNet`.
-
-  Returns:
-    The name of the PyTorch module.
-
-  Raises:
-    ValueError: for a module that is not there.
-  """
+  """The names of Hugging Face's residual networks, without `resnet.` before."""
   words = {'conv': 'convolution', 'norm': 'normalization'}
   if module == 'head':
     return 'classifier.1'
@@ -89,20 +63,7 @@ def hugging_face_resnet(module: str) -> str:
 
 
 def torchvision_mobilenet(module: str) -> str:
-  """The names of torchvision's MobileNetV2.
-
-  >>> torchvision_mobilenet('block2/norm_depthwise')
-  'features.2.conv.1.1'
-
-  Args:
-    module: the path of a module in `mobilenet.MobileNetV2`.
-
-  Returns:
-    The name of the PyTorch module.
-
-  Raises:
-    ValueError: for a module that is not there.
-  """
+  """The names of torchvision's MobileNetV2."""
   top = {
     'conv_stem': 'features.0.0',
     'norm_stem': 'features.0.1',
@@ -123,20 +84,7 @@ def torchvision_mobilenet(module: str) -> str:
 
 
 def timm_mobilenet(module: str) -> str:
-  """The names of timm's MobileNetV2 (`mobilenetv2_100`).
-
-  >>> timm_mobilenet('block3/norm_depthwise')
-  'blocks.1.1.bn2'
-
-  Args:
-    module: the path of a module in `mobilenet.MobileNetV2`.
-
-  Returns:
-    The name of the PyTorch module.
-
-  Raises:
-    ValueError: for a module that is not there.
-  """
+  """The names of timm's MobileNetV2 (`mobilenetv2_100`)."""
   top = {
     'conv_stem': 'conv_stem',
     'norm_stem': 'bn1',
@@ -160,21 +108,7 @@ def timm_mobilenet(module: str) -> str:
 
 
 def name_leaves(paths: Iterable[str], naming: Naming) -> dict[str, str]:
-  """The names of arrays in a PyTorch state dictionary.
-
-  >>> name_leaves(['batch_stats/norm_stem/var'], torchvision_resnet)
-  {'batch_stats/norm_stem/var': 'bn1.running_var'}
-
-  Args:
-    paths: of the leaves of variables, each collection/module/leaf.
-    naming: the names of the modules.
-
-  Returns:
-    Names by path.
-
-  Raises:
-    ValueError: for a path that is not there.
-  """
+  """The names of arrays in a PyTorch state dictionary."""
   names = {}
   for path in paths:
     collection, _, inside = path.partition('/')
@@ -194,23 +128,7 @@ def find_naming(
   paths: Iterable[str],
   namings: Sequence[Naming],
 ) -> Naming:
-  """The naming under which most of a network's weights are there.
-
-  >>> namings = [hugging_face_resnet, torchvision_resnet]
-  >>> find_naming(['fc.bias'], ['params/head/bias'], namings).__name__
-  'torchvision_resnet'
-
-  Args:
-    found: the names in a file.
-    paths: of the leaves of the network's variables.
-    namings: those to choose from.
-
-  Returns:
-    One of them; the first one among equals.
-
-  Raises:
-    ValueError: for a path that is not there.
-  """
+  """The naming under which most of a network's weights are there."""
   found = set(found)
   count = lambda naming: len(
     found.intersection(name_leaves(paths, naming).values())

@@ -26,27 +26,6 @@ def read(path: str | os.PathLike[str]) -> State:
   `.pt`, `.bin`), which needs PyTorch. Of the latter nothing is executed that
   the file says. Weights under `state_dict` or `model` are found, and `module.`
   before every name is taken off.
-
-  >>> import tempfile
-  >>> import numpy as np
-  >>> from safetensors import numpy as safetensors_numpy
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   path = f'{folder}/a.safetensors'
-  ...   safetensors_numpy.save_file({'fc.bias': np.ones(2, np.float16)}, path)
-  ...   read(path)
-  {'fc.bias': array([1., 1.], dtype=float32)}
-
-  Args:
-    path: of the file; its suffix says what it is.
-
-  Returns:
-    Arrays by name, as the file has them, but float32 where it has fewer bits of
-    floating point.
-
-  Raises:
-    ValueError: for another suffix, a file that is damaged or something else, or
-      where PyTorch is needed and not installed.
-    OSError: where the system refuses to open it.
   """
   suffix = pathlib.PurePath(path).suffix
   if suffix != '.safetensors' and suffix not in _TORCH_SUFFIXES:

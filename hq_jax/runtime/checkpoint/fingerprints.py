@@ -69,42 +69,13 @@ def fingerprint(tree: chex.ArrayTree) -> chex.ArrayTree:
   `plain = sum_i b_i`, `placed = sum_i mix(b_i + i * 0x9e3779b9)`, modulo 2^32,
   of the bit patterns `b_i` in flat order. `mix` is one to one: a change of a
   single element is noticed for certain, and any other but for 1 in about 2^32.
-
-  >>> import jax.numpy as jnp
-  >>> for leaf in [jnp.int8([1, -1]), jnp.int8([-1, 1])]:
-  ...   print(fingerprint(leaf))
-  [      256 341912711]
-  [     256 50646766]
-
-  Args:
-    tree: any pytree of arrays of any type and sharding, random keys too.
-
-  Returns:
-    The tree with `[plain, placed]`, uint32[2], in place of each leaf. It
-    depends neither on the devices nor on the sharding.
-
-  Note:
-    Of a product with the place's odd multiplier, as is usual, the sum does not
-    change where `x` and `-x` change places: hence `mix`. Types and shapes are
-    not told apart; `describe` does. Nor is it made against ill will.
   """
   # Compiled for each shape, not for the tree, whose leaves share a few shapes.
   return jax.tree.map(lambda leaf: _summarize(jnp.asarray(leaf)), tree)
 
 
 def describe_types(tree: chex.ArrayTree) -> dict[str, str]:
-  """The type and shape of each leaf.
-
-  >>> import jax.numpy as jnp
-  >>> describe_types({'a': jnp.zeros((2, 3))})
-  {'a': 'float32[2, 3]'}
-
-  Args:
-    tree: any pytree of arrays, or of their shapes and types.
-
-  Returns:
-    For the path of each leaf its type and shape.
-  """
+  """The type and shape of each leaf."""
   return {
     path: f'{leaf.dtype}{list(leaf.shape)}'
     for path, leaf in trees.flatten(tree).items()
@@ -112,18 +83,7 @@ def describe_types(tree: chex.ArrayTree) -> dict[str, str]:
 
 
 def describe(tree: chex.ArrayTree) -> dict[str, list[str]]:
-  """Type, shape and fingerprint of each leaf, in words that JSON can hold.
-
-  >>> import jax.numpy as jnp
-  >>> describe({'a': jnp.int8([[1, -1]])})
-  {'a': ['int8[1, 2]', '0000010014612c87']}
-
-  Args:
-    tree: see `fingerprint`.
-
-  Returns:
-    For the path of each leaf its type and shape, and 16 hexadecimal digits.
-  """
+  """Type, shape and fingerprint of each leaf, in words that JSON can hold."""
   found = trees.flatten(jax.device_get(fingerprint(tree)))
   return {
     path: [described, _to_hex(found[path])]

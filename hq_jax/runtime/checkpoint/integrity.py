@@ -23,15 +23,7 @@ def get_digest(data: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
 def check_fingerprints(
   found: Mapping[str, list[str]], saved: Mapping[str, list[str]]
 ) -> None:
-  """Refuses arrays with other bits than were saved.
-
-  Args:
-    found: `fingerprints.describe` of what was read.
-    saved: the same of what was saved.
-
-  Raises:
-    DamagedError: with the paths.
-  """
+  """Refuses arrays with other bits than were saved."""
   changed = [path for path in saved if found[path] != saved[path]]
   if changed:
     raise orbax_io.DamagedError(
@@ -45,14 +37,6 @@ def check_like(
   """Refuses to restore arrays of other paths, shapes or types.
 
   Orbax would cast to another type in silence.
-
-  Args:
-    name: of the step.
-    theirs: types and shapes that were saved.
-    like: arrays, or shapes and types, that are wanted.
-
-  Raises:
-    ValueError: with what differs.
   """
   ours = fingerprints.describe_types(like)
   differences = [
@@ -68,16 +52,7 @@ def check_like(
 def check_config(
   name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> None:
-  """Refuses to go on with another config than that of a step.
-
-  Args:
-    name: of the step.
-    theirs: the config that was saved.
-    ours: the config of this run.
-
-  Raises:
-    ValueError: with the fields that differ.
-  """
+  """Refuses to go on with another config than that of a step."""
   differences = workdir_lib.find_differences(theirs, ours)
   if differences:
     raise ValueError(

@@ -93,15 +93,6 @@ class Checkpoints:
 
     It is whole on the disk when `wait` or the next `save` returns; until then
     it does not count as a step. The arrays may be donated meanwhile.
-
-    Args:
-      step: above the newest saved one.
-      state: what to save.
-      iterator: the training batches, just behind the last one used.
-
-    Raises:
-      OSError: where this step or the one before cannot be written.
-      RuntimeError: where Orbax did not save.
     """
     self.wait()
     data = {'iterators': distributed.gather(iterator.get_state())}
@@ -125,21 +116,13 @@ class Checkpoints:
       raise RuntimeError(f'step {step} was not saved: is it there already?')
 
   def check(self) -> None:
-    """Refuses to go on where a step could not be written; waits for nothing.
-
-    Raises:
-      OSError: with what the disk says.
-    """
+    """Refuses to go on where a step could not be written; waits for nothing."""
     # Orbax's own check finds nothing: its thread has taken the error.
     if self._is_under_way and not self._manager.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
-    """Waits until what was saved is on the disk.
-
-    Raises:
-      OSError: where it cannot be written.
-    """
+    """Waits until what was saved is on the disk."""
     self._is_under_way = False
     self._run(self._manager.wait_until_finished)
 
@@ -152,19 +135,6 @@ class Checkpoints:
 
     Damaged steps above it are moved to `damaged/`, and a warning says so. Where
     there is no such step, all stay where they are.
-
-    Args:
-      like: arrays of the same shapes, types and shardings, or
-        `jax.ShapeDtypeStruct`s.
-      iterator: put back to where it was; None leaves it out.
-
-    Returns:
-      The state; its own `step` tells which checkpoint it is of.
-
-    Raises:
-      ValueError: where there is no step, all are damaged, or the newest good
-        one is of another config, or its arrays have other paths, shapes or
-        types.
     """
     self.wait()
     reasons: dict[int, str] = {}
@@ -184,11 +154,7 @@ class Checkpoints:
     )
 
   def close(self) -> None:
-    """Waits for what is under way and frees what Orbax holds.
-
-    Raises:
-      OSError: where a step cannot be written.
-    """
+    """Waits for what is under way and frees what Orbax holds."""
     self._run(self._manager.close)
 
   def _run(self, call: Callable[[], Any]) -> Any:
@@ -279,13 +245,13 @@ class Checkpoints:
     if not reasons:
       return
     for step, reason in reasons.items():
-      if distributed.is_first():
+      if distributed.is_primary():
         moved = _move(self._directory, step)
         name = f'{self._directory}/{step}'
         logging.warning(
           '%s %s: moved to %s, step %d is used', name, reason, moved, good
         )
-    if not distributed.is_alone():
+    if not distributed.is_single_process():
       multihost_utils.sync_global_devices('damaged checkpoints are set aside')
     self._manager.reload()
     self._wait_until_all_see_the_same()
@@ -309,7 +275,7 @@ class Checkpoints:
         time.sleep(1)
         self._manager.reload()
 
-    distributed.together(wait)
+    distributed.raise_on_all(wait)
 
 
 @jax.jit

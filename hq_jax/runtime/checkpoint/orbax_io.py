@@ -28,12 +28,6 @@ def silence_orbax() -> Callable[[], None]:
   """Drops what Orbax's threads say of what they cannot read or write.
 
   That is pages, and late; `Checkpoints` raises an error that says it.
-
-  >>> speak_again = silence_orbax()
-  >>> speak_again()
-
-  Returns:
-    What undoes it.
   """
   loggers = logging.get_absl_logger(), std_logging.getLogger('asyncio')
   is_ours = lambda record: not re.search('/(orbax|asyncio)/', record.pathname)
@@ -60,14 +54,7 @@ def quiet_orbax() -> Iterator[None]:
 
 
 def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
-  """Tries to read; all processes go on together.
-
-  Args:
-    read: what one process finds damaged, all do.
-
-  Returns:
-    What is read, and ''; or None, and the end of a sentence that says why.
-  """
+  """Tries to read; all processes go on together."""
   found, reason = None, ''
   with quiet_orbax():
     try:

@@ -25,15 +25,7 @@ class KeepPolicy(checkpoint_managers.PreservationPolicy):
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
-    """Says of each step whether it stays.
-
-    Args:
-      checkpoints: what Orbax knows of each, in the order of their steps.
-      context: nothing.
-
-    Returns:
-      A bool for each.
-    """
+    """Says of each step whether it stays."""
     del context
     steps = [checkpoint.step for checkpoint in checkpoints]
     kept = set(sorted(steps)[-self.newest :])
