@@ -11,7 +11,7 @@ from hq_jax.data import sources
 from hq_jax.data.images import crops
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.images import unreadable as unreadable_lib
-from hq_jax.runtime import shares
+from hq_jax.runtime import distributed
 
 Batch = dict[str, np.ndarray]
 # Images, labels, and which of the images could be read.
@@ -100,7 +100,7 @@ def make_eval_batches(
   the same number of batches, all of the same shape: what is missing in the
   last one is filled up with images whose `valid` is False.
   """
-  shares.get_local_size(batch_size, process_index, process_count)
+  distributed.get_local_size(batch_size, process_index, process_count)
   return EvalBatches(
     source,
     preprocessing,

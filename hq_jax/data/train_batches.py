@@ -14,7 +14,7 @@ from hq_jax.data.images import crops
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.images import unreadable as unreadable_lib
 from hq_jax.data.sets import datasets
-from hq_jax.runtime import shares
+from hq_jax.runtime import distributed
 
 Batch = dict[str, np.ndarray]
 
@@ -47,9 +47,11 @@ def make_train_iterator(
   index of the next global batch: `set_state()` continues bit-identically, also
   with another `process_count`, but not with another `batch_size` or `seed`.
   """
-  local_size = shares.get_local_size(batch_size, process_index, process_count)
-  shares.check_range('seed', seed, 0, 2**64 - 1)
-  shares.check_range(
+  local_size = distributed.get_local_size(
+    batch_size, process_index, process_count
+  )
+  distributed.check_range('seed', seed, 0, 2**64 - 1)
+  distributed.check_range(
     'max_shift', max_shift, 0, min(dataset.image_shape[:2]) - 1
   )
   options: grain.ReadOptions

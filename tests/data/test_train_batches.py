@@ -272,9 +272,9 @@ def test_evaluation_shared_among_processes(num, process_count):
 def test_bad_sizes_are_named(name, kwargs):
   dataset = _numbered(4)
   kwargs = {'batch_size': 8, **kwargs}
-  with pytest.raises(ValueError, match=f'^{name}: got .* wanted'):
+  with pytest.raises(ValueError, match=f'^{name} is .* wanted'):
     train_batches.make_train_iterator(dataset, seed=0, **kwargs)
-  with pytest.raises(ValueError, match=f'^{name}: got .* wanted'):
+  with pytest.raises(ValueError, match=f'^{name} is .* wanted'):
     eval_batches.make_eval_batches(dataset.test, preprocessing={}, **kwargs)
 
 
@@ -284,7 +284,7 @@ def test_bad_sizes_are_named(name, kwargs):
 )
 def test_bad_seed_and_shift_are_named(name, value):
   kwargs = {'batch_size': 2, 'seed': 0, name: value}
-  with pytest.raises(ValueError, match=f'^{name}: got {value}, wanted'):
+  with pytest.raises(ValueError, match=f'^{name} is {value}, wanted'):
     train_batches.make_train_iterator(_numbered(4), **kwargs)
 
 

@@ -8,10 +8,9 @@ import subprocess
 import jax
 import pytest
 
-import hq_jax
 from hq_jax.runtime import provenance
 
-_PACKAGE = pathlib.Path(hq_jax.__file__).parent
+_FOLDER = pathlib.Path(provenance.__file__).parent
 
 
 def _git(folder, *arguments):
@@ -25,13 +24,14 @@ def _git(folder, *arguments):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-  """A copy of the package in an empty folder, far from any repository."""
+  """A copy of the module's folder, far from any repository."""
   for name in ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
-  target = tmp_path / 'source' / 'hq_jax'
-  ignore = shutil.ignore_patterns('__pycache__')
-  shutil.copytree(_PACKAGE, target, ignore=ignore)
+  target = tmp_path / 'source' / 'runtime'
+  target.mkdir(parents=True)
+  for name in ('__init__.py', 'provenance.py'):
+    shutil.copy(_FOLDER / name, target)
   return target
 
 
@@ -60,7 +60,7 @@ def test_a_checkout_has_its_commit(package):
   assert _get_commit(package) == commit
 
 
-@pytest.mark.parametrize('name', ['hq_jax/loop.py', 'setup.cfg'])
+@pytest.mark.parametrize('name', ['runtime/provenance.py', 'setup.cfg'])
 def test_a_changed_checkout_is_dirty(package, name):
   (package.parent / 'setup.cfg').write_text('[metadata]\n')
   commit = _commit_all(package.parent)
@@ -73,19 +73,13 @@ def test_a_changed_checkout_is_dirty(package, name):
   assert _get_commit(package) == _git(package.parent, 'rev-parse', 'HEAD')
 
 
-def test_outside_a_checkout_it_is_unknown(package):
+def test_without_a_commit_of_its_own_it_is_unknown(package):
   assert _get_commit(package) == 'unknown'
-
-
-def test_in_somebody_elses_checkout_it_is_unknown(package):
-  (package.parent / '.gitignore').write_text('hq_jax\n')
-  _commit_all(package.parent)
-  assert _get_commit(package) == 'unknown'
-
-
-def test_before_the_first_commit_it_is_unknown(package):
+  # Before the first commit, and in somebody else's checkout.
+  (package.parent / '.gitignore').write_text('runtime\n')
   _git(package.parent, 'init', '--quiet')
-  _git(package.parent, 'add', '.')
+  assert _get_commit(package) == 'unknown'
+  _commit_all(package.parent)
   assert _get_commit(package) == 'unknown'
 
 
