@@ -12,6 +12,7 @@ from flax import serialization
 import numpy as np
 
 from benchmarks.accuracy import tasks
+from benchmarks.glyphs import glyphs
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax.data import eval_batches
@@ -236,4 +237,4 @@ def _load(task: tasks.Task) -> datasets.Dataset:
 
 @functools.cache
 def _open(name: str) -> datasets.Dataset:
-  return datasets.load(name)
+  return glyphs.load(name) if name in glyphs.SPECS else datasets.load(name)

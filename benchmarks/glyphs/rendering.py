@@ -3,14 +3,12 @@
 What is made of the random draws are sums, products and quotients, element by
 element, which IEEE 754 fixes to the last bit, and neither sines nor matrix
 products, which differ between libraries: the images are the same bytes
-wherever the font files are.
+everywhere.
 """
-
-import functools
 
 import numpy as np
 
-from benchmarks.glyphs import outlines
+from benchmarks.glyphs import letters
 from benchmarks.glyphs import scenes
 
 MIN_SIZE_PX = 8
@@ -18,7 +16,6 @@ MAX_SIZE_PX = 64
 
 # A pixel is the mean over so many points along either axis.
 _SUBSAMPLES = 4
-_BITMAPS_CHECKSUM = 1948118108
 
 # What `scenes.draw_scenes` returns, with axes for rows and columns behind.
 Scene = dict[str, np.ndarray]
@@ -41,12 +38,10 @@ def render(
 
   Returns:
     The images, uint8 `[num, size_px, size_px, 1]`, and their labels, int64
-    `[num]`, indices into `scenes.CLASS_NAMES`.
+    `[num]`, indices into `letters.CLASS_NAMES`.
 
   Raises:
-    ValueError: for an argument outside its range, or if the fonts installed
-      are not those that this data set is made of.
-    OSError: where a font file cannot be read.
+    ValueError: for an argument outside its range.
 
   >>> images, labels = render(0, 'train', first=100, num=3, size_px=16)
   >>> images.shape, images.dtype
@@ -69,19 +64,6 @@ def render(
   return images[..., None], labels
 
 
-@functools.cache
-def _load_bitmaps() -> np.ndarray:
-  """Returns the letters of all fonts, having made sure that it is they."""
-  bitmaps = outlines.load_bitmaps(''.join(scenes.CLASS_NAMES))
-  checksum = outlines.checksum(bitmaps)
-  if checksum != _BITMAPS_CHECKSUM:
-    raise ValueError(
-      f'fonts: the letters in those of matplotlib have the CRC-32 {checksum},'
-      f' wanted {_BITMAPS_CHECKSUM}: the images would be different ones'
-    )
-  return bitmaps
-
-
 def _rotation(half_tangent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns cosine and sine of an angle, given the tangent of half of it."""
   square = half_tangent * half_tangent
@@ -98,7 +80,7 @@ def _cover(scene: Scene, labels: np.ndarray, size_px: int) -> np.ndarray:
   num_points = size_px * _SUBSAMPLES
   cos, sin = _rotation(scene['half_angle'])
   shear, stretch = scene['shear'], scene['stretch']
-  scale = outlines.CAP_HEIGHT / scene['cap_height']
+  scale = letters.CAP_HEIGHT / scene['cap_height']
   inverse = [
     scale * (cos + shear * sin) / stretch,
     scale * (sin - shear * cos) / stretch,
@@ -114,14 +96,14 @@ def _cover(scene: Scene, labels: np.ndarray, size_px: int) -> np.ndarray:
   shift = np.rint(2 * num_points * scene['shift']).astype(np.int64)
   x, y = points - shift[:, 0], points[:, None] - shift[:, 1]
   # The outermost pixels of a bitmap are empty: so is what lies beyond them.
-  last = outlines.SIDE - 1
-  columns = np.clip(((xx * x + xy * y) >> 17) + outlines.SIDE // 2, 0, last)
-  rows = np.clip(((yx * x + yy * y) >> 17) + outlines.SIDE // 2, 0, last)
+  last = letters.SIDE - 1
+  columns = np.clip(((xx * x + xy * y) >> 17) + letters.SIDE // 2, 0, last)
+  rows = np.clip(((yx * x + yy * y) >> 17) + letters.SIDE // 2, 0, last)
   font = scene['font'].astype(np.int64)
-  letter = font * len(scenes.CLASS_NAMES) + labels[:, None, None]
-  indices = (letter * outlines.SIDE + rows) * outlines.SIDE + columns
+  letter = font * len(letters.CLASS_NAMES) + labels[:, None, None]
+  indices = (letter * letters.SIDE + rows) * letters.SIDE + columns
   inside = (
-    _load_bitmaps()
+    letters.load_bitmaps()
     .ravel()[indices]
     .reshape(-1, size_px, _SUBSAMPLES, size_px, _SUBSAMPLES)
   )

@@ -9,13 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.glyphs import outlines
-
-# Left out of the 62 letters and digits: capital I and O, which in many a font
-# are the digits 1 and 0 once stretched, and the small letters. Some of those
-# are capitals at another scale (c, k, o, p, s, u, v, w, x, z), some another
-# class once sheared or turned (b and 6, g and 9, l and 1, q and 9, h and n).
-CLASS_NAMES = tuple('0123456789ABCDEFGHJKLMNPQRSTUVWXYZ')
+from benchmarks.glyphs import letters
 
 
 class Draw(NamedTuple):
@@ -36,7 +30,7 @@ class Draw(NamedTuple):
 # `x` comes before `y`. The order and the shapes say which random words are used
 # for what: a change makes another data set, and needs a new version.
 DRAWS = {
-  'font': Draw(0, len(outlines.FONTS)),  # Rounded down.
+  'font': Draw(0, len(letters.FONTS)),  # Rounded down.
   'cap_height': Draw(0.45, 0.75),
   'half_angle': Draw(-0.18, 0.18),  # The tangent of half of it: 20.4 degrees.
   'shear': Draw(-0.3, 0.3),
@@ -81,7 +75,7 @@ def draw_labels(seed: int, split: str, first: int, num: int) -> np.ndarray:
     num: how many, >= 1.
 
   Returns:
-    int64, `[num]`, in 0..33: indices into `CLASS_NAMES`.
+    int64, `[num]`, in 0..33: indices into `letters.CLASS_NAMES`.
 
   Raises:
     ValueError: for an argument outside its range.
@@ -91,7 +85,7 @@ def draw_labels(seed: int, split: str, first: int, num: int) -> np.ndarray:
   True
   """
   _check(seed, split, first, num)
-  num_classes = len(CLASS_NAMES)
+  num_classes = len(letters.CLASS_NAMES)
   block, skipped = divmod(first, num_classes)
   num_blocks = -(-(skipped + num) // num_classes)
   words = _words(seed, split, 'labels', block, num_blocks, num_classes)

@@ -47,7 +47,7 @@ class Data:
   """Which images are read, and how.
 
   Attributes:
-    name: a generated set (`digits`, `glyphs/16`, ...), any set that `python -m
+    name: `digits`, which is made here, any set that `python -m
       hq_jax.data.prepare` has prepared (`imagenet2012`, ...), or `folder`.
     data_dir: where TFDS keeps prepared sets, None for its own default; for
       `folder`, the folder of images.

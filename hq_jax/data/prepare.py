@@ -47,7 +47,8 @@ def prepare(
   """
   root = lookup.get_root(data_dir)
   if name in generated.SPECS:
-    generated.open_splits(name, root, memory_limit_bytes=0)
+    spec = generated.SPECS[name]
+    generated.open_splits(name, spec, root, memory_limit_bytes=0)
   folder = lookup.find(name, root)
   if folder is None:
     folder = _prepare(name, root, manual_dir, show_progress)

@@ -1,19 +1,14 @@
-import contextlib
-import io
-import os
 import re
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
 
 from benchmarks.glyphs import glyphs
-from benchmarks.glyphs import outlines
+from benchmarks.glyphs import letters
 from benchmarks.glyphs import rendering
 from benchmarks.glyphs import scenes
-from hq_jax.data import sources
+from hq_jax.data.sets import datasets
 
 
 @pytest.mark.parametrize(
@@ -81,7 +76,7 @@ def test_labels_from_the_middle_are_those_of_the_whole():
     assert part.tolist() == labels[first : first + num].tolist()
 
 
-def test_what_is_drawn_is_uniform_over_its_range():
+def test_what_is_drawn_is_uniform_and_independent():
   num = 4000
   drawn = scenes.draw_scenes(0, 'train', 0, num)
   assert list(drawn) == list(scenes.DRAWS)
@@ -94,15 +89,9 @@ def test_what_is_drawn_is_uniform_over_its_range():
     # Five standard errors of a uniform variable's mean and of its square's.
     assert np.abs(units.mean(axis=0) - 1 / 2).max() < 5 * 0.289 / num**0.5
     assert np.abs((units**2).mean(axis=0) - 1 / 3).max() < 5 * 0.3 / num**0.5
-
-
-def test_what_is_drawn_is_independent():
-  drawn = scenes.draw_scenes(0, 'train', 0, 2000)
-  columns = np.concatenate(
-    [values.reshape(2000, -1) for values in drawn.values()], axis=1
-  )
-  correlation = np.corrcoef(columns.T) - np.eye(columns.shape[1])
-  assert np.abs(correlation).max() < 5 / 2000**0.5
+  columns = [values.reshape(num, -1) for values in drawn.values()]
+  correlation = np.corrcoef(np.concatenate(columns, axis=1).T)
+  assert np.abs(correlation - np.eye(len(correlation))).max() < 5 / num**0.5
 
 
 def test_noise_is_nearly_normal():
@@ -136,7 +125,7 @@ def _scene(**values):
 
 
 def _cover(letter, **values):
-  label = np.array([scenes.CLASS_NAMES.index(letter)])
+  label = np.array([letters.CLASS_NAMES.index(letter)])
   return rendering._cover(_scene(**values), label, 64)[0]
 
 
@@ -178,11 +167,11 @@ def test_the_bitmaps_are_taken_from_the_right_font_and_class():
   for font in (0, 7, 19):
     for letter in ('0', 'Q', 'Z'):
       coverage = _cover(letter, font=font, cap_height=72 / 128)
-      label = scenes.CLASS_NAMES.index(letter)
-      bitmap = rendering._load_bitmaps()[font, label]
+      label = letters.CLASS_NAMES.index(letter)
+      bitmap = letters.load_bitmaps()[font, label]
       expected = bitmap.reshape(64, 2, 64, 2).mean(axis=(1, 3))
       np.testing.assert_array_equal(coverage, expected)
-  assert rendering._load_bitmaps().shape[:2] == (len(outlines.FONTS), 34)
+  assert letters.load_bitmaps().shape[:2] == (len(letters.FONTS), 34)
 
 
 def test_levels_are_those_drawn():
@@ -275,149 +264,42 @@ def test_takes_the_integers_of_numpy():
   assert zlib.crc32(images.tobytes()) == 3394248436
 
 
-def test_refuses_other_fonts(monkeypatch):
-  bitmaps = rendering._load_bitmaps().copy()
-  bitmaps[3, 4, 60, 60] ^= 1
-  rendering._load_bitmaps.cache_clear()
-  monkeypatch.setattr(outlines, 'load_bitmaps', lambda characters: bitmaps)
-  with pytest.raises(ValueError, match=r'fonts: .* wanted 1948118108'):
-    rendering.render(0, 'train', 0, 1, 16)
-
-
-def test_pixel_statistics_are_those_of_the_training_images():
-  config = glyphs.get_config('glyphs/16_small')
-  images, _ = rendering.render(config.seed, 'train', 0, config.num_train, 16)
-  np.testing.assert_allclose(config.pixel_mean, [images.mean()], rtol=1e-12)
-  np.testing.assert_allclose(config.pixel_std, [images.std()], rtol=1e-12)
-
-
-@pytest.mark.slow
-def test_stored_statistics_are_those_measured():
-  config = glyphs.get_config('glyphs/16')
+@pytest.mark.parametrize(
+  'name',
+  ['glyphs/16_small', pytest.param('glyphs/16', marks=pytest.mark.slow)],
+)
+def test_stored_statistics_are_those_measured(name):
+  spec = glyphs.SPECS[name]
   mean, std = glyphs.pixel_statistics(
-    size_px=config.size_px, num_train=config.num_train, seed=config.seed
+    size_px=16, num_train=spec.num_train, seed=0
   )
-  assert (config.pixel_mean, config.pixel_std) == ((mean,), (std,))
+  assert (spec.pixel_mean, spec.pixel_std) == ((mean,), (std,))
+  if name == 'glyphs/16_small':
+    images, _ = rendering.render(0, 'train', 0, spec.num_train, 16)
+    np.testing.assert_allclose([mean, std], [images.mean(), images.std()])
 
 
-def test_names_of_the_data_sets():
-  assert [config.name for config in glyphs.CONFIGS] == [
-    '16',
-    '16_small',
-    '32',
-    '32_large',
-  ]
-  config = glyphs.get_config('glyphs/32_large')
-  assert (config.image_shape, config.num_train) == ((32, 32, 1), 200_000)
-  for name in ('16', 'glyphs', 'glyphs/99', 'digits'):
-    with pytest.raises(ValueError, match=f"'{name}', .* glyphs/16, .*32_large"):
-      glyphs.get_config(name)
+def test_a_set_is_prepared_once_and_read_in_order(tmp_path):
+  dataset = glyphs.load('glyphs/16_small', tmp_path)
+  folder = tmp_path / 'glyphs' / '16_small' / '1.0.0'
+  files = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+  assert [path.name for path in tmp_path.iterdir()] == ['glyphs']
+  assert dataset.name == 'glyphs/16_small'
+  assert dataset.image_shape == (16, 16, 1)
+  assert dataset.class_names == letters.CLASS_NAMES
+  assert dataset.pixel_mean == (126.7531328125,)
+  for split, num in (('train', 2000), ('test', 500)):
+    source = getattr(dataset, split)
+    images, labels = rendering.render(0, split, 0, num, 16)
+    np.testing.assert_array_equal(source.images, images)
+    np.testing.assert_array_equal(source.labels, labels)
+  again = glyphs.load('glyphs/16_small', tmp_path)
+  np.testing.assert_array_equal(again.test.images, dataset.test.images)
+  assert files == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(
-  'draw', [scenes.draw_labels, scenes.draw_scenes], ids=lambda f: f.__name__
-)
-def test_every_draw_checks_its_arguments(draw):
-  with pytest.raises(ValueError, match="split: got 'tset', wanted one of"):
-    draw(0, 'tset', 0, 1)
-  with pytest.raises(ValueError, match='num: got -5, wanted an integer 1'):
-    draw(0, 'test', 7, -5)
-
-
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
-    ({'num_train': 0}, 'num_train: got 0, wanted an integer 1..'),
-    ({'num_test': 0}, 'num_test: got 0, wanted an integer 1..'),
-    ({'size_px': 4}, 'size_px: got 4, wanted an integer 8..64'),
-    ({'seed': -3}, 'seed: got -3, wanted an integer 0..'),
-  ],
-)
-def test_refuses_configurations_out_of_range(changes, message):
-  arguments = {'size_px': 16, 'num_train': 1, 'num_test': 1, 'seed': 0}
-  with pytest.raises(ValueError, match=re.escape(message)):
-    glyphs.make_config('tiny', **{**arguments, **changes})
-
-
-def _prepare(folder, config):
-  builder = glyphs.Glyphs(
-    data_dir=folder, config=config, file_format='array_record'
-  )
-  quiet = io.StringIO()
-  with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-    builder.download_and_prepare()
-  return builder
-
-
-def test_builder_writes_the_images_in_order(tmp_path):
-  config = glyphs.make_config(
-    'tiny', size_px=12, num_train=130, num_test=35, seed=9
-  )
-  _prepare(tmp_path, config)
-  builder = glyphs.Glyphs(data_dir=tmp_path, config=config)
-  assert str(builder.data_dir) == str(tmp_path / 'glyphs' / 'tiny' / '1.0.0')
-  for split, num in [('train', 130), ('test', 35)]:
-    source = builder.as_data_source(split=split)
-    assert len(source) == num
-    images, labels = sources.gather(source, range(num))
-    expected, expected_labels = rendering.render(9, split, 0, num, 12)
-    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
-    np.testing.assert_array_equal(images, expected)
-    np.testing.assert_array_equal(labels, expected_labels)
-  names = builder.info.features['label'].names
-  assert tuple(names) == glyphs.CLASS_NAMES
-
-
-def test_builder_writes_the_same_bytes_again(tmp_path):
-  config = glyphs.make_config(
-    'tiny', size_px=8, num_train=70, num_test=1, seed=0
-  )
-  files = []
-  for name in ('a', 'b'):
-    _prepare(tmp_path / name, config)
-    files.append(
-      {
-        path.name: path.read_bytes()
-        for path in (tmp_path / name / 'glyphs').rglob('*.array_record*')
-      }
-    )
-  assert files[0] == files[1] and len(files[0]) == 2
-
-
-_PREPARE_AND_READ = """
-import socket
-import sys
-
-def refuse(*args):
-  raise AssertionError('a connection was tried')
-
-socket.socket.connect = refuse
-socket.getaddrinfo = refuse
-from benchmarks.glyphs import glyphs
-assert 'matplotlib' not in sys.modules
-config = glyphs.make_config('t', size_px=8, num_train=3, num_test=2, seed=0)
-builder = glyphs.Glyphs(
-  data_dir=sys.argv[1], config=config, file_format='array_record')
-builder.download_and_prepare()
-assert builder.as_data_source('train')[2]['image'].shape == (8, 8, 1)
-assert 'tensorflow' not in sys.modules
-"""
-
-
-@pytest.mark.slow
-def test_needs_neither_tensorflow_nor_a_network(tmp_path):
-  # A package of that name that can be imported, and would leave a trace.
-  package = tmp_path / 'path' / 'tensorflow'
-  package.mkdir(parents=True)
-  trace = tmp_path / 'imported'
-  (package / '__init__.py').write_text(f'open({str(trace)!r}, "w").close()')
-  path = os.pathsep.join([str(package.parent), *filter(None, sys.path)])
-  done = subprocess.run(
-    [sys.executable, '-c', _PREPARE_AND_READ, str(tmp_path / 'data')],
-    env={**os.environ, 'PYTHONPATH': path},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert done.returncode == 0, done.stderr
-  assert not trace.exists()
+def test_a_config_cannot_name_them(tmp_path):
+  with pytest.raises(ValueError) as caught:
+    datasets.load('glyphs/16_small', tmp_path)
+  assert "'glyphs/16_small', which is not prepared in" in str(caught.value)
+  assert 'made here: digits, folder' in str(caught.value)

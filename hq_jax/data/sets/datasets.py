@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 from hq_jax.data import sources
@@ -85,7 +84,12 @@ def load(
   if name in generated.SPECS:
     if image_size is not None:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
-    return _load_generated(name, root, memory_limit_bytes)
+    return load_generated(
+      name,
+      generated.SPECS[name],
+      root,
+      memory_limit_bytes=memory_limit_bytes,
+    )
   _check_not_generated(name)
   folder = lookup.find(name, root)
   if folder is None:
@@ -110,12 +114,19 @@ def _check_not_generated(name: str) -> None:
     )
 
 
-def _load_generated(
-  name: str, root: pathlib.Path, memory_limit_bytes: int
+def load_generated(
+  name: str,
+  spec: generated.Spec,
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  memory_limit_bytes: int = 2**30,
 ) -> Dataset:
-  spec = generated.SPECS[name]
+  """Opens a set that is generated here, which is prepared the first time."""
   train, test = generated.open_splits(
-    name, root, memory_limit_bytes=memory_limit_bytes
+    name,
+    spec,
+    lookup.get_root(data_dir),
+    memory_limit_bytes=memory_limit_bytes,
   )
   return Dataset(
     name=name,

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from benchmarks.glyphs import glyphs
 from hq_jax.data import sources
 from hq_jax.data.sets import digits
 from hq_jax.data.tfds import errors as tfds_errors
@@ -54,24 +53,11 @@ SPECS = {
     num_train=digits.NUM_TRAIN,
     num_test=digits.NUM_TEST,
   ),
-} | {
-  f'glyphs/{config.name}': Spec(
-    builder=glyphs.Glyphs,
-    class_names=glyphs.CLASS_NAMES,
-    image_shape=config.image_shape,
-    pixel_range=glyphs.PIXEL_RANGE,
-    pixel_mean=config.pixel_mean,
-    pixel_std=config.pixel_std,
-    num_train=config.num_train,
-    num_test=config.num_test,
-    config=config.name,
-  )
-  for config in glyphs.CONFIGS
 }
 
 
 def open_splits(
-  name: str, root: pathlib.Path, *, memory_limit_bytes: int
+  name: str, spec: Spec, root: pathlib.Path, *, memory_limit_bytes: int
 ) -> tuple[sources.Source, sources.Source]:
   """Opens both splits of a set, and prepares it first if it is not there.
 
@@ -80,7 +66,6 @@ def open_splits(
   `incomplete.*`, which is renamed when it is complete. A killed process
   leaves its `incomplete.*` folder behind, which may be deleted.
   """
-  spec = SPECS[name]
   folder = root / name / str(spec.builder.VERSION)
   if not (folder / 'dataset_info.json').exists():
     _prepare(spec, root, folder)
