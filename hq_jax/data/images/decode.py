@@ -9,32 +9,17 @@ import contextlib
 import io
 
 import numpy as np
-from PIL import BmpImagePlugin
-from PIL import GifImagePlugin
 from PIL import Image
 from PIL import ImageFile
-from PIL import JpegImagePlugin
-from PIL import PngImagePlugin
-from PIL import WebPImagePlugin
+from PIL import UnidentifiedImageError
 
 from hq_jax.data.images import exif
 
-# Past this many, Pillow warns of a decompression bomb: 4 bytes each in memory.
-MAX_PIXELS = 2**30 // 12
+_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP')
 
 
 class UnreadableImage(ValueError):
   """The bytes are no image that can be read; one line says why."""
-
-
-class _JpegFile(JpegImagePlugin.JpegImageFile):
-  """A JPEG file of which no resolution is wanted.
-
-  Pillow looks for it in EXIF, which costs time, and warns where that is broken.
-  """
-
-  def _read_dpi_from_exif(self) -> None:
-    pass
 
 
 def decode(data: bytes, channels: int = 3) -> np.ndarray:
@@ -47,46 +32,32 @@ def decode(data: bytes, channels: int = 3) -> np.ndarray:
   """
   file = read_header(data)
   image = _load(file, channels)
-  image = exif.turn_upright(image, _get_orientation(file))
+  image = exif.turn_upright(image, exif.read_orientation(file))
   return to_array(image, channels)
 
 
 def read_header(data: bytes) -> ImageFile.ImageFile:
-  """Reads what a file says of its image, and none of the pixels.
+  """Opens a file; of the pixels it reads only those of a PNG.
 
-  `Image.open` would warn of large images, and of JPEGs with broken additions;
-  which warnings are shown, and which raised, is one setting for all threads.
+  Pillow refuses images of more than 178 million pixels, and warns of half as
+  many.
   """
-  start = bytes(data[:16])
-  make: type[ImageFile.ImageFile]
-  if start.startswith(b'\xff\xd8\xff'):
-    make = _JpegFile
-  elif start.startswith(b'\x89PNG\r\n\x1a\n'):
-    make = PngImagePlugin.PngImageFile
-  elif start.startswith((b'GIF87a', b'GIF89a')):
-    make = GifImagePlugin.GifImageFile
-  elif start.startswith(b'BM'):
-    make = BmpImagePlugin.BmpImageFile
-  elif start.startswith(b'RIFF') and start[8:12] == b'WEBP':
-    make = WebPImagePlugin.WebPImageFile
-  else:
-    raise UnreadableImage(
-      f'image: got {len(data)} bytes that begin with {start!r}, wanted a JPEG,'
-      ' PNG, GIF, BMP or WebP file'
-    )
   with _reading():
-    file = make(io.BytesIO(data))
-  width, height = file.size
-  if width * height > MAX_PIXELS:
-    raise UnreadableImage(
-      f'image: got {width} x {height} pixels, wanted at most {MAX_PIXELS}'
-    )
+    try:
+      file = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+      raise UnreadableImage(
+        f'image: got {len(data)} bytes that begin with {bytes(data[:16])!r},'
+        ' wanted a whole JPEG, PNG, GIF, BMP or WebP file'
+      ) from None
+    if file.format == 'PNG':
+      file.load()  # What EXIF there is may lie behind the pixels.
   return file
 
 
 def get_upright_size(file: ImageFile.ImageFile) -> tuple[int, int]:
   """Returns the size of an image once it is turned upright."""
-  return exif.turn_size(file.size, _get_orientation(file))
+  return exif.turn_size(file.size, exif.read_orientation(file))
 
 
 def resize_box(
@@ -108,7 +79,7 @@ def resize_box(
     )
   # It is cheaper to find the part in the image as it is stored, and to turn
   # the result, than to turn the image.
-  orientation = _get_orientation(file)
+  orientation = exif.read_orientation(file)
   box = exif.find_stored_box(box, file.size, orientation)
   left, top, right, bottom = (side / shrink for side in box)
   image = _load(file, channels, shrink)
@@ -142,13 +113,9 @@ def _reading() -> Iterator[None]:
     ) from error
 
 
-def _get_orientation(file: ImageFile.ImageFile) -> int:
-  return exif.read_orientation(file.info.get('exif', b''))
-
-
 def _fit_shrink(file: ImageFile.ImageFile, most: int) -> int:
   """The largest of 1, 2, 4, 8 up to `most` by which a decoder can divide."""
-  if not isinstance(file, _JpegFile):
+  if file.format not in ('JPEG', 'MPO'):
     return 1
   return max([shrink for shrink in (2, 4, 8) if shrink <= most], default=1)
 

@@ -3,11 +3,9 @@
 EXIF numbers the orientations 1..8; 1 is upright as it is stored.
 """
 
-import struct
-
+from PIL import ExifTags
 from PIL import Image
 
-_TAG = 0x0112
 # What turns an image of each upright.
 _UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,26 +25,13 @@ _SWAP = 5, 6, 7, 8
 Box = tuple[float, float, float, float]
 
 
-def read_orientation(exif: bytes) -> int:
-  r"""Finds the orientation in EXIF.
-
-  Pillow's own reader warns of EXIF that is broken in any other entry.
-  """
-  exif = exif.removeprefix(b'Exif\0\0')
-  order = {b'II*\0': '<', b'MM\0*': '>'}.get(exif[:4])
-  if order is None:
-    return 1
+def read_orientation(image: Image.Image) -> int:
+  """Finds the orientation in EXIF or XMP; 1 where neither says it."""
   try:
-    (offset,) = struct.unpack_from(f'{order}I', exif, 4)
-    (count,) = struct.unpack_from(f'{order}H', exif, offset)
-    for i in range(count):
-      # A tag, a type (3: 16 bits), how many, and the value itself.
-      entry = struct.unpack_from(f'{order}HHIH', exif, offset + 2 + 12 * i)
-      if entry[:2] == (_TAG, 3):
-        return entry[3] if entry[3] in _UPRIGHT else 1
-  except struct.error:
-    pass  # It ends too early.
-  return 1
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if found in _UPRIGHT else 1
+  except Exception:  # What is broken makes Pillow raise nearly anything.
+    return 1
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -114,13 +114,13 @@ def test_only_the_first_frame_counts():
     assert decode.decode(data).tolist() == np.full((2, 3, 3), 10).tolist()
 
 
-@pytest.mark.parametrize('order', ['>', '<'])
+@pytest.mark.parametrize('file_format', ['PNG', 'WEBP', 'JPEG'])
 @pytest.mark.parametrize('orientation', range(10))
-def test_orientation(orientation, order):
+def test_orientation(orientation, file_format):
   image = Image.fromarray(encoded.draw_noise(3, 5))
-  exif = encoded.make_exif(orientation, order)
-  for file_format in ('PNG', 'WEBP', 'JPEG'):
-    options = encoded.LOSSLESS.get(file_format, {})
+  options = encoded.LOSSLESS.get(file_format, {})
+  for order in '<>':
+    exif = encoded.make_exif(orientation, order)
     data = encoded.encode(image, file_format, exif=exif, **options)
     wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert np.array_equal(decode.decode(data), np.asarray(wanted))
@@ -134,34 +134,44 @@ def test_a_phone_held_upright():
   assert decode.decode(data, 1)[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
 
 
-@pytest.mark.parametrize('num_bytes', range(6, 44))
-def test_exif_that_ends_too_early_turns_nothing(num_bytes):
-  image = encoded.draw_smooth(4, 6)
-  exif = encoded.make_exif(6)[:num_bytes]
-  data = encoded.encode(image, 'JPEG', exif=exif)
-  # The value is there from byte 38 on.
-  assert decode.decode(data).shape == (
-    (6, 4, 3) if num_bytes >= 38 else (4, 6, 3)
-  )
+def _exif_behind_the_pixels(image):
+  data = encoded.encode(image, exif=encoded.make_exif(6))
+  start = data.index(b'eXIf') - 4
+  end = start + 12 + int.from_bytes(data[start : start + 4])
+  return data[:start] + data[end:-12] + data[start:end] + data[-12:]
 
 
+_XMP = b'<rdf:Description tiff:Orientation="6"/>'
+_LONG = b'Exif\0\0II*\0' + struct.pack('<IHHHIII', 8, 1, 0x0112, 4, 1, 6, 0)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    pytest.param(_exif_behind_the_pixels, id='behind the pixels of a PNG'),
+    pytest.param(lambda x: encoded.encode(x, 'JPEG', xmp=_XMP), id='XMP'),
+    pytest.param(lambda x: encoded.encode(x, 'JPEG', exif=_LONG), id='LONG'),
+  ],
+)
+def test_an_orientation_in_another_place(make):
+  data = make(encoded.draw_smooth(4, 6))
+  assert decode.decode(data).shape == (6, 4, 3)
+  file = decode.read_header(data)
+  assert decode.get_upright_size(file) == (4, 6)
+
+
+# Pillow warns of it.
+@pytest.mark.filterwarnings('ignore')
 def test_exif_that_is_broken_turns_nothing():
-  for exif in (
-    b'',
-    b'Exif\0\0',
-    b'Exif\0\0XX*\0',
-    encoded.make_exif(6, entries=9000)[:30],
-  ):
-    data = encoded.encode(encoded.draw_smooth(4, 6), 'JPEG', exif=exif)
-    assert decode.decode(data).shape == (4, 6, 3)
+  whole = encoded.make_exif(6)
+  # The entry is there from byte 40 on.
+  cut = [(whole[:num_bytes], num_bytes >= 40) for num_bytes in range(6, 44)]
   # It says more than there is, of a resolution that Pillow looks for.
-  exif = b'Exif\0\0MM\0*' + struct.pack('>IHHHII', 8, 9, 0x011A, 5, 900, 2**31)
-  assert (
-    decode.decode(
-      encoded.encode(encoded.draw_smooth(4, 6), 'JPEG', exif=exif)
-    ).shape[0]
-    == 4
-  )
+  more = b'Exif\0\0MM\0*' + struct.pack('>IHHHII', 8, 9, 0x011A, 5, 900, 2**31)
+  broken = b'', b'Exif\0\0XX*\0', more, encoded.make_exif(6, entries=9000)[:30]
+  for exif, turns in [*cut, *((exif, False) for exif in broken)]:
+    data = encoded.encode(encoded.draw_smooth(4, 6), 'JPEG', exif=exif)
+    assert decode.decode(data).shape == ((6, 4, 3) if turns else (4, 6, 3))
 
 
 def _make_broken():
@@ -209,9 +219,14 @@ def test_what_is_broken_is_an_unreadable_image(data):
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_too_many_pixels_are_named():
-  data = encoded.make_png(20_000, 5_000, 8, 0, [b'x'])
-  with pytest.raises(decode.UnreadableImage, match='got 20000 x 5000 pixels'):
+@pytest.mark.filterwarnings('ignore')
+def test_pixels_of_a_large_phone_are_read_and_more_are_not():
+  # 12000 x 9000: Pillow warns of it.
+  data = encoded.encode(Image.new('L', (12_000, 9_000), 99), 'JPEG')
+  found = crops.center_crop(data, size=4, resize=5, channels=1)
+  assert found.ravel().tolist() == [99] * 16
+  data = encoded.make_png(20_000, 10_000, 8, 0, [b'x'])
+  with pytest.raises(decode.UnreadableImage, match=r'size \(200000000 pixels'):
     decode.decode(data)
 
 
