@@ -10,7 +10,6 @@ from hq_jax.data import normalization
 from hq_jax.data import sources
 from hq_jax.data.images import crops
 from hq_jax.data.images import threaded_reader
-from hq_jax.data.images import unreadable as unreadable_lib
 from hq_jax.runtime import distributed
 
 Batch = dict[str, np.ndarray]
@@ -28,7 +27,7 @@ class EvalBatches:
   source: sources.Source
   preprocessing: Mapping[str, Any]
   batch_size: int
-  unreadable: unreadable_lib.Unreadable
+  unreadable: threaded_reader.Unreadable
   num_threads: int | None
   process_index: int
   process_count: int
@@ -89,7 +88,7 @@ def make_eval_batches(
   *,
   preprocessing: Mapping[str, Any],
   batch_size: int,
-  unreadable: unreadable_lib.Unreadable | None = None,
+  unreadable: threaded_reader.Unreadable | None = None,
   num_threads: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
@@ -105,7 +104,7 @@ def make_eval_batches(
     source,
     preprocessing,
     batch_size,
-    unreadable or unreadable_lib.Unreadable(0),
+    unreadable or threaded_reader.Unreadable(0),
     num_threads,
     process_index,
     process_count,

@@ -12,7 +12,6 @@ from hq_jax.data import sources
 from hq_jax.data.images import augment
 from hq_jax.data.images import crops
 from hq_jax.data.images import threaded_reader
-from hq_jax.data.images import unreadable as unreadable_lib
 from hq_jax.data.sets import datasets
 from hq_jax.runtime import distributed
 
@@ -35,7 +34,7 @@ def make_train_iterator(
   max_shift: int = 0,
   flip: bool = False,
   min_area: float = 0.08,
-  unreadable: unreadable_lib.Unreadable | None = None,
+  unreadable: threaded_reader.Unreadable | None = None,
   num_threads: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
@@ -67,7 +66,7 @@ def make_train_iterator(
     reader = threaded_reader.FileReader(
       dataset.train,
       make_image,
-      unreadable or unreadable_lib.Unreadable(0),
+      unreadable or threaded_reader.Unreadable(0),
       num_threads,
     )
     read = reader.read

@@ -13,7 +13,7 @@ from hq_jax import models
 from hq_jax.core import trees
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
-from hq_jax.data.images import unreadable
+from hq_jax.data.images import threaded_reader
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
 from hq_jax.training import inputs
@@ -88,7 +88,7 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     dataset.test,
     preprocessing=found.preprocessing,
     batch_size=checked.batch_size,
-    unreadable=unreadable.Unreadable(checked.data.max_unreadable),
+    unreadable=threaded_reader.Unreadable(checked.data.max_unreadable),
     num_threads=checked.data.num_threads,
     process_index=jax.process_index(),
     process_count=jax.process_count(),

@@ -18,7 +18,7 @@ from hq_jax.compression import planner
 from hq_jax.compression import rate_control
 from hq_jax.core import trees
 from hq_jax.data import normalization
-from hq_jax.data.images import unreadable as unreadable_lib
+from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
 from hq_jax.runtime import distributed
 from hq_jax.runtime import workdir as workdir_lib
@@ -58,7 +58,7 @@ class Job(NamedTuple):
   identity: dict[str, Any]
   lock: IO[str] | None
   dataset: datasets.Dataset
-  unreadable: unreadable_lib.Unreadable
+  unreadable: threaded_reader.Unreadable
   model: nn.Module
   pretrained: dict[str, Any] | None
   mesh: jax.sharding.Mesh
@@ -169,7 +169,7 @@ def _check(
     identity=config_lib.to_dict(checked) | inputs.identify(checked, dataset),
     lock=None,
     dataset=dataset,
-    unreadable=unreadable_lib.Unreadable(checked.data.max_unreadable),
+    unreadable=threaded_reader.Unreadable(checked.data.max_unreadable),
     model=model,
     pretrained=pretrained,
     mesh=mesh,

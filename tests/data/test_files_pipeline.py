@@ -11,7 +11,7 @@ from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data import train_batches
 from hq_jax.data.images import crops
-from hq_jax.data.images import unreadable as unreadable_lib
+from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
 
 _SIZE, _RESIZE = 8, 10
@@ -206,7 +206,7 @@ def damaged(folder, tmp_path):
 
 def test_unreadable_images_are_named_and_replaced(damaged):
   dataset = _load(damaged)
-  unreadable = unreadable_lib.Unreadable(5)
+  unreadable = threaded_reader.Unreadable(5)
   batches = _take(_NUM_TRAIN, dataset, batch_size=6, unreadable=unreadable)
   pictures = _identify(np.concatenate([batch['image'] for batch in batches]))
   good = sorted(set(range(_NUM_TRAIN)) - {4, 5, 20})
@@ -231,7 +231,7 @@ def test_unreadable_images_are_named_and_replaced(damaged):
 def test_too_many_are_an_error(damaged, limit):
   dataset = _load(damaged)
   given = (
-    {} if limit is None else {'unreadable': unreadable_lib.Unreadable(limit)}
+    {} if limit is None else {'unreadable': threaded_reader.Unreadable(limit)}
   )
   with pytest.raises(ValueError, match='cannot be read, wanted at most'):
     _take(_NUM_TRAIN, dataset, batch_size=6, **given)
@@ -244,7 +244,7 @@ def test_a_vanished_image_is_unreadable(folder, damaged):
   dataset = _load(damaged)
   for path in damaged.rglob('*.jpg'):
     path.unlink()
-  unreadable = unreadable_lib.Unreadable(100)
+  unreadable = threaded_reader.Unreadable(100)
   with pytest.raises(ValueError, match='not one of the training images can be'):
     _take(1, dataset, batch_size=1, unreadable=unreadable)
   assert len(unreadable.names) == _NUM_TRAIN

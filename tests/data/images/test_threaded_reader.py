@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from hq_jax.data.images import unreadable as unreadable_lib
+from hq_jax.data.images import threaded_reader
 
 
 def test_each_is_counted_once_and_warned_of_once(caplog):
-  found = unreadable_lib.Unreadable(2)
+  found = threaded_reader.Unreadable(2)
   for name in ('b.jpg', 'a.jpg', 'b.jpg', 'a.jpg', 'a.jpg'):
     found.add(name, ValueError(f'{name} is cut\nand more'))
   assert found.names == ('b.jpg', 'a.jpg')
@@ -20,7 +20,7 @@ def test_each_is_counted_once_and_warned_of_once(caplog):
 
 
 def test_one_above_the_limit_is_an_error_that_names_some():
-  found = unreadable_lib.Unreadable(3)
+  found = threaded_reader.Unreadable(3)
   for i in range(3):
     found.add(f'{i}.jpg', OSError('gone'))
   with pytest.raises(ValueError) as caught:
@@ -31,15 +31,8 @@ def test_one_above_the_limit_is_an_error_that_names_some():
   )
 
 
-def test_a_limit_of_zero_refuses_the_first():
-  with pytest.raises(
-    ValueError, match=r'^1 image\(s\) cannot be read, .*: a \(x\)'
-  ):
-    unreadable_lib.Unreadable(0).add('a', ValueError('x'))
-
-
 def test_threads_lose_none():
-  found = unreadable_lib.Unreadable(10**6)
+  found = threaded_reader.Unreadable(10**6)
   barrier = threading.Barrier(8)
 
   def add(thread):
