@@ -17,3 +17,19 @@ from hq_jax.artifact.reader import read as read
 from hq_jax.artifact.variables import to_variables as to_variables
 from hq_jax.artifact.writer import dumps as dumps
 from hq_jax.artifact.writer import write as write
+
+__all__ = [
+  'Artifact',
+  'Row',
+  'Tensor',
+  'dumps',
+  'fold',
+  'layers',
+  'loads',
+  'quantize_int8',
+  'read',
+  'shape_of',
+  'sizes',
+  'to_variables',
+  'write',
+]

@@ -9,3 +9,15 @@ from hq_jax.baselines._uniform import UniformState as UniformState
 from hq_jax.baselines._vector import Codebook as Codebook
 from hq_jax.baselines._vector import vector as vector
 from hq_jax.baselines._vector import VectorState as VectorState
+
+__all__ = [
+  'BinaryState',
+  'Codebook',
+  'TwnState',
+  'UniformState',
+  'VectorState',
+  'binary',
+  'twn',
+  'uniform',
+  'vector',
+]

@@ -23,3 +23,24 @@ from hq_jax.config.validation import get_defaults as get_defaults
 from hq_jax.config.validation import is_optional as is_optional
 from hq_jax.config.validation import to_dict as to_dict
 from hq_jax.config.validation import validate as validate
+
+__all__ = [
+  'OURS',
+  'Checkpoint',
+  'Config',
+  'Data',
+  'Distill',
+  'Mesh',
+  'Model',
+  'Optimizer',
+  'Phase',
+  'Quantizer',
+  'Recipe',
+  'check_field',
+  'get_defaults',
+  'is_optional',
+  'parse_arguments',
+  'set_compression',
+  'to_dict',
+  'validate',
+]

@@ -14,6 +14,12 @@ from hq_jax.models import mobilenet
 from hq_jax.models import resnet
 from hq_jax.models import small
 
+__all__ = [
+  'build',
+  'find_norms',
+  'pair_norms',
+]
+
 
 class _Entry(NamedTuple):
   make: type[nn.Module]

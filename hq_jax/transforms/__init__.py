@@ -27,3 +27,29 @@ from hq_jax.transforms._straight_through import (
 from hq_jax.transforms._tangent import tangent as tangent
 from hq_jax.transforms._ternary import ternary as ternary
 from hq_jax.transforms._ternary import TernaryState as TernaryState
+
+__all__ = [
+  'ProjectState',
+  'PruneState',
+  'Quantizer',
+  'Recipe',
+  'ReinitState',
+  'StraightThroughState',
+  'TernaryState',
+  'channel_axis',
+  'describe',
+  'encode',
+  'finalize',
+  'flatten_records',
+  'hq',
+  'identity',
+  'kernels',
+  'latents',
+  'project_to_sphere',
+  'prune',
+  'reinit',
+  'straight_through',
+  'tangent',
+  'ternary',
+  'with_density_scale',
+]

@@ -10,3 +10,16 @@ from hq_jax.compression.planner.records import LayerPlan as LayerPlan
 from hq_jax.compression.planner.records import Plan as Plan
 from hq_jax.compression.planner.records import sparsities as sparsities
 from hq_jax.compression.planner.records import with_encoding as with_encoding
+
+__all__ = [
+  'ALLOCATIONS',
+  'LayerPlan',
+  'Plan',
+  'describe',
+  'entropy_bytes',
+  'find_kernels',
+  'plan',
+  'predict',
+  'sparsities',
+  'with_encoding',
+]

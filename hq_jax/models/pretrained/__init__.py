@@ -10,3 +10,10 @@ from hq_jax.models.pretrained.architectures import (
 from hq_jax.models.pretrained.converting import to_flax as to_flax
 from hq_jax.models.pretrained.converting import to_torchvision as to_torchvision
 from hq_jax.models.pretrained.reading import read as read
+
+__all__ = [
+  'ARCHITECTURES',
+  'read',
+  'to_flax',
+  'to_torchvision',
+]

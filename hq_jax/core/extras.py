@@ -1,0 +1,28 @@
+"""Packages that only some of the library needs, and what installs them."""
+
+# What is not here belongs to the extra 'train'.
+_EXTRAS = {
+  **dict.fromkeys(
+    ('absl', 'chex', 'constriction', 'jax', 'jaxlib', 'numpy', 'optax', 'scipy')
+  ),
+  'matplotlib': 'report',
+  'tensorflow': 'prepare',
+}
+
+
+def explain(error: ModuleNotFoundError, what: str) -> ModuleNotFoundError:
+  """Says in one line which extra installs what is missing.
+
+  >>> missing = ModuleNotFoundError(name='flax.linen')
+  >>> print(explain(missing, 'training'))
+  training needs flax, which is not installed: pip install 'hq_jax[train]'
+  """
+  package = (error.name or '').partition('.')[0]
+  if package in ('', 'hq_jax'):
+    return error
+  extra = _EXTRAS.get(package, 'train')
+  wanted = f"'hq_jax[{extra}]'" if extra else 'hq_jax'
+  return ModuleNotFoundError(
+    f'{what} needs {package}, which is not installed: pip install {wanted}',
+    name=error.name,
+  )
