@@ -13,8 +13,9 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax.artifact import model as model_lib
 from hq_jax.compression import planner
+from hq_jax.compression.planner import allocation
 from hq_jax.compression.planner import overhead
-from hq_jax.compression.planner import planning
+from hq_jax.compression.planner import size_prediction
 from hq_jax.core import qtensors
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
@@ -123,7 +124,7 @@ def compress(
     max_error=max_error,
   )
   if target_ratio is not None:
-    planning.check_target(target_ratio)
+    allocation.check_target(target_ratio)
     network = overhead.measure(
       variables, select=select, make_artifact=make_artifact, draw=False
     )
@@ -131,7 +132,7 @@ def compress(
   kernels = overhead.find_kernels(variables['params'], select)
   if sparsity is None:
     return make_artifact(variables, *_find_optima(kernels))
-  zeros = planning.resolve_sparsity(sparsity, list(kernels))
+  zeros = size_prediction.resolve_sparsity(sparsity, list(kernels))
   encoded = {path: _ternarize(kernels[path], s) for path, s in zeros.items()}
   return make_artifact(variables, encoded, {})
 
@@ -144,7 +145,7 @@ def _reach(
   best, most_bytes, fraction = None, 0, 1.0
   last: planner.Plan | None = None
   for _ in range(_MAX_ROUNDS):
-    plan = planning.allocate(network, target_ratio, code_fraction=fraction)
+    plan = allocation.allocate(network, target_ratio, code_fraction=fraction)
     if last is not None and plan.layers == last.layers:
       break
     last = plan
@@ -221,14 +222,13 @@ def _make_artifact(
   pairs: Mapping[str, str],
   max_error: float,
 ) -> artifact_lib.Artifact:
-  prefix = lambda found: {f'params/{path}': x for path, x in found.items()}
   folded, folded_norms = artifact_lib.fold(
     trees.flatten(variables),
-    prefix(codes),
+    trees.in_params(codes),
     pairs,
     norms,
     _get_scale_dtype(codes),
-    int8=prefix(int8),
+    int8=trees.in_params(int8),
     max_error=max_error,
   )
   found = artifact_lib.Artifact(

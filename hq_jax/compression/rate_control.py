@@ -1,28 +1,73 @@
-"""From the file as it would be now to the sparsity that fills its target.
+"""Rate control: what is adjusted until a file has the bytes of its target.
 
 How many bytes codes take is known only once they are there: contexts save a
 part that grows while ternary weights are trained. A plan, made before, counts
-on none. So while training goes on, the file is made now and then, and as many
-more weights live as the bytes that are left can hold.
+on none. So while training goes on, the file is made now and then, and the
+density of all kernels is scaled to what the bytes that are left can hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import math
 
 import numpy as np
+from scipy import optimize
 
 from hq_jax import artifact as artifact_lib
-from hq_jax.compression import planner
 from hq_jax.core import qtensors
+from hq_jax.core import trees
 
 # Of the target: what is left free for the changes of the last epoch.
 MARGIN = 0.002
 
-_MIN_FACTOR = 0.25
+# Below a third of zeros, more zeros make a file larger: codes are most random
+# when -1, 0 and 1 are equally frequent.
+MIN_SPARSITY = 1 / 3
+
+_MIN_DENSITY_SCALE = 0.25
+_TOLERANCE = 1e-12
+
+
+def entropy_bytes(size: int, num_nonzero: int) -> float:
+  """The order-0 entropy of ternary codes whose signs are balanced, in bytes.
+
+  `n (-s log2 s - (1 - s) log2 (1 - s) + (1 - s)) / 8`, with `s` the fraction
+  of zeros.
+
+  >>> entropy_bytes(16, 8)
+  3.0
+
+  Args:
+    size: the number of codes.
+    num_nonzero: how many are not zero, 0 to `size`.
+
+  Returns:
+    Bytes, not rounded.
+  """
+  if num_nonzero in (0, size):
+    return num_nonzero / 8
+  p = num_nonzero / size
+  bits = -p * np.log2(p) - (1 - p) * np.log2(1 - p) + p
+  return float(size * bits / 8)
+
+
+def find_least(fits: Callable[[float], bool], low: float, high: float) -> float:
+  """The least number from `low` to `high` that fits, or `high` if none does.
+
+  What is larger than a number that fits has to fit, too.
+  """
+  if fits(low):
+    return low
+  if not fits(high):
+    return high
+  root = optimize.bisect(
+    lambda x: 1.0 if fits(x) else -1.0, low, high, xtol=_TOLERANCE
+  )
+  # The last middle: what fits is there, or a tolerance above.
+  return root if fits(root) else root + 2 * _TOLERANCE
 
 
 def get_wanted_bytes(dense_bytes: int, target_ratio: float) -> int:
-  """The bytes that a file is steered to, a little below its target.
+  """The bytes that training aims at, a little below its target.
 
   `floor(dense_bytes / target_ratio * (1 - MARGIN))`
   """
@@ -35,16 +80,15 @@ def find_density_scale(
   sparsities: Mapping[str, float],
   wanted_bytes: int,
 ) -> float:
-  """The factor on the weights that live with which the file has its bytes.
+  """The factor on the density of all kernels at which the file has its bytes.
 
-  With `k_l` of the `n_l` weights of kernel `l` alive now, and `f N` of all at
-  the factor `f`, `N = sum_l (1 - s_l) n_l`, the codes are to take
+  With `k_l` of the `n_l` weights of kernel `l` not zero now, and `f N` of all
+  at the factor `f`, `N = sum_l (1 - s_l) n_l`, the codes are to take
 
   `stream / sum_l H(n_l, k_l) * sum_l H(n_l, k_l f N / sum_l k_l)`
 
-  bytes, `H` the order-0 entropy of `planner.entropy_bytes`, and all else what
-  it takes now: the largest such `f`, by bisection. No kernel counts with less
-  than a third of zeros.
+  bytes, `H` the order-0 entropy, and all else what it takes now: the largest
+  such `f`. No kernel counts with less than a third of zeros.
   """
   codes = {
     path: tensor.codes
@@ -52,29 +96,27 @@ def find_density_scale(
     if isinstance(tensor, qtensors.TernaryTensor)
   }
   counts = [(c.size, int(np.count_nonzero(c))) for c in codes.values()]
-  alive = sum(kept for _, kept in counts)
+  num_nonzero = sum(kept for _, kept in counts)
   planned = sum(
-    (1 - sparsity) * codes[f'params/{path}'].size
-    for path, sparsity in sparsities.items()
+    (1 - sparsity) * codes[path].size
+    for path, sparsity in trees.in_params(sparsities).items()
   )
-  if not alive:
+  if not num_nonzero:
     return 1.0
 
   def predict(factor: float) -> float:
-    scale = factor * planned / alive
+    scale = factor * planned / num_nonzero
     return sum(
-      planner.entropy_bytes(size, min(round(kept * scale), 2 * size // 3))
+      entropy_bytes(size, min(round(kept * scale), 2 * size // 3))
       for size, kept in counts
     )
 
   stream = artifact_lib.sizes(data)['ternary_codes']
-  now = sum(planner.entropy_bytes(size, kept) for size, kept in counts)
+  now = sum(entropy_bytes(size, kept) for size, kept in counts)
   # Codes of one sign without a zero take no bytes at all.
   fraction = stream / now if stream else 1.0
   wanted = (wanted_bytes - (len(data) - stream)) / fraction
-  size = sum(size for size, _ in counts)
-  low, high = _MIN_FACTOR, size / planned
-  for _ in range(30):
-    middle = (low + high) / 2
-    low, high = (middle, high) if predict(middle) <= wanted else (low, middle)
-  return low
+  high = sum(size for size, _ in counts) / planned
+  return -find_least(
+    lambda x: predict(-x) <= wanted, -high, -_MIN_DENSITY_SCALE
+  )

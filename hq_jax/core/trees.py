@@ -1,6 +1,6 @@
 """Key-paths, leaf selection and masked trees over any pytree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import re
 from typing import Any
 
@@ -57,6 +57,21 @@ def flatten(
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
   return {path_string(path): leaf for path, leaf in leaves}
+
+
+def in_params(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """From paths inside the parameters to those of all variables and of files.
+
+  >>> in_params({'a/kernel': 1})
+  {'params/a/kernel': 1}
+
+  Args:
+    leaves: anything by path inside the parameters.
+
+  Returns:
+    The same by path inside the variables, whose parameters are 'params'.
+  """
+  return {f'params/{path}': leaf for path, leaf in leaves.items()}
 
 
 def _last_key(path: str) -> str:

@@ -1,6 +1,6 @@
 """What a kernel costs in each encoding: bytes, and cosine distance.
 
-Everything here is NumPy and closed form: a price is known before a weight is
+Everything here is NumPy and closed form: a cost is known before a weight is
 trained or a byte written. The output channel is the last axis.
 """
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hq_jax import artifact
+from hq_jax.compression import rate_control
 
 # The overhead of deflate's Huffman codes over the entropy of bytes.
 _DEFLATE_OVERHEAD = 1.01
@@ -18,18 +19,15 @@ _NORMAL = statistics.NormalDist()
 # Weights that stand for those of a kernel of which only the shape is known.
 _ENOUGH_DRAWS = 1 << 16
 
-# Below a third of zeros, more zeros make a file larger: codes are most random
-# when -1, 0 and 1 are equally frequent.
-MIN_SPARSITY = 1 / 3
 MAX_SPARSITY = 0.995
 # Where the curves are evaluated: what is kept falls by 3.6% from each to the
 # next, from all to one in 10,000.
 SPARSITIES = np.unique(
-  [MIN_SPARSITY, MAX_SPARSITY, *(1 - np.geomspace(1, 1e-4, 256))]
+  [rate_control.MIN_SPARSITY, MAX_SPARSITY, *(1 - np.geomspace(1, 1e-4, 256))]
 )
 
 
-class Price(NamedTuple):
+class Cost(NamedTuple):
   """What an encoding takes.
 
   Attributes:
@@ -41,7 +39,7 @@ class Price(NamedTuple):
   cosine_distance: float
 
 
-class Prices(NamedTuple):
+class Costs(NamedTuple):
   """What a kernel costs.
 
   Attributes:
@@ -53,38 +51,15 @@ class Prices(NamedTuple):
 
   size: int
   ternary: np.ndarray
-  int8: Price
-  float16: Price
-
-
-def entropy_bytes(size: int, num_nonzero: int) -> float:
-  """The order-0 entropy of ternary codes whose signs are balanced, in bytes.
-
-  `n (-s log2 s - (1 - s) log2 (1 - s) + (1 - s)) / 8`, with `s` the fraction
-  of zeros.
-
-  >>> entropy_bytes(16, 8)
-  3.0
-
-  Args:
-    size: the number of codes.
-    num_nonzero: how many are not zero, 0 to `size`.
-
-  Returns:
-    Bytes, not rounded.
-  """
-  if num_nonzero in (0, size):
-    return num_nonzero / 8
-  p = num_nonzero / size
-  bits = -p * np.log2(p) - (1 - p) * np.log2(1 - p) + p
-  return float(size * bits / 8)
+  int8: Cost
+  float16: Cost
 
 
 def ternary_bytes(size: int, sparsity: float) -> float:
   """The order-0 entropy of a kernel's codes at a sparsity, in bytes."""
   # One more than wanted: training rounds the number in float32.
   kept = round((1 - sparsity) * size) + (size > 1000)
-  return entropy_bytes(size, min(size, max(1, kept)))
+  return rate_control.entropy_bytes(size, min(size, max(1, kept)))
 
 
 def gaussian_distances() -> np.ndarray:
@@ -134,7 +109,7 @@ def ternary_distances(kernel: np.ndarray) -> np.ndarray:
   return 1 - cosines.mean(axis=1)[::-1]
 
 
-def measure(kernel: Any) -> Prices:
+def measure(kernel: Any) -> Costs:
   """What a kernel costs in each encoding."""
   size = math.prod(kernel.shape)
   if hasattr(kernel, '__array__'):
@@ -148,11 +123,11 @@ def measure(kernel: Any) -> Prices:
   if not np.isfinite(floats).all():
     floats = values  # As the file holds it.
   codes = artifact.quantize_int8(values).codes
-  return Prices(
+  return Costs(
     size,
     distances,
-    int8=_price(values, codes, size),
-    float16=_price(values, floats, size),
+    int8=_measure_cost(values, codes, size),
+    float16=_measure_cost(values, floats, size),
   )
 
 
@@ -166,7 +141,7 @@ def _draw_gaussian(shape: tuple[int, ...]) -> np.ndarray:
   return drawn / np.float32(fan_in) ** 0.5
 
 
-def _price(values: np.ndarray, encoded: np.ndarray, size: int) -> Price:
+def _measure_cost(values: np.ndarray, encoded: np.ndarray, size: int) -> Cost:
   """Of `size` numbers like these: the top byte is deflated, as in the file."""
   itemsize = encoded.dtype.itemsize
   top = encoded.astype(encoded.dtype.newbyteorder('<')).view(np.uint8)
@@ -176,7 +151,7 @@ def _price(values: np.ndarray, encoded: np.ndarray, size: int) -> Price:
   cosines = _dot(values, encoded) / np.sqrt(
     np.maximum(_dot(values, values) * _dot(encoded, encoded), 1e-300)
   )
-  return Price(size * (itemsize - 1 + top_bytes), float(1 - cosines.mean()))
+  return Cost(size * (itemsize - 1 + top_bytes), float(1 - cosines.mean()))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hq_jax.compression import rate_control
 from hq_jax.compression.planner import costs
 
 # log2 of the price of a byte: below, bytes count for nothing against the last
 # bit of a distance of 1; above, distances for nothing against a bit of a byte.
 _PRICE_RANGE = (-100.0, 60.0)
+_SAME_PRICE = 1e-9
 
 
 class Options(NamedTuple):
@@ -35,7 +37,7 @@ class Options(NamedTuple):
 
 
 def get_options(
-  kernels: Sequence[costs.Prices],
+  kernels: Sequence[costs.Costs],
   encodings: Sequence[str],
   code_scale: float = 1.0,
 ) -> Options:
@@ -44,7 +46,7 @@ def get_options(
   if 'ternary' in encodings:
     grid = costs.SPARSITIES
     chosen = np.flatnonzero(
-      (grid >= costs.MIN_SPARSITY) & (grid <= costs.MAX_SPARSITY)
+      (grid >= rate_control.MIN_SPARSITY) & (grid <= costs.MAX_SPARSITY)
     )[::-1]
     for i in chosen:
       names.append('ternary')
@@ -58,8 +60,8 @@ def get_options(
       found = [getattr(kernel, name) for kernel in kernels]
       names.append(name)
       sparsities.append(0.0)
-      num_bytes.append([round(price.num_bytes) for price in found])
-      distances.append([price.cosine_distance for price in found])
+      num_bytes.append([round(cost.num_bytes) for cost in found])
+      distances.append([cost.cosine_distance for cost in found])
   return Options(
     np.array(names),
     np.array(sparsities),
@@ -81,7 +83,7 @@ def smallest(options: Options) -> np.ndarray:
 
 
 def minimise(options: Options, budget: float) -> tuple[np.ndarray, np.ndarray]:
-  """Finds the price of a byte at which the choices just fit, by bisection."""
+  """The choices at a price of a byte too low to fit, and at one just enough."""
   rows = np.arange(len(options.num_bytes))
   choose = lambda price: np.argmin(
     options.distances + price * options.num_bytes, axis=1
@@ -90,13 +92,8 @@ def minimise(options: Options, budget: float) -> tuple[np.ndarray, np.ndarray]:
   if fits(choose(0.0)):
     return choose(0.0), choose(0.0)
   low, high = _PRICE_RANGE
-  for _ in range(64):
-    middle = (low + high) / 2
-    if fits(choose(2.0**middle)):
-      high = middle
-    else:
-      low = middle
-  return choose(2.0**low), choose(2.0**high)
+  price = rate_control.find_least(lambda x: fits(choose(2.0**x)), low, high)
+  return choose(2.0 ** (price - _SAME_PRICE)), choose(2.0**price)
 
 
 def fill(

@@ -1,4 +1,4 @@
-"""What a file takes besides its kernels: measured on a file that is built.
+"""The bytes of a file besides its kernels, measured on one that is built.
 
 The layout of a file (header, scales, norms, container) depends on shapes and
 encodings and hardly on values: a file with random ones is as long.
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
+from hq_jax.compression import rate_control
 from hq_jax.compression.planner import costs
 from hq_jax.core import qtensors
 from hq_jax.core import trees
@@ -32,7 +33,7 @@ class Network(NamedTuple):
   Attributes:
     variables: 'params' and other collections, of arrays or of shapes.
     kernels: by path inside params.
-    prices: of the kernels, by path.
+    costs: of the kernels, by path.
     dense_bytes: float32 bytes of all variables.
     make_artifact: from variables, ternary and int8 kernels by path inside
       params, to the artifact.
@@ -41,7 +42,7 @@ class Network(NamedTuple):
 
   variables: Mapping[str, Any]
   kernels: dict[str, Any]
-  prices: dict[str, costs.Prices]
+  costs: dict[str, costs.Costs]
   dense_bytes: int
   make_artifact: MakeArtifact
   draw: bool = True
@@ -53,9 +54,12 @@ def make_plain_artifact(
   int8: Mapping[str, qtensors.Int8Tensor],
 ) -> artifact_lib.Artifact:
   """An artifact without a header, of the tensors as they are."""
-  prefix = lambda found: {f'params/{path}': x for path, x in found.items()}
   folded, _ = artifact_lib.fold(
-    trees.flatten(variables), prefix(ternary), {}, {}, int8=prefix(int8)
+    trees.flatten(variables),
+    trees.in_params(ternary),
+    {},
+    {},
+    int8=trees.in_params(int8),
   )
   return artifact_lib.Artifact('', {}, (1,), {}, (), folded, {})
 
@@ -134,16 +138,18 @@ def fixed_bytes(network: Network, encodings: Mapping[str, str]) -> int:
 
   `len(file) - sum(what the kernels cost)`, of a file of this very layout with
   random ternary codes, half of them zero, whose cost is their entropy; the
-  other encodings' is that of `Network.prices`. Values that are drawn differ
+  other encodings' is that of `Network.costs`. Values that are drawn differ
   more in size than those of a trained network, so that they compress less and
   the file that results is no larger.
   """
   rng = np.random.default_rng(0)
-  plain = {
-    f'params/{path}': kernel
-    for path, kernel in network.kernels.items()
-    if encodings[path] != 'ternary'
-  }
+  plain = trees.in_params(
+    {
+      path: kernel
+      for path, kernel in network.kernels.items()
+      if encodings[path] != 'ternary'
+    }
+  )
 
   def fill(key_path, leaf):
     path = trees.path_string(key_path)
@@ -157,18 +163,18 @@ def fixed_bytes(network: Network, encodings: Mapping[str, str]) -> int:
   variables = jax.tree_util.tree_map_with_path(fill, network.variables)
   ternary, int8, kernel_bytes = {}, {}, 0.0
   for path, kernel in network.kernels.items():
-    price = network.prices[path]
+    cost = network.costs[path]
     if encodings[path] == 'ternary':
       ternary[path], num_bytes = _draw_codes(kernel.shape, rng)
       kernel_bytes += num_bytes
     elif encodings[path] == 'int8':
       int8[path] = artifact_lib.quantize_int8(plain[f'params/{path}'])
-      kernel_bytes += round(price.int8.num_bytes)
+      kernel_bytes += round(cost.int8.num_bytes)
     else:
-      kernel_bytes += round(price.float16.num_bytes)
-  probe = network.make_artifact(variables, ternary, int8)
-  found = {path: _draw_scale(x, rng) for path, x in probe.tensors.items()}
-  data = artifact_lib.dumps(probe._replace(tensors=found))
+      kernel_bytes += round(cost.float16.num_bytes)
+  built = network.make_artifact(variables, ternary, int8)
+  found = {path: _draw_scale(x, rng) for path, x in built.tensors.items()}
+  data = artifact_lib.dumps(built._replace(tensors=found))
   return len(data) - int(kernel_bytes)
 
 
@@ -192,7 +198,7 @@ def _draw_codes(
   tensor = qtensors.TernaryTensor(
     codes.reshape(shape), np.ones(shape[-1:], np.float32)
   )
-  return tensor, costs.entropy_bytes(size, int(np.count_nonzero(codes)))
+  return tensor, rate_control.entropy_bytes(size, int(np.count_nonzero(codes)))
 
 
 def _get_values(kernel: Any, rng: np.random.Generator) -> np.ndarray:

@@ -1,20 +1,6 @@
-"""What a file is to be made of, and how many bytes that takes."""
+"""The plan of a file: encodings and sparsities of its kernels."""
 
-from collections.abc import Mapping
-import math
 from typing import NamedTuple
-
-import numpy as np
-
-from hq_jax.compression.planner import costs
-from hq_jax.compression.planner import overhead
-
-# The coder's own overhead over the entropy, and the difference between a count
-# of zeros rounded in float32 and in float64.
-CODER_OVERHEAD = 1.0005
-_SLACK_BYTES = 16
-
-_NUM_LISTED = 3  # of the largest kernels, where a ratio is refused
 
 
 class LayerPlan(NamedTuple):
@@ -120,85 +106,4 @@ def describe(plan: Plan) -> str:
     f'{", ".join(parts)}; at most {plan.predicted_bytes:,} of'
     f' {plan.dense_bytes:,} bytes'
     f' ({plan.dense_bytes / plan.predicted_bytes:.1f}x)'
-  )
-
-
-def make_plan(
-  network: overhead.Network,
-  fixed_bytes: int,
-  encodings: Mapping[str, str],
-  zeros: Mapping[str, float],
-  code_fraction: float = 1.0,
-) -> Plan:
-  """Adds up what a file takes.
-
-  >>> network = overhead.measure({'a': {'kernel': np.ones((4, 4))}})
-  >>> found = make_plan(network, 100, {'a/kernel': 'ternary'},
-  ...                   {'a/kernel': 0.5})
-  >>> found.predicted_bytes, found.layers['a/kernel'].num_bytes
-  (120, 3)
-
-  Args:
-    network: of `overhead.measure`.
-    fixed_bytes: of `overhead.fixed_bytes`, for these encodings.
-    encodings: by path of every kernel.
-    zeros: the sparsity of the ternary ones, by path.
-    code_fraction: bytes of ternary codes over their order-0 entropy.
-
-  Returns:
-    A plan.
-  """
-  layers, codes, others = {}, 0.0, 0
-  for path, encoding in encodings.items():
-    price = network.prices[path]
-    if encoding == 'ternary':
-      sparsity = zeros[path]
-      num_bytes = code_fraction * costs.ternary_bytes(price.size, sparsity)
-      codes += num_bytes
-      num_bytes *= CODER_OVERHEAD
-      distance = np.interp(sparsity, costs.SPARSITIES, price.ternary)
-    else:
-      sparsity = 0.0
-      num_bytes, distance = getattr(price, encoding)
-      others += round(num_bytes)
-    layers[path] = LayerPlan(
-      encoding, float(sparsity), round(num_bytes), float(distance)
-    )
-  predicted = fixed_bytes + others + math.ceil(codes * CODER_OVERHEAD)
-  predicted += _SLACK_BYTES
-  rest = predicted - sum(layer.num_bytes for layer in layers.values())
-  return Plan(layers, predicted, rest, network.dense_bytes)
-
-
-def explain(least: Plan, target_ratio: float, wanted: int) -> str:
-  """Why a ratio cannot be reached.
-
-  >>> layers = {'a': LayerPlan('int8', 0.0, 9, 0.0)}
-  >>> explain(Plan(layers, 20, 11, 100), 9, 11)[:54]
-  'target_ratio is 9, which leaves 11 bytes of 100; heade'
-
-  Args:
-    least: the smallest plan there is.
-    target_ratio: what was wanted.
-    wanted: the bytes that it leaves.
-
-  Returns:
-    One line, in bytes, with the highest ratio there is.
-  """
-  kernels = least.layers.items()
-  largest = sorted(kernels, key=lambda item: -item[1].num_bytes)
-  listed = ', '.join(
-    f'{path} {layer.num_bytes:,}' for path, layer in largest[:_NUM_LISTED]
-  )
-  names = sorted({layer.encoding for layer in least.layers.values()})
-  form = ' and '.join(names)
-  if 'ternary' in names:
-    form = f'{form} with {costs.MAX_SPARSITY:.1%} zeros'
-  best = int(10 * least.dense_bytes / least.predicted_bytes) / 10
-  return (
-    f'target_ratio is {target_ratio:g}, which leaves {wanted:,} bytes of'
-    f' {least.dense_bytes:,}; header, scales and norms alone take'
-    f' {least.fixed_bytes:,}, and kernels that are {form}'
-    f' {least.predicted_bytes - least.fixed_bytes:,} more (most of them'
-    f' {listed}), wanted a ratio of at most {best:g}'
   )

@@ -8,6 +8,7 @@ import pytest
 
 from hq_jax import artifact
 from hq_jax.artifact import byte_planes
+from hq_jax.compression import rate_control
 from hq_jax.compression.planner import costs
 from hq_jax.core import sphere
 from hq_jax.core import ternary
@@ -21,13 +22,13 @@ def _entropy(counts):
 
 
 def test_entropy_literals():
-  assert costs.entropy_bytes(16, 8) == 3.0  # 1 + 1/2 bits each
-  assert costs.entropy_bytes(64, 64) == 8.0  # signs alone
-  assert costs.entropy_bytes(64, 0) == 0.0
+  assert rate_control.entropy_bytes(16, 8) == 3.0  # 1 + 1/2 bits each
+  assert rate_control.entropy_bytes(64, 64) == 8.0  # signs alone
+  assert rate_control.entropy_bytes(64, 0) == 0.0
   # Two thirds non-zero: -1, 0 and 1 are equally frequent, log2(3) bits.
-  assert costs.entropy_bytes(24, 16) == pytest.approx(3 * np.log2(3))
+  assert rate_control.entropy_bytes(24, 16) == pytest.approx(3 * np.log2(3))
   # 85% zeros are 0.760 bits, 75.6 kB per 800,000 codes.
-  assert costs.entropy_bytes(8000, 1200) == pytest.approx(760, abs=0.5)
+  assert rate_control.entropy_bytes(8000, 1200) == pytest.approx(760, abs=0.5)
 
 
 @pytest.mark.parametrize('size', [2, 10, 1000])
@@ -35,7 +36,7 @@ def test_entropy_is_that_of_three_symbols(size):
   for num_nonzero in range(0, size + 1, 2):
     half = num_nonzero // 2
     wanted = _entropy([size - num_nonzero, half, half]) / 8
-    found = costs.entropy_bytes(size, num_nonzero)
+    found = rate_control.entropy_bytes(size, num_nonzero)
     assert found == pytest.approx(wanted, rel=1e-12, abs=1e-12)
     assert type(found) is float
 
@@ -150,16 +151,16 @@ def test_bytes_are_those_of_the_file(rng, shape):
   found = costs.measure(w)
   codes = artifact.quantize_int8(w).codes
   assert found.size == w.size
-  for price, encoded in (
+  for cost, encoded in (
     (found.int8, codes),
     (found.float16, w.astype(np.float16)),
   ):
     written = len(byte_planes.encode(encoded.ravel()))
-    assert price.num_bytes == pytest.approx(written, rel=0.015)
+    assert cost.num_bytes == pytest.approx(written, rel=0.015)
     value = np.float64(encoded)
     dot = lambda a, b: (np.float64(a) * b).sum(axis=tuple(range(w.ndim - 1)))
     cosine = dot(w, value) / np.sqrt(dot(w, w) * dot(value, value))
-    assert price.cosine_distance == pytest.approx(
+    assert cost.cosine_distance == pytest.approx(
       float(1 - cosine.mean()), rel=1e-6, abs=1e-12
     )
   assert 0.85 < found.int8.num_bytes / w.size < 0.97

@@ -64,14 +64,13 @@ def _draw(tree, rng):
 
 def _fold(variables, ternary, int8):
   """As `to_artifact.make_artifact`, with int8."""
-  prefix = lambda found: {f'params/{path}': x for path, x in found.items()}
   params = variables['params']
   folded, norms = artifact.fold(
     variables,
-    prefix(ternary),
+    trees.in_params(ternary),
     models.pair_norms(params),
     models.find_norms(params),
-    int8=prefix(int8),
+    int8=trees.in_params(int8),
   )
   return artifact.Artifact('net', {}, (8, 8, 1), {}, ('a',), folded, norms)
 
@@ -224,7 +223,7 @@ def test_distance_is_the_least_of_many(rng):
       )
       for i in grid[::2]
     ]
-    for p in network.prices.values()
+    for p in network.costs.values()
   ]
   budget = plan.predicted_bytes - plan.fixed_bytes
   num_bytes = sum(np.ix_(*[np.array([x for x, _ in t]) for t in tables]))
