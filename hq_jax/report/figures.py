@@ -1,4 +1,4 @@
-"""Pictures of distances, training and sizes, one function for each."""
+"""The pictures of a report, one function for each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,107 +10,123 @@ from matplotlib import figure as figure_lib
 from matplotlib import ticker
 import numpy as np
 
-from hq_jax import config as config_lib
+from hq_jax import artifact as artifact_lib
+from hq_jax.core import qtensors
 from hq_jax.report import drawing
-from hq_jax.report import epochs
 from hq_jax.report import results
+from hq_jax.report import run_record
 from hq_jax.report import tables
 from hq_jax.report import wording
 
 # More names than these do not fit beside a plot; a colour bar does.
 _MAX_NAMES = 14
+_MAX_HISTOGRAMS = 4
 
 
-def draw_cosine_distance(
-  history: Sequence[Mapping[str, Any]],
-  shapes: Mapping[str, Sequence[int]],
-  quantizer: str = config_lib.OURS,
-) -> figure_lib.Figure:
+def draw_all(
+  inputs: run_record.Inputs,
+  report: Mapping[str, Any],
+  artifact: artifact_lib.Artifact,
+) -> dict[str, bytes]:
+  """Draws every picture; the bytes of PNGs by their names."""
+  with drawing.style():
+    figures = {
+      'cosine_distance.png': draw_cosine_distance(inputs),
+      'training.png': draw_training(inputs),
+      'sizes.png': draw_sizes(report),
+      'weights.png': draw_weights(inputs, artifact),
+      'summary.png': draw_summary(report, inputs.history),
+    }
+    return {name: drawing.to_png(figure) for name, figure in figures.items()}
+
+
+def draw_cosine_distance(inputs: run_record.Inputs) -> figure_lib.Figure:
   """The cosine distance of every kernel over the epochs, and their mean."""
-  figure = drawing.make_figure(1000, 540)
-  axes = figure.add_subplot()
-  epochs.shade_phases(axes, history, quantizer=quantizer)
-  paths = results.sort_kernels(shapes)
-  _draw_distances(axes, history, paths)
-  axes.set_ylabel('cosine distance, 1 - cos')
-  axes.set_title(
-    f'From latent weights to their {quantizer} projection', pad=26, loc='left'
-  )
-  if len(paths) <= _MAX_NAMES:
-    axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
-  else:
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[-1:], labels[-1:], loc='upper right')
-    _add_layer_bar(figure, axes, len(paths))
-  return figure
-
-
-def _draw_distances(
-  axes: axes_lib.Axes,
-  history: Sequence[Mapping[str, Any]],
-  paths: Sequence[str],
-) -> None:
-  x = [row['epoch'] for row in history]
+  history, quantizer = inputs.history, wording.get_quantizer(inputs.config)
+  paths = _sort_paths(inputs.dense_kernels)
   distances = results.get_distances(history, paths)
   colours = drawing.layer_colours(len(paths))
   named = len(paths) <= _MAX_NAMES
-  for index, (path, colour) in enumerate(zip(paths, colours, strict=True)):
+  figure = drawing.make_figure(1000, 540)
+  axes = figure.add_subplot()
+  drawing.shade_phases(axes, history, quantizer)
+  for index, path in enumerate(paths):
     axes.plot(
-      x,
+      [row['epoch'] for row in history],
       distances[:, index],
-      color=colour,
+      color=colours[index],
       linewidth=1.4 if named else 0.8,
       linestyle='--' if named and index % 2 else '-',
-      label=path.removesuffix('/kernel'),
+      label=path.removesuffix('/kernel') if named else None,
     )
-  axes.plot(
-    x,
+  drawing.plot_epochs(
+    axes,
+    history,
     distances.mean(axis=1),
     color='black',
     linewidth=2.6,
     label='mean',
     path_effects=drawing.outline(),
-    **epochs.get_marker(history),
   )
-  drawing.start_at_zero(axes, distances)
+  axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
   axes.grid(axis='y')
+  axes.set_ylabel('cosine distance, 1 - cos')
+  axes.set_title(
+    f'From latent weights to their {quantizer} projection', pad=26, loc='left'
+  )
+  if named:
+    axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
+  else:
+    axes.legend(loc='upper right')
+    scale = cm.ScalarMappable(
+      colors.Normalize(0.5, len(paths) + 0.5), colors.ListedColormap(colours)
+    )
+    bar = figure.colorbar(scale, ax=axes, ticks=[1, len(paths)], pad=0.01)
+    bar.set_label(f'kernel, first to last of {len(paths)}', labelpad=-8)
+  return figure
 
 
-def draw_training(
-  history: Sequence[Mapping[str, Any]],
-  dense_accuracy: float,
-  file_accuracy: float,
-  quantizer: str = config_lib.OURS,
-) -> figure_lib.Figure:
+def _sort_paths(kernels: Mapping[str, np.ndarray]) -> list[str]:
+  shapes = {path: kernel.shape for path, kernel in kernels.items()}
+  return results.sort_kernels(shapes)
+
+
+def draw_training(inputs: run_record.Inputs) -> figure_lib.Figure:
   """Accuracy and loss over the epochs."""
+  history = inputs.history
+  get = lambda name: [results.to_float(row[name]) for row in history]
   figure = drawing.make_figure(1000, 640)
   upper, lower = figure.subplots(2, 1, sharex=True)
-  epochs.shade_phases(upper, history, quantizer=quantizer)
-  epochs.shade_phases(lower, history, labels=False)
+  drawing.shade_phases(upper, history, wording.get_quantizer(inputs.config))
+  drawing.shade_phases(lower, history, None)
   upper.set_xlabel('')
-  _draw_pair(upper, history, 'accuracy')
-  _draw_pair(lower, history, 'loss')
-  for accuracy, name, colour in (
-    (dense_accuracy, 'dense network', drawing.GREEN),
-    (file_accuracy, '.hq file', 'black'),
+  for axes, name in ((upper, 'accuracy'), (lower, 'loss')):
+    for split, colour, width in (
+      ('train', drawing.BLUE, 1.2),
+      ('test', drawing.VERMILION, 2.0),
+    ):
+      line = {'color': colour, 'linewidth': width, 'label': split}
+      values = get(f'{split}_{name}')
+      drawing.plot_epochs(axes, history, values, **line)
+    axes.set_ylabel(name)
+    axes.grid(axis='y')
+  ends = [inputs.dense['accuracy'], inputs.file['accuracy']]
+  for accuracy, name, colour in zip(
+    ends, ('dense network', '.hq file'), (drawing.GREEN, 'black'), strict=True
   ):
-    upper.axhline(
-      accuracy,
-      color=colour,
-      linestyle='--',
-      linewidth=1.2,
-      label=f'{name}\n{accuracy:.2%}',
-    )
-  tests = [results.to_float(row['test_accuracy']) for row in history]
-  limits = _accuracy_limits([dense_accuracy, file_accuracy], tests)
-  upper.set_ylim(*limits)
+    label = f'{name}\n{accuracy:.2%}'
+    line = {'linestyle': '--', 'linewidth': 1.2, 'label': label}
+    upper.axhline(accuracy, color=colour, **line)
+  # The first epochs, which are far below the rest, are left out.
+  tests = [x for x in get('test_accuracy') if np.isfinite(x)]
+  low = min([*ends, *([np.quantile(tests, 0.1)] if tests else [])])
+  high = max([*ends, *tests])
+  margin = max(0.5 * (high - low), 0.02)
+  upper.set_ylim(max(low - margin, 0), min(high + 0.2 * margin, 1) + 0.002)
   upper.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-  upper.set_ylabel('accuracy')
   upper.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
-  lower.set_ylabel('loss')
-  losses = [results.to_float(row['test_loss']) for row in history]
-  positive = [loss for loss in losses if 0 < loss < np.inf]
-  if positive and max(positive) > 10 * min(positive):
+  losses = [loss for loss in get('test_loss') if 0 < loss < np.inf]
+  if losses and max(losses) > 10 * min(losses):
     lower.set_yscale('log')
   return figure
 
@@ -119,84 +135,227 @@ def draw_sizes(report: Mapping[str, Any]) -> figure_lib.Figure:
   """The dense size beside the file's, and the file's by part."""
   figure = drawing.make_figure(1000, 400)
   left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
-  quantizer = wording.get_quantizer(report.get('config', {}))
-  _draw_bars(
-    left,
-    ['dense, float32', f'{quantizer} in memory', '.hq file'],
-    [report['dense_bytes'], report['resident_bytes'], report['file_bytes']],
-    [drawing.GREY, drawing.BLUE, drawing.VERMILION],
-  )
+  sizes = {
+    'dense, float32': report['dense_bytes'],
+    f'{wording.get_quantizer(report["config"])} in memory': report[
+      'resident_bytes'
+    ],
+    '.hq file': report['file_bytes'],
+  }
+  labels = [_format_bytes(size) for size in sizes.values()]
+  colours = [drawing.GREY, drawing.BLUE, drawing.VERMILION]
+  _draw_bars(left, sizes, labels, colours, 1.5)
   left.set_title(f'{report["ratio"]:.2f} times smaller', loc='left')
-  parts = sorted(report['parts'].items(), key=lambda item: -item[1])
-  parts = [(part, num_bytes) for part, num_bytes in parts if num_bytes]
-  _draw_bars(
-    right,
-    [tables.name_part(part).split(':')[0] for part, _ in parts],
-    [num_bytes for _, num_bytes in parts],
-    [drawing.VERMILION] * len(parts),
-    total=report['file_bytes'],
-  )
+  parts = {
+    tables.name_part(part).split(':')[0]: size
+    for part, size in sorted(report['parts'].items(), key=lambda x: -x[1])
+    if size
+  }
+  labels = [
+    f'{_format_bytes(size)} ({size / report["file_bytes"]:.2%})'
+    for size in parts.values()
+  ]
+  _draw_bars(right, parts, labels, drawing.VERMILION, 1.8)
   right.set_title('The file, by part', loc='left')
   return figure
 
 
 def _draw_bars(
   axes: axes_lib.Axes,
-  names: Sequence[str],
-  sizes: Sequence[int],
-  colours: Sequence[str],
-  total: int | None = None,
+  sizes: Mapping[str, int],
+  labels: Sequence[str],
+  colours: Any,
+  room: float,
 ) -> None:
-  axes.barh(names, sizes, color=colours, height=0.62)
+  """Draws bars, with room for the labels at their ends."""
+  bars = axes.barh(list(sizes), list(sizes.values()), 0.62, color=colours)
+  axes.bar_label(bars, labels, padding=4)
   axes.invert_yaxis()
   axes.tick_params(axis='y', length=0)
   axes.xaxis.set_visible(False)
   axes.spines['bottom'].set_visible(False)
-  axes.set_xlim(0, (1.8 if total else 1.5) * max(sizes))
-  for index, size in enumerate(sizes):
-    share = f' ({size / total:.2%})' if total else ''
-    axes.annotate(
-      f'{drawing.format_bytes(size)}{share}',
-      (size, index),
-      xytext=(4, 0),
-      textcoords='offset points',
-      va='center',
-    )
+  axes.set_xlim(0, room * max(sizes.values()))
 
 
-def _draw_pair(
-  axes: axes_lib.Axes, history: Sequence[Mapping[str, Any]], name: str
+def _format_bytes(num_bytes: float) -> str:
+  """Bytes in words: kB = 1e3 bytes, MB = 1e6 bytes."""
+  text = ticker.EngFormatter('B', places=1)(num_bytes)
+  return text.replace('.0 B', ' B')
+
+
+def draw_weights(
+  inputs: run_record.Inputs, artifact: artifact_lib.Artifact
+) -> figure_lib.Figure:
+  """Histograms of the weights on the sphere, before and after.
+
+  A column per kernel (the first, the last, and some between), above it the
+  dense weights, below it the latents at the end, each `sqrt(m) w_j /
+  ||w_j||`, and the points of ternary or binary codes that the file holds.
+  """
+  paths = _sort_paths(inputs.dense_kernels)
+  num_columns = min(len(paths), _MAX_HISTOGRAMS)
+  places = np.linspace(0, len(paths) - 1, num_columns).round().astype(int)
+  figure = drawing.make_figure(1000 if num_columns > 1 else 480, 520)
+  grid = figure.subplots(2, num_columns, sharex='col', squeeze=False)
+  label = 'weight / norm of its channel x sqrt(weights per channel)'
+  for column, path in enumerate(paths[place] for place in places):
+    points = find_points(artifact.tensors[f'{results.PREFIX}{path}'])
+    limit = max(3.5, 1.7 * points[1]) if points else 3.5
+    for axes, kernel, colour in (
+      (grid[0, column], inputs.dense_kernels[path], drawing.GREY),
+      (grid[1, column], inputs.latent_kernels[path], drawing.BLUE),
+    ):
+      _draw_histogram(axes, scale_to_sphere(kernel), limit, colour)
+      if points:
+        _mark_points(axes, *points)
+    name = path.removesuffix('/kernel').replace('/', '\n')
+    grid[0, column].set_title(name, fontsize=10)
+    if points and '\n' not in label:
+      quantizer = wording.get_quantizer(inputs.config)
+      label += f'\ndashed: the {quantizer} points of the file'
+  grid[0, 0].set_ylabel('dense weights\n% per bin')
+  grid[1, 0].set_ylabel('latent weights, end\n% per bin')
+  figure.supxlabel(label, fontsize=10)
+  return figure
+
+
+def scale_to_sphere(kernel: np.ndarray) -> np.ndarray:
+  """Divides each channel by its norm, times `sqrt(m)`: of mean square 1."""
+  columns = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
+  norms = np.linalg.norm(columns, axis=0)
+  norms[norms == 0] = 1.0
+  return np.sqrt(len(columns)) * columns / norms
+
+
+def find_points(
+  tensor: artifact_lib.Tensor,
+) -> tuple[float, float, float] | None:
+  """Where the non-zero codes lie in the units of `scale_to_sphere`.
+
+  The codes of a channel with `k_j` non-zeros among `m` lie at `+-sqrt(m /
+  k_j)`; the 10%, 50% and 90% quantiles over channels.
+  """
+  if not isinstance(tensor, qtensors.TernaryTensor):
+    return None
+  codes = tensor.codes.reshape(-1, tensor.codes.shape[-1])
+  counts = np.count_nonzero(codes, axis=0)
+  if not counts.any():
+    return None
+  points = np.sqrt(len(codes) / counts[counts > 0])
+  low, median, high = np.quantile(points, [0.1, 0.5, 0.9]).tolist()
+  return low, median, high
+
+
+def _draw_histogram(
+  axes: axes_lib.Axes, values: np.ndarray, limit: float, colour: str
 ) -> None:
-  for split, colour, width in (
-    ('train', drawing.BLUE, 1.2),
-    ('test', drawing.VERMILION, 2.0),
-  ):
-    axes.plot(
-      [row['epoch'] for row in history],
-      [results.to_float(row[f'{split}_{name}']) for row in history],
-      color=colour,
-      linewidth=width,
-      label=split,
-      **epochs.get_marker(history),
-    )
+  # Odd, so that zero is in the middle of a bin.
+  num_bins = int(np.clip(2 * np.cbrt(values.size), 31, 101)) | 1
+  counts, edges = np.histogram(values, num_bins, (-limit, limit))
+  percent = 100 * counts / values.size
+  axes.stairs(percent, edges, fill=True, color=colour)
+  axes.set_xlim(-limit, limit)
   axes.grid(axis='y')
+  # A spike at zero would flatten everything else.
+  centre = num_bins // 2
+  rest = float(np.delete(percent, centre).max())
+  if percent[centre] > 3 * rest > 0:
+    axes.set_ylim(0, 1.6 * rest)
+    axes.annotate(
+      f'{percent[centre]:.0f}% at 0',
+      (0, 1.5 * rest),
+      xytext=(6, 0),
+      textcoords='offset points',
+      fontsize=9,
+      va='center',
+      bbox={'facecolor': 'white', 'linewidth': 0, 'pad': 1.5},
+    )
 
 
-def _accuracy_limits(
-  ends: Sequence[float], tests: Sequence[float]
-) -> tuple[float, float]:
-  """Limits that leave out the first epochs, which are far below the rest."""
-  finite = [accuracy for accuracy in tests if np.isfinite(accuracy)]
-  shown = [*ends, *([float(np.quantile(finite, 0.1))] if finite else [])]
-  low, high = min(shown), max([*shown, *finite])
-  margin = max(0.5 * (high - low), 0.02)
-  return max(low - margin, 0.0), min(high + 0.2 * margin, 1.0) + 0.002
-
-
-def _add_layer_bar(
-  figure: figure_lib.Figure, axes: axes_lib.Axes, num_layers: int
+def _mark_points(
+  axes: axes_lib.Axes, low: float, median: float, high: float
 ) -> None:
-  colours = colors.ListedColormap(drawing.layer_colours(num_layers))
-  mappable = cm.ScalarMappable(colors.Normalize(0.5, num_layers + 0.5), colours)
-  bar = figure.colorbar(mappable, ax=axes, ticks=[1, num_layers], pad=0.01)
-  bar.set_label(f'kernel, first to last of {num_layers}', labelpad=-8)
+  # Where no channel has a zero, there is no point at 0.
+  for point in (-median, 0, median) if high > 1 else (-median, median):
+    axes.axvline(point, color=drawing.VERMILION, linestyle='--', linewidth=1)
+  for sign in (-1, 1):
+    axes.axvspan(
+      sign * low, sign * high, color=drawing.VERMILION, alpha=0.12, linewidth=0
+    )
+
+
+def draw_summary(
+  report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+) -> figure_lib.Figure:
+  """Accuracy against bytes, and the cosine distance over training."""
+  figure = drawing.make_figure(1000, 480)
+  left, right = figure.subplots(1, 2)
+  figure.suptitle(
+    f'{report["ratio"]:.2f} times smaller: test accuracy '
+    f'{report["dense_accuracy"]:.2%} dense, {report["file_accuracy"]:.2%} file',
+    fontsize=14,
+    fontweight='bold',
+  )
+  _draw_accuracy(left, report)
+  quantizer = wording.get_quantizer(report['config'])
+  right.set_title(f'Cosine distance to {quantizer}', loc='left', pad=18)
+  drawing.shade_phases(right, history, quantizer)
+  if history:
+    values = results.get_distances(history, list(history[0]['cosine_distance']))
+    right.fill_between(
+      [row['epoch'] for row in history],
+      values.min(axis=1),
+      values.max(axis=1),
+      color=drawing.BLUE,
+      alpha=0.22,
+      linewidth=0,
+      label='range over kernels',
+    )
+    line = {'color': drawing.BLUE, 'linewidth': 2.6, 'label': 'mean'}
+    drawing.plot_epochs(right, history, values.mean(axis=1), **line)
+    right.set_ylim(0, 1.05 * right.get_ylim()[1])
+    right.set_ylabel(f'1 - cos(latent, {quantizer})')
+    right.legend(loc='best')
+    right.grid(axis='y')
+  return figure
+
+
+def _draw_accuracy(axes: axes_lib.Axes, report: Mapping[str, Any]) -> None:
+  """An arrow from the dense network to the file: accuracy against bytes."""
+  dense = report['dense_bytes'], report['dense_accuracy']
+  file = report['file_bytes'], report['file_accuracy']
+  arrow = {'arrowstyle': '-|>', 'color': drawing.GREY, 'linewidth': 1.5}
+  axes.annotate(
+    '', file, dense, arrowprops=arrow | {'shrinkA': 10, 'shrinkB': 10}
+  )
+  for (size, accuracy), name, colour, marker, above in (
+    (dense, 'dense, float32', drawing.GREY, 'o', dense[1] >= file[1]),
+    (file, '.hq file', drawing.VERMILION, 'D', dense[1] < file[1]),
+  ):
+    axes.plot(size, accuracy, marker, color=colour, markersize=11)
+    # The arrow leaves on the other side.
+    axes.annotate(
+      f'{name}\n{_format_bytes(size)}\n{accuracy:.2%}',
+      (size, accuracy),
+      xytext=(0, 12 if above else -12),
+      textcoords='offset points',
+      ha='center',
+      va='bottom' if above else 'top',
+      path_effects=drawing.outline(),
+    )
+  axes.set_title('Accuracy against size', loc='left', pad=18)
+  axes.set_xscale('log')
+  small, large = sorted((dense[0], file[0]))
+  margin = max(large / small, 10.0) ** 0.3
+  axes.set_xlim(small / margin, large * margin)
+  # A quarter of the height above and below is for the names.
+  middle = (dense[1] + file[1]) / 2
+  height = max(abs(dense[1] - file[1]) / 0.46, 0.05)
+  axes.set_ylim(middle - height / 2, middle + height / 2)
+  axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 1])
+  axes.set_ylim(middle - height / 2, middle + height / 2)
+  axes.xaxis.set_major_formatter(ticker.EngFormatter('B'))
+  axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+  axes.set_xlabel('size (log scale)')
+  axes.set_ylabel('test accuracy')
+  axes.grid()

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
-from hq_jax.report import run_record as inputs_lib
+from hq_jax.report import run_record
 
 # The file holds collections, training the collection 'params' alone.
 PREFIX = 'params/'
 
 
 def make(
-  inputs: inputs_lib.Inputs, data: bytes, artifact: artifact_lib.Artifact
+  inputs: run_record.Inputs, data: bytes, artifact: artifact_lib.Artifact
 ) -> dict[str, Any]:
   """Computes everything that `report.json` holds.
 
@@ -25,8 +25,11 @@ def make(
   container_bytes`. `cosine_distance_start` is that of the last dense epoch,
   `cosine_distance_end` that of the last epoch; None where there is none.
   """
-  _check_kernels_in_file(inputs, artifact)
-  start, end = _distances_at_start_and_end(inputs.history)
+  dense = [row for row in inputs.history if row['phase'] == 'dense']
+  start, end = (
+    rows[-1]['cosine_distance'] if rows else {}
+    for rows in (dense, inputs.history)
+  )
   layers: list[dict[str, Any]] = [
     {
       'path': row.path,
@@ -58,7 +61,7 @@ def make(
     'num_examples': inputs.file['num_examples'],
     'unreadable_images': list(inputs.unreadable),
   }
-  for field in inputs_lib.EVALUATIONS:
+  for field in run_record.EVALUATIONS:
     report[f'{field}_accuracy'] = getattr(inputs, field)['accuracy']
     report[f'{field}_loss'] = getattr(inputs, field)['loss']
   report |= {
@@ -133,32 +136,7 @@ def to_plain(field: str, value: Any) -> Any:
     return value if math.isfinite(value) else None
   if value is None or isinstance(value, bool | int | str):
     return value
-  raise ValueError(
-    f'{field}: got {value!r:.60} ({type(value).__name__}), wanted a plain value'
-  )
-
-
-def _check_kernels_in_file(
-  inputs: inputs_lib.Inputs, artifact: artifact_lib.Artifact
-) -> None:
-  for path, kernel in inputs.dense_kernels.items():
-    tensor = artifact.tensors.get(f'{PREFIX}{path}')
-    shape = None if tensor is None else artifact_lib.shape_of(tensor)
-    if shape != np.shape(kernel):
-      found = 'none' if shape is None else f'one of shape {shape}'
-      raise ValueError(
-        f'{inputs.file_path}: {PREFIX}{path}: got {found}, wanted a kernel of '
-        f'shape {np.shape(kernel)}, as in dense_kernels'
-      )
-
-
-def _distances_at_start_and_end(
-  history: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  dense = [row for row in history if row['phase'] == 'dense']
-  start = dict(dense[-1]['cosine_distance']) if dense else {}
-  end = dict(history[-1]['cosine_distance']) if history else {}
-  return start, end
+  raise ValueError(f'{field} is {value!r:.60}, wanted a plain value')
 
 
 def _summarize(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 import json
 from typing import Any
 
+import tabulate
+
 from hq_jax.report import results
 from hq_jax.report import wording
 
@@ -26,14 +28,10 @@ _PARTS = {
 
 def format_table(report: Mapping[str, Any]) -> str:
   """The main table, aligned for a terminal of 80 columns."""
-  rows = _main_rows(report)
-  widths = _widths(rows)
-  rows.insert(1, ['-' * width for width in widths])
-  lines = ['  '.join(_align(row, widths)).rstrip() for row in rows]
-  return '\n'.join([*lines, _RATIO])
+  return f'{_tabulate(_main_rows(report), "simple")}\n{_RATIO}'
 
 
-def format_markdown(report: Mapping[str, Any]) -> str:
+def format_markdown(report: Mapping[str, Any], has_pictures: bool) -> str:
   """The whole of `report.md`."""
   quantizer = wording.get_quantizer(report['config'])
   main = _main_rows(report)
@@ -42,16 +40,16 @@ def format_markdown(report: Mapping[str, Any]) -> str:
   sections = [
     f'# {report["model"]}: {report["ratio"]:.2f} times smaller',
     wording.describe_origin(quantizer),
-    _to_markdown(main),
+    _tabulate(main),
     f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
     f'{report["num_examples"]:,} images; that of the file is measured on the '
     f'model read back from it.{_planned(report)}{_skipped(report)}',
     '![accuracy against bytes, cosine distance over training](summary.png)',
     '## Bytes by part of the file',
-    _to_markdown(_part_rows(report)),
+    _tabulate(_part_rows(report)),
     '![bytes](sizes.png)',
     '## Layers',
-    _to_markdown(_layer_rows(report)),
+    _tabulate(_layer_rows(report)),
     wording.describe_layers(quantizer),
     '![cosine distance](cosine_distance.png)',
     '![weights](weights.png)',
@@ -61,7 +59,8 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     '![training](training.png)',
     f'```json\n{json.dumps(record, indent=2, sort_keys=True)}\n```',
   ]
-  return '\n\n'.join(sections) + '\n'
+  shown = [x for x in sections if has_pictures or not x.startswith('![')]
+  return '\n\n'.join(shown) + '\n'
 
 
 def _planned(report: Mapping[str, Any]) -> str:
@@ -80,34 +79,18 @@ def _skipped(report: Mapping[str, Any]) -> str:
 
 
 def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:
-  bits = lambda num_bytes: f'{8 * num_bytes / report["num_weights"]:.2f}'
-  percent = lambda name: f'{report[f"{name}_accuracy"]:.2%}'
-  dense_bytes, resident_bytes = report['dense_bytes'], report['resident_bytes']
   quantizer = wording.get_quantizer(report.get('config', {}))
-  return [
-    ['model', 'bytes', 'ratio', 'bits per weight', 'test accuracy'],
-    [
-      'dense (float32)',
-      f'{dense_bytes:,}',
-      '-',
-      bits(dense_bytes),
-      percent('dense'),
-    ],
-    [
-      f'{quantizer} in memory',
-      f'{resident_bytes:,}',
-      '-',
-      bits(resident_bytes),
-      percent('ternary'),
-    ],
-    [
-      '.hq file',
-      f'{report["file_bytes"]:,}',
-      f'{report["ratio"]:.2f}',
-      f'{report["bits_per_weight"]:.2f}',
-      percent('file'),
-    ],
-  ]
+  rows = [['model', 'bytes', 'ratio', 'bits per weight', 'test accuracy']]
+  for name, size, ratio, evaluation in (
+    ('dense (float32)', 'dense_bytes', '-', 'dense'),
+    (f'{quantizer} in memory', 'resident_bytes', '-', 'ternary'),
+    ('.hq file', 'file_bytes', f'{report["ratio"]:.2f}', 'file'),
+  ):
+    bits = 8 * report[size] / report['num_weights']
+    accuracy = report[f'{evaluation}_accuracy']
+    row = [f'{report[size]:,}', ratio, f'{bits:.2f}', f'{accuracy:.2%}']
+    rows.append([name, *row])
+  return rows
 
 
 def name_part(part: str) -> str:
@@ -158,23 +141,14 @@ def _layer_row(layer: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def _to_markdown(rows: Sequence[Sequence[str]]) -> str:
-  """A table that is aligned in its source too."""
-  escaped = [[cell.replace('|', '\\|') for cell in row] for row in rows]
-  widths = _widths(escaped)
-  rule = ['-' * width for width in widths]
-  rule[1:] = [f'{line[:-1]}:' for line in rule[1:]]
-  lines = [_align(escaped[0], widths), rule]
-  lines += [_align(row, widths) for row in escaped[1:]]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
-def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-  return [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-
-def _align(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-  first, *others = [
-    cell.rjust(width) for cell, width in zip(row, widths, strict=True)
-  ]
-  return [first.strip().ljust(widths[0]), *others]
+def _tabulate(rows: Sequence[Sequence[str]], style: str = 'pipe') -> str:
+  """A table, by default for Markdown; all but the first column are numbers."""
+  if style == 'pipe':
+    rows = [[cell.replace('|', '\\|') for cell in row] for row in rows]
+  return tabulate.tabulate(
+    rows,
+    headers='firstrow',
+    tablefmt=style,
+    disable_numparse=True,
+    colalign=('left', *['right'] * (len(rows[0]) - 1)),
+  )

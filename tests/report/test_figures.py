@@ -1,6 +1,7 @@
 """The pictures: what they plot, and that nothing is cut off or covered."""
 
 import itertools
+import os
 
 import matplotlib
 from matplotlib import text as text_lib
@@ -11,48 +12,35 @@ import pytest
 from hq_jax import artifact
 from hq_jax.core import qtensors
 from hq_jax.report import drawing
-from hq_jax.report import epochs
 from hq_jax.report import figures
-from hq_jax.report import results
-from hq_jax.report import summary
-from hq_jax.report import weights
+from hq_jax.report import wording
+from tests.report import run_records
 
 
-def _draw_distance(inputs):
-  shapes = {path: kernel.shape for path, kernel in inputs.dense_kernels.items()}
-  return figures.draw_cosine_distance(inputs.history, shapes)
+def _draw_sizes(inputs):
+  return figures.draw_sizes(run_records.summarize(inputs)[0])
 
 
-def _draw_training(inputs):
-  return figures.draw_training(
-    inputs.history, inputs.dense['accuracy'], inputs.file['accuracy']
-  )
+def _draw_weights(inputs):
+  return figures.draw_weights(inputs, run_records.summarize(inputs)[1])
 
 
-def _draw(inputs):
-  with open(inputs.file_path, 'rb') as file:
-    data = file.read()
-  model = artifact.loads(data)
-  report = results.make(inputs, data, model)
-  found = {p: model.tensors[f'params/{p}'] for p in inputs.dense_kernels}
-  return {
-    'cosine_distance': _draw_distance(inputs),
-    'training': _draw_training(inputs),
-    'sizes': figures.draw_sizes(report),
-    'weights': weights.draw(inputs.dense_kernels, inputs.latent_kernels, found),
-    'summary': summary.draw(report, inputs.history),
-  }
+def _draw_summary(inputs):
+  report, _ = run_records.summarize(inputs)
+  return figures.draw_summary(report, inputs.history)
+
+
+_DRAW = (
+  figures.draw_cosine_distance,
+  figures.draw_training,
+  *(_draw_sizes, _draw_weights, _draw_summary),
+)
 
 
 @pytest.fixture
 def styled():
   with drawing.style():
     yield
-
-
-def _file_bytes(inputs):
-  with open(inputs.file_path, 'rb') as file:
-    return len(file.read())
 
 
 def _find_texts(figure):
@@ -106,8 +94,9 @@ def _find_faults(figure):
 
 
 def test_no_text_is_cut_off_or_covers_another(styled, odd):
-  for name, figure in _draw(odd).items():
-    assert (name, _find_faults(figure)) == (name, [])
+  for draw in _DRAW:
+    figure = draw(odd)
+    assert (draw, _find_faults(figure)) == (draw, [])
     assert len(_find_texts(figure)[0]) >= 3
 
 
@@ -120,39 +109,26 @@ def test_that_check_finds_what_is_wrong(styled):
   assert _find_faults(figure) == ['outside', ('one', 'other')]
 
 
-def test_picture_keeps_the_colours_of_the_phases(styled, usual, decode):
-  _, pixels = decode(drawing.to_png(_draw_distance(usual)))
-  colours, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
-  most = {int(colours[i]) for i in np.argsort(counts)[-4:]}
-  assert most == {0xFFFFFF, 0xEEEEEE, 0xDCEAF5, 0xFCEBD2}
-
-
-def test_same_inputs_same_bytes(usual):
-  found = []
-  for _ in range(2):
-    with drawing.style():
-      found.append(drawing.to_png(_draw_training(usual)))
-  assert found[0] == found[1]
-
-
 def _settings():
   # Asking for the backend would choose one.
   names = [name for name in matplotlib.rcParams if name != 'backend']
   return {name: matplotlib.rcParams[name] for name in names}
 
 
-def test_settings_of_the_user_are_ignored_and_kept(usual):
-  with drawing.style():
-    expected = drawing.to_png(_draw_training(usual))
+def test_settings_of_the_user_are_ignored_and_kept(tiny):
+  def render():
+    with drawing.style():
+      return drawing.to_png(figures.draw_training(tiny))
+
+  expected = render()
   with matplotlib.rc_context({'xtick.labelsize': 30, 'axes.facecolor': 'red'}):
     before = _settings()
-    with drawing.style():
-      assert drawing.to_png(_draw_training(usual)) == expected
+    assert render() == expected
     assert _settings() == before
 
 
 def test_cosine_distance_has_a_line_per_kernel_and_their_mean(styled, usual):
-  (axes,) = _draw_distance(usual).axes
+  (axes,) = figures.draw_cosine_distance(usual).axes
   lines = {line.get_label(): line for line in axes.get_lines()}
   names = [path.removesuffix('/kernel') for path in usual.dense_kernels]
   assert lines.keys() == {*names, 'mean'}
@@ -172,30 +148,28 @@ def test_cosine_distance_has_a_line_per_kernel_and_their_mean(styled, usual):
 
 def test_many_kernels_get_a_colour_bar(styled, make):
   shapes = {f'block{i}/kernel': (2, 2) for i in range(15)}
-  figure = _draw_distance(make(shapes=shapes))
-  axes, bar = figure.axes
+  axes, bar = figures.draw_cosine_distance(make(shapes=shapes)).axes
   assert bar.get_ylabel() == 'kernel, first to last of 15'
   labels = [text.get_text() for text in axes.get_legend().get_texts()]
   assert labels == ['mean']
 
 
-def test_phases_are_shaded_and_named_where_they_are(styled, usual):
+@pytest.mark.parametrize('first', [0, 20])
+def test_phases_are_shaded_and_named_where_they_are(styled, first):
   axes = drawing.make_figure(600, 400).add_subplot()
-  epochs.shade_phases(axes, usual.history)
+  phases = [*['dense'] * 20, *['prune'] * 15, *['ternary'] * 25]
+  rows = [{'phase': p, 'epoch': i} for i, p in enumerate(phases, 1)]
+  drawing.shade_phases(axes, rows[first:], 'vector')
   spans = [(p.get_x(), p.get_x() + p.get_width()) for p in axes.patches]
-  assert spans == [(0, 20), (20, 35), (35, 60)]
   names = [(text.get_text(), text.xy[0]) for text in axes.texts]
-  assert names == [('dense', 10), ('prune', 27.5), ('ternary', 47.5)]
-  assert axes.get_xlim() == (0, 60)
-
-
-def test_phases_of_a_history_that_begins_later():
-  rows = [{'phase': 'prune', 'epoch': 21}, {'phase': 'prune', 'epoch': 22}]
-  assert epochs.find_phases(rows) == [('prune', 20, 22)]
+  begins = first // 20  # A history may begin with a later phase.
+  assert spans == [(0, 20), (20, 35), (35, 60)][begins:]
+  assert names == [('dense', 10), ('prune', 27.5), ('vector', 47.5)][begins:]
+  assert axes.get_xlim() == (first, 60)
 
 
 def test_sizes_are_the_lengths_of_the_bars(styled, usual):
-  left, right = _draw(usual)['sizes'].axes
+  left, right = _draw_sizes(usual).axes
   with open(usual.file_path, 'rb') as file:
     parts = artifact.sizes(file.read())
   file_bytes = sum(parts.values())
@@ -206,49 +180,47 @@ def test_sizes_are_the_lengths_of_the_bars(styled, usual):
     codes + 2 * channels + 2 * channels,
     file_bytes,
   ]
-  assert left.get_title('left').startswith(
-    f'{usual.dense_bytes / file_bytes:.2f} '
-  )
+  ratio = usual.dense_bytes / file_bytes
+  assert left.get_title('left').startswith(f'{ratio:.2f} ')
+  assert [text.get_text() for text in left.texts] == [
+    '309.7 kB',
+    '78.5 kB',
+    f'{file_bytes / 1e3:.1f} kB',
+  ]
   widths = [bar.get_width() for bar in right.patches]
   assert widths == sorted((n for n in parts.values() if n), reverse=True)
 
 
-def test_weights_are_on_the_sphere_and_the_points_are_marked(styled):
+def test_weights_are_on_the_sphere():
   kernel = np.array([[3.0, -1.0], [4.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
   np.testing.assert_allclose(
-    weights.scale_to_sphere(kernel),
+    figures.scale_to_sphere(kernel),
     [[1.2, -2.0], [1.6, 0.0], [0.0, 0.0], [0.0, 0.0]],
   )
+
+
+def test_points_are_where_the_codes_are():
   # Channels of 4 weights with 1, 2 and 4 non-zeros, and one without.
   codes = np.array(
     [[1, 1, -1, 0], [0, -1, 1, 0], [0, 0, 1, 0], [0, 0, -1, 0]], np.int8
   )
-  points = weights.find_points(qtensors.TernaryTensor(codes))
-  assert points.median == pytest.approx(np.sqrt(2))
-  assert points.low == pytest.approx(1 + 0.2 * (np.sqrt(2) - 1))
-  assert points.high == pytest.approx(2 - 0.2 * (2 - np.sqrt(2)))
-  kernels = {'kernel': np.eye(4)}
-  found = {'kernel': qtensors.TernaryTensor(codes)}
-  figure = weights.draw(kernels, kernels, found)
-  for axes in figure.axes:
-    marks = sorted(line.get_xdata()[0] for line in axes.get_lines())
-    assert marks == pytest.approx([-np.sqrt(2), 0, np.sqrt(2)])
-
-
-def test_no_points_where_there_are_none():
-  zeros = qtensors.TernaryTensor(np.zeros((3, 2), np.int8))
-  assert weights.find_points(zeros) is None
-  assert weights.find_points(np.zeros((3, 2), np.int8)) is None
+  low, median, high = figures.find_points(qtensors.TernaryTensor(codes))
+  assert median == pytest.approx(np.sqrt(2))
+  assert low == pytest.approx(1 + 0.2 * (np.sqrt(2) - 1))
+  assert high == pytest.approx(2 - 0.2 * (2 - np.sqrt(2)))
+  zeros = np.zeros((3, 2), np.int8)
+  assert figures.find_points(qtensors.TernaryTensor(zeros)) is None
+  assert figures.find_points(zeros) is None
 
 
 def test_histogram_counts_every_weight(styled, usual):
-  top, bottom = _draw(usual)['weights'].axes[2::4]
+  top, bottom = _draw_weights(usual).axes[2::4]
   for axes, kernels in (
     (top, usual.dense_kernels),
     (bottom, usual.latent_kernels),
   ):
     values, edges, _ = axes.patches[0].get_data()
-    found = weights.scale_to_sphere(kernels['stage3_block1/conv1/kernel'])
+    found = figures.scale_to_sphere(kernels['stage3_block1/conv1/kernel'])
     within = np.mean((found >= edges[0]) & (found <= edges[-1]))
     assert values.sum() == pytest.approx(100 * within)
     assert edges[0] == -edges[-1] and len(values) % 2 == 1
@@ -261,23 +233,62 @@ def test_a_spike_at_zero_is_cut_and_said(styled, make):
   inputs = make(shapes={'kernel': (100, 1)})._replace(
     dense_kernels=kernels, latent_kernels=kernels
   )
-  for axes in _draw(inputs)['weights'].axes:
+  for axes in _draw_weights(inputs).axes:
     assert [text.get_text() for text in axes.texts] == ['90% at 0']
     assert axes.get_ylim()[1] < 90
 
 
+@pytest.mark.parametrize(
+  ('name', 'marks', 'label'),
+  [
+    ('ternary', [-2.0, 0.0, 2.0], ['dashed: the ternary points of the file']),
+    # Signs alone, of 8 weights each: sqrt(8 / 8), and nothing at zero.
+    ('binary', [-1.0, 1.0], ['dashed: the binary points of the file']),
+    ('vector', [], []),
+  ],
+)
+def test_points_are_marked_where_there_are_some(make, name, marks, label):
+  inputs = make(shapes={'kernel': (8, 4)}, config={'quantizer': {'name': name}})
+  codes = np.ones((8, 4), np.int8)
+  codes[2 if name == 'ternary' else 8 :] = 0
+  tensor = qtensors.TernaryTensor(codes)
+  if name == 'vector':
+    indices, codewords = np.zeros((4, 4), np.uint8), np.ones((1, 2), np.float16)
+    tensor = qtensors.CodebookTensor(indices, codewords, None)
+  found = artifact.Artifact('', {}, (), {}, (), {'params/kernel': tensor}, {})
+  figure = figures.draw_weights(inputs, found)
+  assert [
+    sorted(line.get_xdata()[0] for line in axes.get_lines())
+    for axes in figure.axes
+  ] == [marks] * 2
+  assert figure.get_supxlabel().splitlines()[1:] == label
+
+
 def test_summary_shows_file_and_dense_where_they_are(styled, usual):
-  figure = _draw(usual)['summary']
+  figure = _draw_summary(usual)
   left, right = figure.axes
-  ratio = usual.dense_bytes / _file_bytes(usual)
+  file_bytes = os.path.getsize(usual.file_path)
   assert figure.get_suptitle() == (
-    f'{ratio:.2f} times smaller: test accuracy 98.60% dense, 97.40% file'
+    f'{usual.dense_bytes / file_bytes:.2f} times smaller: test accuracy 98.60%'
+    ' dense, 97.40% file'
   )
   points = [(*line.get_xdata(), *line.get_ydata()) for line in left.get_lines()]
-  assert points == [
-    (usual.dense_bytes, 0.986),
-    (_file_bytes(usual), 0.974),
-  ]
+  assert points == [(usual.dense_bytes, 0.986), (file_bytes, 0.974)]
   assert left.get_xscale() == 'log'
   (mean,) = right.get_lines()
   assert len(mean.get_xdata()) == 60
+
+
+def test_the_summary_is_about_the_quantizer(styled, make):
+  inputs = make(
+    phases={'dense': 2, 'ternary': 2}, config={'quantizer': {'name': 'vector'}}
+  )
+  history = wording.clean_history(inputs.history, 'vector')
+  _, axes = _draw_summary(inputs._replace(history=history)).axes
+  assert axes.get_title('left') == 'Cosine distance to vector'
+  assert axes.get_ylabel() == '1 - cos(latent, vector)'
+  assert [text.get_text() for text in axes.texts] == ['dense', 'vector']
+  (mean,) = axes.get_lines()
+  y = np.ma.masked_invalid(mean.get_ydata())
+  wanted = [np.mean(list(r['cosine_distance'].values())) for r in history[2:]]
+  np.testing.assert_allclose(y.compressed(), wanted)

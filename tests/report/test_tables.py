@@ -1,12 +1,11 @@
 """The tables: columns, alignment, and numbers as they are written."""
 
+import json
 import re
 
-import pytest
-
-from hq_jax import artifact
-from hq_jax.report import results
 from hq_jax.report import tables
+from hq_jax.report import wording
+from tests.report import run_records
 
 RESNET50 = {
   'dense_bytes': 102_228_128,
@@ -21,15 +20,10 @@ RESNET50 = {
 }
 
 
-@pytest.fixture
-def markdown():
-  def make(inputs):
-    with open(inputs.file_path, 'rb') as file:
-      data = file.read()
-    report = results.make(inputs, data, artifact.loads(data))
-    return report, tables.format_markdown(report)
-
-  return make
+def _write(inputs):
+  """The numbers of a report, and its Markdown."""
+  report, _ = run_records.summarize(inputs)
+  return report, tables.format_markdown(report, has_pictures=True)
 
 
 def _parse(markdown):
@@ -44,19 +38,21 @@ def _parse(markdown):
   ]
 
 
+_TABLE = """\
+model                    bytes    ratio    bits per weight    test accuracy
+-----------------  -----------  -------  -----------------  ---------------
+dense (float32)    102,228,128        -              32.00           76.15%
+ternary in memory   25,650,000        -               8.03           74.47%
+.hq file             3,400,000    30.07               1.06           74.47%
+ratio: float32 bytes of all parameters and statistics / bytes of the file"""
+
+
 def test_main_table_by_hand():
-  assert tables.format_table(RESNET50).splitlines() == [
-    'model                    bytes  ratio  bits per weight  test accuracy',
-    '-----------------  -----------  -----  ---------------  -------------',
-    'dense (float32)    102,228,128      -            32.00         76.15%',
-    'ternary in memory   25,650,000      -             8.03         74.47%',
-    '.hq file             3,400,000  30.07             1.06         74.47%',
-    'ratio: float32 bytes of all parameters and statistics / bytes of the file',
-  ]
+  assert tables.format_table(RESNET50) == _TABLE
 
 
-def test_main_table_is_that_of_the_markdown(usual, markdown):
-  report, text = markdown(usual)
+def test_main_table_is_that_of_the__write(usual):
+  report, text = _write(usual)
   terminal = [
     re.split(' {2,}', line)
     for line in tables.format_table(report).splitlines()[:-1]
@@ -68,12 +64,12 @@ def test_main_table_is_that_of_the_markdown(usual, markdown):
   assert main == terminal
 
 
-def test_tables_have_their_columns_and_add_up(odd, markdown):
-  report, text = markdown(odd)
+def test_tables_have_their_columns_and_add_up(odd):
+  report, text = _write(odd)
   main, parts, layers = _parse(text)
   for table in (main, parts, layers):
     assert len({len(row) for row in table}) == 1
-    assert re.fullmatch('-+', table[1][0])
+    assert re.fullmatch(':-+', table[1][0])
     assert all(re.fullmatch('-+:', cell) for cell in table[1][1:])
   number = lambda text: int(text.replace(',', ''))
   *rows, total = [number(row[1]) for row in parts[2:]]
@@ -84,27 +80,21 @@ def test_tables_have_their_columns_and_add_up(odd, markdown):
   assert len(layers) == 2 + len(odd.dense_kernels) + 3
 
 
-def test_source_of_the_tables_is_aligned(usual, markdown):
-  _, text = markdown(usual)
-  for table in re.findall(r'(?:^\|.*\|\n)+', text, re.MULTILINE):
-    assert len({len(line) for line in table.splitlines()}) == 1
-
-
-def test_layer_row_by_hand(tiny, markdown):
+def test_layer_row_by_hand(tiny):
   found = (0.25, 0.24, 0.03, 0.05)
   rows = [
     row | {'cosine_distance': {'k': distance}}
     for row, distance in zip(tiny.history, found, strict=True)
   ]
-  _, text = markdown(tiny._replace(history=rows))
+  _, text = _write(tiny._replace(history=rows))
   row = ['k', '2x2', '50.00%', '1.500', '32.000', '16', '0.2400', '0.0500']
   assert _parse(text)[2][2] == row
-  _, text = markdown(tiny._replace(history=[]))
+  _, text = _write(tiny._replace(history=[]))
   assert _parse(text)[2][2] == [*row[:-2], '-', '-']
 
 
-def test_markdown_says_what_it_is_and_shows_every_picture(usual, markdown):
-  report, text = markdown(usual)
+def test_markdown_says_what_it_is_and_shows_every_picture(usual):
+  report, text = _write(usual)
   claim = (
     "reconstruction of Hyperspherical Quantization from the paper's abstract"
   )
@@ -121,23 +111,64 @@ def test_markdown_says_what_it_is_and_shows_every_picture(usual, markdown):
   assert '"device": "1 x cpu"' in text
 
 
-def test_a_name_cannot_break_a_table(make, markdown):
-  _, text = markdown(make(shapes={'a|b/kernel': (4, 4)}))
+def test_a_name_cannot_break_a_table(make):
+  _, text = _write(make(shapes={'a|b/kernel': (4, 4)}))
   assert _parse(text)[2][2][0] == 'a\\|b/kernel'
 
 
-def test_the_plan_is_named_where_there_was_one(tiny, markdown):
-  report, text = markdown(tiny)
+def test_the_plan_and_skipped_images_are_named_where_there_were_some(tiny):
+  report, text = _write(tiny)
   assert report['predicted_bytes'] is None and 'The plan was' not in text
+  assert report['unreadable_images'] == [] and 'Skipped' not in text
   size = report['file_bytes']
-  report, text = markdown(tiny._replace(predicted_bytes=4 * size))
+  names = ('a.jpg', 'b\n.jpg')
+  report, text = _write(
+    tiny._replace(predicted_bytes=4 * size, unreadable=names)
+  )
   assert report['predicted_bytes'] == 4 * size
   assert f'The plan was {4 * size:,} bytes; the file is -75.00% off.' in text
-
-
-def test_skipped_images_are_named_where_there_were_some(tiny, markdown):
-  report, text = markdown(tiny)
-  assert report['unreadable_images'] == [] and 'Skipped' not in text
-  report, text = markdown(tiny._replace(unreadable=('a.jpg', 'b\n.jpg')))
-  assert report['unreadable_images'] == ['a.jpg', 'b\n.jpg']
+  assert report['unreadable_images'] == list(names)
   assert "Skipped, as they cannot be read: 'a.jpg', 'b\\n.jpg'." in text
+
+
+def test_another_quantizer_is_named(make):
+  inputs = make(
+    shapes={'a/kernel': (8, 4), 'b/kernel': (8, 4)},
+    phases={'dense': 2, 'ternary': 2},
+    config={'quantizer': {'name': 'vector'}},
+  )
+  before = json.dumps(inputs.history)
+  history = wording.clean_history(inputs.history, 'vector')
+  assert json.dumps(inputs.history) == before  # They were the caller's.
+  report, text = _write(inputs._replace(history=history))
+  assert text.startswith(
+    f'# small_resnet: {report["ratio"]:.2f} times smaller\n\nMade with the'
+    ' quantizer `vector`, to be compared with a reconstruction of'
+    " Hyperspherical Quantization from the paper's abstract.\n"
+  )
+  table = tables.format_table(report).splitlines()
+  assert table[3].startswith('vector in memory ')
+  for words in ('ternary in', 'ternary pro', 'final sparsity', '(start)'):
+    assert words not in text
+  assert 'and its vector projection, at the end of training (end).' in text
+  # Of dense weights there is no distance to speak of.
+  (row,) = [x for x in _parse(text)[2] if x[0] == 'a/kernel']
+  distance = inputs.history[-1]['cosine_distance']['a/kernel']
+  assert row[-2:] == ['-', f'{distance:.4f}']
+  means = [row['mean_cosine_distance'] is None for row in report['history']]
+  assert means == [True, True, False, False]
+  assert None not in [row['mean_sparsity'] for row in report['history']]
+
+
+def test_words_of_the_usual_run(usual):
+  assert wording.clean_history(usual.history, 'ternary') == usual.history
+  _, text = _write(usual)
+  assert (
+    'Made by a reconstruction of Hyperspherical Quantization from the paper'
+    "'s abstract."
+  ) in text
+  assert (
+    'Entropy: order 0, bits per code. Cosine distance: mean over channels of '
+    '1 - cos between the latent kernel and its ternary projection at the final '
+    'sparsity, at the end of the dense phase (start) and of training (end).'
+  ) in text
