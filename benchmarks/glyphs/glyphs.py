@@ -45,11 +45,6 @@ class GlyphsConfig(tfds.core.BuilderConfig):
   pixel_mean: float
   pixel_std: float
 
-  @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """`(h, w, c)` of every image."""
-    return (self.size_px, self.size_px, 1)
-
 
 # The means and standard deviations are what `pixel_statistics` returns.
 CONFIGS = (
@@ -151,7 +146,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         {
           'image': tfds.features.Tensor(
-            shape=self.builder_config.image_shape,
+            shape=(self.builder_config.size_px, self.builder_config.size_px, 1),
             dtype=np.uint8,
             # As they are: twice as small, and faster than lists of integers.
             encoding=tfds.features.Encoding.BYTES,
@@ -188,8 +183,6 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 SPECS = {
   f'glyphs/{config.name}': generated.Spec(
     builder=Glyphs,
-    class_names=letters.CLASS_NAMES,
-    image_shape=config.image_shape,
     pixel_range=(0.0, 255.0),
     pixel_mean=(config.pixel_mean,),
     pixel_std=(config.pixel_std,),

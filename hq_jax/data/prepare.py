@@ -47,8 +47,7 @@ def prepare(
   """
   root = lookup.get_root(data_dir)
   if name in generated.SPECS:
-    spec = generated.SPECS[name]
-    generated.open_splits(name, spec, root, memory_limit_bytes=0)
+    generated.prepare(name, generated.SPECS[name], root)
   folder = lookup.find(name, root)
   if folder is None:
     folder = _prepare(name, root, manual_dir, show_progress)
@@ -145,11 +144,9 @@ def _prepare(
       manual_dir=manual, try_download_gcs=False
     )
     try:
-      builder.download_and_prepare(download_config=config)
+      builders.write(builder, config)
     except Exception as error:  # TFDS raises most kinds of it.
-      # Another process may have been the first to put its folder there.
-      if not lookup.is_complete(folder):
-        raise tfds_errors.explain(name, 'cannot be prepared', error) from error
+      raise tfds_errors.explain(name, 'cannot be prepared', error) from error
   return folder
 
 

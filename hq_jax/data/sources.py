@@ -20,9 +20,6 @@ class Source(Protocol):
 
   def __getitem__(self, index: int) -> dict[str, Any]: ...
 
-  def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
-    """Returns the examples at `indices`, in that order."""
-
 
 @dataclasses.dataclass(frozen=True)
 class MemorySource:
@@ -41,10 +38,6 @@ class MemorySource:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     return {'image': self.images[index], 'label': int(self.labels[index])}
-
-  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns the examples at `indices`, in that order."""
-    return [self[index] for index in indices]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +64,6 @@ class DecodedSource:
       )
     return {'image': image, 'label': example['label']}
 
-  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns the examples at `indices`, in that order."""
-    return [self[index] for index in indices]
-
 
 def gather(
   source: Source, indices: Sequence[int] | np.ndarray
@@ -82,7 +71,7 @@ def gather(
   """Reads examples, in the order asked for, as two arrays."""
   if isinstance(source, MemorySource):
     return source.images[indices], source.labels[indices]
-  examples = source.__getitems__([int(index) for index in indices])
+  examples = [source[int(index)] for index in indices]
   return (
     np.stack([example['image'] for example in examples]),
     np.array([example['label'] for example in examples], np.int32),

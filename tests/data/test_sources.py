@@ -15,7 +15,7 @@ def test_memory_source_is_random_access():
   assert len(source) == 3
   assert source[1]['image'].ravel().tolist() == [4, 5, 6, 7]
   assert source[1]['label'] == 8
-  assert [example['label'] for example in source.__getitems__([2, 0])] == [9, 7]
+  assert [example['label'] for example in [source[2], source[0]]] == [9, 7]
 
 
 @pytest.mark.parametrize('indices', [[2, 0, 2], np.array([2, 0, 2])])

@@ -1,5 +1,6 @@
 """Data sets by name: generated, prepared by TFDS, or a folder of images."""
 
+from collections.abc import Mapping
 import math
 import os
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 from hq_jax.data import sources
 from hq_jax.data.sets import folders
 from hq_jax.data.sets import generated
+from hq_jax.data.tfds import errors as tfds_errors
 from hq_jax.data.tfds import lookup
 from hq_jax.data.tfds import prepared
 
@@ -84,11 +86,9 @@ def load(
   if name in generated.SPECS:
     if image_size is not None:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
+    spec = generated.SPECS[name]
     return load_generated(
-      name,
-      generated.SPECS[name],
-      root,
-      memory_limit_bytes=memory_limit_bytes,
+      name, spec, root, memory_limit_bytes=memory_limit_bytes
     )
   _check_not_generated(name)
   folder = lookup.find(name, root)
@@ -122,22 +122,22 @@ def load_generated(
   memory_limit_bytes: int = 2**30,
 ) -> Dataset:
   """Opens a set that is generated here, which is prepared the first time."""
-  train, test = generated.open_splits(
-    name,
-    spec,
-    lookup.get_root(data_dir),
-    memory_limit_bytes=memory_limit_bytes,
-  )
-  return Dataset(
-    name=name,
-    class_names=spec.class_names,
-    image_shape=spec.image_shape,
-    pixel_range=spec.pixel_range,
-    pixel_mean=spec.pixel_mean,
-    pixel_std=spec.pixel_std,
-    train=train,
-    test=test,
-  )
+  folder = generated.prepare(name, spec, lookup.get_root(data_dir))
+  found = prepared.open_prepared(folder)
+  wanted = {'train': spec.num_train, 'test': spec.num_test}
+  for source in (found.train, found.test):
+    if len(source) != wanted.get(source.split):
+      raise tfds_errors.damaged(
+        folder,
+        f'{source.split}: {len(source)} examples, wanted'
+        f' {wanted.get(source.split)}',
+      )
+  statistics = {
+    'pixel_range': spec.pixel_range,
+    'pixel_mean': spec.pixel_mean,
+    'pixel_std': spec.pixel_std,
+  }
+  return _of_arrays(name, found, memory_limit_bytes, statistics)
 
 
 def _load_folder(
@@ -164,30 +164,39 @@ def _load_prepared(
   resize: int | None,
   memory_limit_bytes: int,
 ) -> Dataset:
-  is_encoded = isinstance(found.train[0]['image'], bytes)
   if image_size is not None:
-    if not is_encoded:
+    if not found.train.is_encoded:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
     return _of_files(name, found, image_size, resize)
   if None in found.image_shape:
     raise _wrong_size(None, name, _SIZES, 'a number of pixels')
-  train, test = found.train, found.test
-  if is_encoded:
-    train = sources.DecodedSource(train, found.image_shape)
-    test = sources.DecodedSource(test, found.image_shape)
-  num_images = len(train) + len(test)
+  statistics = _statistics(name, found.image_shape[-1])
+  return _of_arrays(name, found, memory_limit_bytes, statistics)
+
+
+def _of_arrays(
+  name: str,
+  found: prepared.Prepared,
+  memory_limit_bytes: int,
+  statistics: Mapping[str, Any],
+) -> Dataset:
+  """A set of images of one size, in memory where they fit."""
+  splits: list[sources.Source] = [found.train, found.test]
+  if found.train.is_encoded:
+    splits = [sources.DecodedSource(x, found.image_shape) for x in splits]
+  num_images = sum(map(len, splits))
   if num_images * math.prod(found.image_shape) <= memory_limit_bytes:
-    train, test = (
-      sources.MemorySource(*sources.gather(source, range(len(source))))
-      for source in (train, test)
-    )
+    splits = [
+      sources.MemorySource(*sources.gather(x, range(len(x)))) for x in splits
+    ]
+  train, test = splits
   return Dataset(
     name=name,
     class_names=found.class_names,
     image_shape=found.image_shape,
     train=train,
     test=test,
-    **_statistics(name, found.image_shape[-1]),
+    **statistics,
   )
 
 

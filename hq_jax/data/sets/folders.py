@@ -46,10 +46,6 @@ class FolderSource:
       raise OSError(error.errno, error.strerror, str(path)) from error
     return {'image': image, 'label': int(self.labels[index]), 'name': name}
 
-  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns the examples at `indices`, in that order."""
-    return [self[index] for index in indices]
-
   def fingerprint(self) -> str:
     """Returns a digest of the paths and labels, in their order.
 

@@ -44,6 +44,23 @@ def make_builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
   raise ValueError(f'name: {dataset} has no config {config!r}, wanted {wanted}')
 
 
+def write(
+  builder: tfds.core.DatasetBuilder,
+  config: tfds.download.DownloadConfig | None = None,
+) -> None:
+  """Has TFDS write a set, safe against other processes and being killed.
+
+  TFDS writes to a folder `incomplete.*`, which it renames when it is complete.
+  A killed process leaves that folder behind, which may be deleted.
+  """
+  try:
+    builder.download_and_prepare(download_config=config)
+  except Exception:  # TFDS raises most kinds of it.
+    # Another process may have been the first to put its folder there.
+    if not lookup.is_complete(pathlib.Path(builder.data_dir)):
+      raise
+
+
 def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
   """Opens a prepared set and checks that it can be used here."""
   try:

@@ -8,27 +8,8 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from hq_jax.data import sources
 from hq_jax.data.tfds import builders
 from hq_jax.data.tfds import errors as tfds_errors
-
-
-class Prepared(NamedTuple):
-  """An opened data set.
-
-  Attributes:
-    class_names: in the order of the labels.
-    image_shape: `(h, w, c)`; None where images differ.
-    train: the training examples.
-    test: the examples that accuracy is measured on.
-    splits: the TFDS names of the two.
-  """
-
-  class_names: tuple[str, ...]
-  image_shape: tuple[Any, ...]  # Of int or None.
-  train: sources.Source
-  test: sources.Source
-  splits: tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +51,10 @@ class PreparedSource:
       )
     return example
 
-  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns the examples at `indices`, in that order."""
-    return [self[index] for index in indices]
+  @property
+  def is_encoded(self) -> bool:
+    """Whether images are files, and not arrays."""
+    return isinstance(self.features[self.image_key], tfds.features.Image)
 
   def has_labels(self) -> bool:
     """Returns whether the first example has one: TFDS writes -1 for none."""
@@ -82,8 +64,8 @@ class PreparedSource:
     name = f'{self.split}[{index}]'
     if not 0 <= index < len(self):
       raise IndexError(f'{name}: wanted an index in 0..{len(self) - 1}')
-    is_file = isinstance(self.features[self.image_key], tfds.features.Image)
-    decoders = {self.image_key: tfds.decode.SkipDecoding()} if is_file else None
+    skip = {self.image_key: tfds.decode.SkipDecoding()}
+    decoders = skip if self.is_encoded else None
     try:
       example = self.features.deserialize_example_np(
         self.records[index], decoders=decoders
@@ -93,9 +75,25 @@ class PreparedSource:
       raise tfds_errors.damaged(
         self.folder, f'{name}: {tfds_errors.first_line(error)}'
       ) from error
-    if not is_file and image.ndim == 2:
+    if not self.is_encoded and image.ndim == 2:
       image = image[..., None]
     return {'image': image, 'label': label, 'name': name}
+
+
+class Prepared(NamedTuple):
+  """An opened data set.
+
+  Attributes:
+    class_names: in the order of the labels.
+    image_shape: `(h, w, c)`; None where images differ.
+    train: the training examples.
+    test: the examples that accuracy is measured on.
+  """
+
+  class_names: tuple[str, ...]
+  image_shape: tuple[Any, ...]  # Of int or None.
+  train: PreparedSource
+  test: PreparedSource
 
 
 def open_prepared(
@@ -121,7 +119,6 @@ def open_prepared(
     image_shape=shape if len(shape) == 3 else (*shape, 1),
     train=train,
     test=test,
-    splits=(train.split, test.split),
   )
 
 

@@ -35,7 +35,7 @@ def test_every_image_is_there_once_with_its_label(imagenet_dir):
   found = prepared.open_prepared(lookup.find('imagenet2012', imagenet_dir))
   assert found.class_names == tuple(fake_imagenet.synsets())
   assert found.image_shape == (None, None, 3)
-  assert found.splits == ('train', 'validation')
+  assert (found.train.split, found.test.split) == ('train', 'validation')
   train = collections.Counter(_labels(found.train))
   assert train == dict.fromkeys(range(1000), 2)
   test = collections.Counter(_labels(found.test))

@@ -31,7 +31,7 @@ def test_files_are_read_as_they_are(pictures_dir):
   tiny_pictures.check(found.test, range(14, 18))
   assert found.class_names == tiny_pictures.CLASSES
   assert found.image_shape == (None, None, 3)
-  assert found.splits == ('train', 'test')
+  assert (found.train.split, found.test.split) == ('train', 'test')
 
 
 def test_arrays_are_read_as_they_are(digits, digits_dir):
@@ -67,7 +67,7 @@ def test_an_image_without_channels_has_one(pictures_dir):
 )
 def test_accuracy_is_measured_where_labels_are(pictures_dir, config, split):
   found = _open(pictures_dir, config)
-  assert found.splits == ('train', split)
+  assert (found.train.split, found.test.split) == ('train', split)
   tiny_pictures.check(
     found.test, range(14, 18) if split == 'test' else range(10, 14)
   )
@@ -81,7 +81,7 @@ def test_a_split_may_be_a_part_of_one(pictures_dir):
     test_split='train[70%:]',
   )
   assert (len(found.train), len(found.test)) == (7, 3)
-  assert found.splits == ('train[:70%]', 'train[70%:]')
+  assert (found.train.split, found.test.split) == ('train[:70%]', 'train[70%:]')
   assert found.test[2]['name'] == 'train[70%:][2]'
   both = [example['image'] for source in found[2:4] for example in source]
   assert sorted(both) == sorted(
@@ -125,7 +125,7 @@ def test_an_example_without_a_label_is_an_error(pictures_dir):
   mixed = prepared.open_prepared(folder, train_split='train+test').train
   assert len(mixed) == 14
   with pytest.raises(ValueError, match=r'train\+test\[13\].*label -1.*0\.\.2'):
-    mixed.__getitems__([0, 13])
+    [mixed[i] for i in (0, 13)]
 
 
 def test_an_index_outside_is_an_index_error(pictures_dir):
@@ -141,7 +141,7 @@ def test_many_threads_may_read(pictures_dir):
   indices = 40 * list(range(10))
   with futures.ThreadPoolExecutor(8) as pool:
     found = list(pool.map(source.__getitem__, indices))
-  assert found == source.__getitems__(indices)
+  assert found == [source[i] for i in indices]
 
 
 _READ = """
@@ -157,9 +157,9 @@ from hq_jax.data.tfds import prepared
 
 source = pickle.load(sys.stdin.buffer)
 again = prepared.open_prepared(pathlib.Path(source.folder)).train
-assert again.__getitems__(range(10)) == source.__getitems__(range(10))
+assert list(again) == list(source)
 assert 'tensorflow' not in sys.modules
-sys.stdout.buffer.write(pickle.dumps(source.__getitems__(range(10))))
+sys.stdout.buffer.write(pickle.dumps(list(source)))
 """
 
 
@@ -173,7 +173,7 @@ def test_another_process_reads_without_tensorflow_and_network(pictures_dir):
     check=False,
   )
   assert done.returncode == 0, done.stderr.decode()
-  assert pickle.loads(done.stdout) == source.__getitems__(range(10))
+  assert pickle.loads(done.stdout) == list(source)
 
 
 @pytest.mark.parametrize(
