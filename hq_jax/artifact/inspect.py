@@ -9,6 +9,8 @@ import sys
 from typing import Any
 import zlib
 
+import tabulate
+
 from hq_jax import command_line
 from hq_jax.artifact import accounting
 from hq_jax.artifact import format as container
@@ -142,9 +144,9 @@ def format_text(found: Mapping[str, Any]) -> str:
     _shorten(escape(f'{name}: {fact}'), _MAX_LINE)
     for name, fact in facts.items()
   ]
-  sections = _align(_section_rows(found), '<><')
-  layers = _align(_layer_rows(found), '<>>>>><')
-  return '\n'.join([*lines, '', *sections, '', *layers])
+  sections = _make_table(_section_rows(found), '<><')
+  layers = _make_table(_layer_rows(found), '<>>>>><')
+  return '\n'.join([*lines, '', sections, '', layers])
 
 
 def format_json(found: Mapping[str, Any]) -> str:
@@ -251,19 +253,16 @@ def _layer_row(layer: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def _align(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
-  """Lines of a table with a rule under its heads; `sides`: < left, > right."""
-  safe = [[escape(cell) for cell in row] for row in rows]
-  widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
-  widths[-1] = len(rows[0][-1])  # left-aligned, and nothing stands behind it
-  safe.insert(1, ['-' * width for width in widths])
-  return [
-    '  '.join(
-      f'{cell:{side}{width}}'
-      for cell, side, width in zip(row, sides, widths, strict=True)
-    ).rstrip()
-    for row in safe
-  ]
+def _make_table(rows: Sequence[Sequence[str]], sides: str) -> str:
+  """Aligned columns with ruled heads; `sides`: < left, > right."""
+  heads, *rest = [[escape(cell) for cell in row] for row in rows]
+  rule = ['-' * len(head) for head in heads]
+  return tabulate.tabulate(
+    [heads, rule, *rest],
+    tablefmt='plain',
+    disable_numparse=True,
+    colalign=[{'<': 'left', '>': 'right'}[side] for side in sides],
+  )
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tabulate
 
 Selector = Callable[[str, Any], bool] | str
 ChannelAxis = Callable[[str, Any], int] | int
@@ -283,18 +284,10 @@ def describe(
       why = f'{name}, output channels on axis {axes[path]}'
     else:
       why = _why_no_kernel(leaf) or f'{name} does not match'
-    rows.append(
-      (
-        path,
-        str(np.shape(leaf)),
-        str(jnp.result_type(leaf)),
-        'yes' if path in axes else 'no',
-        why,
-      )
-    )
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
-  return '\n'.join(lines)
+    selected = 'yes' if path in axes else 'no'
+    kind = np.shape(leaf), jnp.result_type(leaf)
+    rows.append((path, *map(str, kind), selected, why))
+  return tabulate.tabulate(rows, tablefmt='plain', disable_numparse=True)
 
 
 def _is_masked(node: Any) -> bool:
