@@ -1,4 +1,4 @@
-"""Where the bytes of a file go: by part, and by tensor; both add up."""
+"""The bytes of a file by part and by tensor; both add up to it."""
 
 from collections.abc import Sequence
 import itertools
@@ -48,13 +48,7 @@ class Row(NamedTuple):
 
 
 class Account(NamedTuple):
-  """All that a file says of itself and of its bytes.
-
-  Attributes:
-    parsed: its header and sections.
-    sizes: as `sizes`.
-    layers: as `layers`.
-  """
+  """A file's header and sections, its `sizes` and its `layers`."""
 
   parsed: reader.Parsed
   sizes: dict[str, int]
@@ -164,19 +158,26 @@ def account(data: bytes) -> Account:
 def _layers(
   parsed: reader.Parsed, found: dict[str, model_lib.Tensor]
 ) -> list[Row]:
-  shares = {spec.path: 0 for spec in parsed.header.specs}
+  specs = parsed.header.specs
   tables, stream = reader.split_codes(parsed)
-  paths = [spec.path for spec in layout.ternary(parsed.header.specs)]
+  paths = [spec.path for spec in layout.ternary(specs)]
   by_path = dict(zip(paths, tables, strict=True))
-  costs = [
-    ternary_coder.layer_bits(tensor.codes, by_path[path])
-    for path in paths
-    if isinstance(tensor := found[path], qtensors.TernaryTensor)
-  ]
-  for path, num_bytes in zip(paths, apportion(len(stream), costs), strict=True):
-    shares[path] += ternary_coder.TABLE_BYTES + num_bytes
-  for path, num_bytes in _share_indices(parsed, found).items():
-    shares[path] += num_bytes
+  shares = {
+    spec.path: ternary_coder.TABLE_BYTES if spec.path in by_path else 0
+    for spec in specs
+  }
+  codes, indices = {}, {}  # what they cost, in bits
+  for path, tensor in found.items():
+    if isinstance(tensor, qtensors.TernaryTensor):
+      codes[path] = ternary_coder.layer_bits(tensor.codes, by_path[path])
+    elif isinstance(tensor, qtensors.CodebookTensor):
+      size = len(tensor.codewords)
+      indices[path] = index_coder.tensor_bits(tensor.indices, size)
+  index_bytes = len(parsed.sections.get(layout.INDICES, b''))
+  for costs, total in ((codes, len(stream)), (indices, index_bytes)):
+    split = apportion(total, list(costs.values()))
+    for path, num_bytes in zip(costs, split, strict=True):
+      shares[path] += num_bytes
   for runs in _split_runs(parsed).values():
     for run, num_bytes in runs:
       shares[run.path] += num_bytes
@@ -187,21 +188,8 @@ def _layers(
       shares[spec.path],
       spec.path in by_path and by_path[spec.path].has_contexts,
     )
-    for spec in parsed.header.specs
+    for spec in specs
   ]
-
-
-def _share_indices(
-  parsed: reader.Parsed, found: dict[str, model_lib.Tensor]
-) -> dict[str, int]:
-  costs = {
-    path: index_coder.tensor_bits(tensor.indices, len(tensor.codewords))
-    for path, tensor in found.items()
-    if isinstance(tensor, qtensors.CodebookTensor)
-  }
-  num_bytes = len(parsed.sections.get(layout.INDICES, b''))
-  shares = apportion(num_bytes, list(costs.values()))
-  return dict(zip(costs, shares, strict=True))
 
 
 def _row(
@@ -234,9 +222,9 @@ def _row(
 
 def _split_runs(
   parsed: reader.Parsed,
-) -> dict[str, list[tuple[layout.Member, int]]]:
+) -> dict[str, list[tuple[layout.Run, int]]]:
   split = {}
-  for encoding, runs in layout.members(parsed.header.specs).items():
+  for encoding, runs in layout.runs_by_encoding(parsed.header.specs).items():
     body = parsed.sections[layout.DTYPES[encoding][0]]
     shares = apportion(len(body), [run.size for run in runs])
     split[encoding] = list(zip(runs, shares, strict=True))

@@ -1,8 +1,10 @@
 """The ANS coder under all codes: its words as bytes, its exact integers.
 
-constriction is given floats from which it rebuilds integer weights without
+constriction is given floats from which it rebuilds integer frequencies without
 rounding, so that a stream means the same on every machine.
 """
+
+from typing import Any, TypeAlias
 
 import constriction
 import numpy as np
@@ -12,6 +14,9 @@ PRECISION = 24  # bits of constriction's probabilities
 # no code may cost less than 1/256 bit.
 MAX_CODES_PER_BYTE = 1 << 11
 FREE_BYTES = 64
+CHUNK = 1 << 16  # symbols per call of the coder: bounds its copies
+
+Coder: TypeAlias = constriction.stream.stack.AnsCoder
 
 _MAX_BYTES_PER_CODE = 3  # no probability is below 2^-24
 # The words of the state that the encoder starts from, 2^32. A smaller one would
@@ -19,12 +24,12 @@ _MAX_BYTES_PER_CODE = 3  # no probability is below 2^-24
 _START = (0, 1)
 
 
-def start() -> constriction.stream.stack.AnsCoder:
+def start() -> Coder:
   """An encoder that holds nothing."""
-  return constriction.stream.stack.AnsCoder(np.array(_START, np.uint32))
+  return Coder(np.array(_START, np.uint32))
 
 
-def to_bytes(coder: constriction.stream.stack.AnsCoder) -> bytes:
+def to_bytes(coder: Coder) -> bytes:
   """What an encoder has written."""
   words = coder.get_compressed()
   if _is_at_start(words):
@@ -32,9 +37,7 @@ def to_bytes(coder: constriction.stream.stack.AnsCoder) -> bytes:
   return words.astype('<u4').tobytes().rstrip(b'\0')
 
 
-def from_bytes(
-  stream: bytes | memoryview, num_codes: int, name: str
-) -> constriction.stream.stack.AnsCoder:
+def from_bytes(stream: bytes | memoryview, num_codes: int, name: str) -> Coder:
   """The inverse of `to_bytes`: a decoder."""
   if stream[-1:] == b'\0':
     raise ValueError(f'{name}: the stream ends in a zero byte')
@@ -47,30 +50,57 @@ def from_bytes(
     raise ValueError(f'{name}: a stream that holds none')
   if not len(words):
     words = np.array(_START, '<u4')
-  return constriction.stream.stack.AnsCoder(words.astype('=u4', copy=False))
+  return Coder(words.astype('=u4', copy=False))
 
 
-def check_end(coder: constriction.stream.stack.AnsCoder, name: str) -> None:
+def check_end(coder: Coder, name: str) -> None:
   """Refuses a stream that is not used up by exactly what was decoded."""
   if not _is_at_start(coder.get_compressed()):
     raise ValueError(f'{name}: the stream holds more than the codes')
 
 
-def to_floats(weights: np.ndarray) -> np.ndarray:
-  """The floats from which constriction rebuilds exactly these weights."""
-  # constriction gives each of n symbols weight 1 and shares the other
-  # 2^24 - n in proportion to the floats. These sum to exactly 2^24 - n, so
-  # that its factor is one and every product and sum is an exact integer.
-  return (weights - 1).astype(np.float64)
+def push(
+  coder: Coder,
+  symbols: np.ndarray,
+  frequencies: np.ndarray,
+  contexts: np.ndarray | None = None,
+) -> None:
+  """Encodes symbols by the same frequencies, or by those of each context."""
+  for start in reversed(range(0, symbols.size, CHUNK)):
+    chunk = slice(start, start + CHUNK)
+    model = _make_model(frequencies, contexts, chunk)
+    coder.encode_reverse(symbols[chunk].astype(np.int32), *model)
 
 
-def categorical(
-  weights: np.ndarray,
-) -> constriction.stream.model.Categorical:
-  """The model of symbols with fixed weights."""
-  return constriction.stream.model.Categorical(
-    to_floats(weights), lazy=False, perfect=False
-  )
+def pop(
+  coder: Coder,
+  size: int,
+  frequencies: np.ndarray,
+  contexts: np.ndarray | None = None,
+) -> np.ndarray:
+  """The inverse of `push`."""
+  symbols = np.empty(size, np.uint8)
+  for start in range(0, size, CHUNK):
+    part = symbols[start : start + CHUNK]
+    chunk = slice(start, start + CHUNK)
+    model = _make_model(frequencies, contexts, chunk)
+    number = [part.size] if contexts is None else []
+    part[:] = coder.decode(*model, *number)
+  return symbols
+
+
+def _make_model(
+  frequencies: np.ndarray, contexts: np.ndarray | None, chunk: slice
+) -> tuple[Any, ...]:
+  """A model of constriction and its parameters, to the exact integers."""
+  # It gives each of n symbols frequency 1 and shares the other 2^24 - n in
+  # proportion to the floats. These sum to exactly 2^24 - n, so that its factor
+  # is one and every product and sum is an exact integer.
+  floats = (frequencies - 1).astype(np.float64)
+  make = constriction.stream.model.Categorical
+  if contexts is None:
+    return (make(floats, lazy=False, perfect=False),)
+  return make(perfect=False), floats.take(contexts[chunk], axis=0)
 
 
 def _is_at_start(words: np.ndarray) -> bool:

@@ -10,19 +10,19 @@ Typical relative errors, measured on 64 channels of Gaussian values:
 """
 
 import math
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from hq_jax.core import qtensors
 
-_MAX_CODE: Final = 127
-_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+_MAX_CODE = 127
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 # The largest float32 whose 127-fold is within float32 too: a reader multiplies
 # in that type.
-_MAX_SCALE: Final = float(np.nextafter(np.float32(_FLOAT32_MAX / 127), 0))
+_MAX_SCALE = float(np.nextafter(np.float32(_FLOAT32_MAX / 127), 0))
 # float16 rounds no normal number by more than this fraction of it.
-_FLOAT16_ROUNDING: Final = 2.0**-11
+_FLOAT16_ROUNDING = 2.0**-11
 
 
 def quantize_int8(values: Any) -> qtensors.Int8Tensor:
@@ -49,7 +49,7 @@ def quantize_int8(values: Any) -> qtensors.Int8Tensor:
   """
   array = _check_values(values)
   if not array.ndim:
-    raise ValueError('values: got no axis, wanted one or more')
+    raise ValueError('values has no axis, wanted one or more')
   axes = tuple(range(array.ndim - 1)) or (0,)
   largest = np.max(np.abs(array), axis=axes, initial=0.0)
   scale = _round_scale(np.atleast_1d(largest))
@@ -69,7 +69,7 @@ def relative_error(
   decoded = _decode(encoded)
   if decoded.shape != array.shape:
     raise ValueError(
-      f'encoded: got shape {decoded.shape}, wanted {array.shape} as of values'
+      f'encoded has shape {decoded.shape}, wanted {array.shape} as of values'
     )
   largest = float(np.max(np.abs(array), initial=0.0))
   if largest == 0:
@@ -82,7 +82,8 @@ def relative_error(
 def encode_float(values: Any, max_error: float) -> np.ndarray:
   """Takes float16 where its relative error is within a budget, else float32."""
   array = _check_values(values)
-  _check_budget(max_error)
+  if not max_error >= 0:
+    raise ValueError(f'max_error is {max_error}, wanted >= 0')
   with np.errstate(over='ignore'):
     half = array.astype(np.float16)
   if np.all(np.isfinite(half)) and relative_error(array, half) <= max_error:
@@ -123,10 +124,8 @@ def _round_scale(largest: np.ndarray) -> np.ndarray:
 def _decode(encoded: np.ndarray | qtensors.Int8Tensor) -> np.ndarray:
   if not isinstance(encoded, qtensors.Int8Tensor):
     return np.asarray(encoded, np.float64)
-  codes = np.asarray(encoded.codes, np.float64)
-  if encoded.scale is None:
-    return codes
-  return codes * np.asarray(encoded.scale, np.float64)
+  scale = 1.0 if encoded.scale is None else encoded.scale
+  return np.asarray(encoded.codes, np.float64) * np.asarray(scale, np.float64)
 
 
 def _check_finite(values: Any) -> np.ndarray:
@@ -141,8 +140,3 @@ def _check_values(values: Any) -> np.ndarray:
   if np.any(np.abs(array) > _FLOAT32_MAX):
     raise ValueError('values: a value is beyond the range of float32')
   return array
-
-
-def _check_budget(max_error: float) -> None:
-  if not max_error >= 0:
-    raise ValueError(f'max_error: got {max_error}, wanted >= 0')

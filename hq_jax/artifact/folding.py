@@ -7,7 +7,7 @@ codes then need no scale of their own.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy import typing as npt
@@ -20,9 +20,9 @@ from hq_jax.core import qtensors
 Folded = dict[str, model_lib.Tensor]
 Kernel = qtensors.TernaryTensor | qtensors.CodebookTensor
 
-_STATISTICS: Final = 'batch_stats'
-# What a message calls a record.
-_WORDS: Final = {
+_STATISTICS = 'batch_stats'
+# What a message calls a quantized tensor.
+_WORDS = {
   qtensors.TernaryTensor: 'ternary',
   qtensors.CodebookTensor: 'codebook',
   qtensors.Int8Tensor: 'int8',
@@ -86,7 +86,9 @@ def fold(
   (2.0, -5.0)
   """
   leaves = _flatten(variables)
-  quantized = _join(ternary, int8)
+  if both := sorted(ternary.keys() & int8.keys()):
+    raise ValueError(f'int8 is given for {both[0]!r}, which is in ternary too')
+  quantized: dict[str, model_lib.Quantized] = {**ternary, **int8}
   scales = _get_scales(quantized, leaves)
   _check_pairs(pairs, epsilons, leaves)
   for norm, epsilon in epsilons.items():
@@ -129,17 +131,6 @@ def _finite(path: str, values: Any) -> np.ndarray:
   if not np.all(np.isfinite(array)):
     raise ValueError(f'{path!r}: NaN or infinity')
   return array
-
-
-def _join(
-  ternary: Mapping[str, Kernel],
-  int8: Mapping[str, qtensors.Int8Tensor],
-) -> dict[str, model_lib.Quantized]:
-  both = sorted(ternary.keys() & int8.keys())
-  if both:
-    word = _WORDS[type(ternary[both[0]])]
-    raise ValueError(f'int8 {both[0]!r}: it is {word}, too')
-  return {**ternary, **int8}
 
 
 def _get_scales(
@@ -221,15 +212,13 @@ def _store(
   scale: np.ndarray | None,
   float_dtype: npt.DTypeLike,
 ) -> model_lib.Quantized:
-  if isinstance(tensor, qtensors.Int8Tensor):
-    kept = None if scale is None else np.asarray(tensor.scale)
-    return qtensors.Int8Tensor(np.asarray(tensor.codes), kept)
-  rounded = None if scale is None else _round(path, scale, float_dtype)
-  if isinstance(tensor, qtensors.CodebookTensor):
-    return qtensors.CodebookTensor(
-      np.asarray(tensor.indices), np.asarray(tensor.codewords), rounded
-    )
-  return qtensors.TernaryTensor(np.asarray(tensor.codes, np.int8), rounded)
+  parts = [None if part is None else np.asarray(part) for part in tensor]
+  stored = type(tensor)(*parts)
+  if scale is None:
+    return stored._replace(scale=None)
+  if isinstance(stored, qtensors.Int8Tensor):
+    return stored
+  return stored._replace(scale=_round(path, scale, float_dtype))
 
 
 def _encode(

@@ -33,12 +33,12 @@ def pack(sections: Sequence[tuple[str, bytes | memoryview]]) -> bytes:
   names = [name for name, _ in sections]
   if len(names) > MAX_SECTIONS or len(set(names)) < len(names):
     raise ValueError(
-      f'sections: got {names}, wanted at most {MAX_SECTIONS} different ones'
+      f'sections is {names}, wanted at most {MAX_SECTIONS} different ones'
     )
   parts = [_FIXED.pack(MAGIC, VERSION, len(sections))]
   for name, body in sections:
     if not _is_name(name.encode()):
-      raise ValueError(f'section name: got {name!r}, wanted 4 letters, digits')
+      raise ValueError(f'section name is {name!r}, wanted 4 letters, digits')
     if len(body) >= 1 << 32:
       raise ValueError(f'section {name}: {len(body)} bytes, wanted < 2^32')
     parts.append(_ROW.pack(name.encode(), len(body), zlib.crc32(body)))

@@ -1,4 +1,4 @@
-"""The section HEAD: all that is not numbers, as deflated compact JSON."""
+"""The section HEAD: names, shapes and arguments, as deflated JSON."""
 
 from collections.abc import Iterator, Sequence
 import json
@@ -31,24 +31,19 @@ _KEYS = {
 
 
 class Header(NamedTuple):
-  """What HEAD holds: an artifact, with specs in the place of tensors.
-
-  Attributes:
-    specs: in the order of the file: by the names of the path, by code point.
-    others: see `model_lib.Artifact`.
-  """
+  """What HEAD holds: an artifact, with specs in the place of tensors."""
 
   model: str
   model_args: dict[str, Any]
   input_shape: tuple[int, ...]
   preprocessing: dict[str, Any]
   class_names: tuple[str, ...]
-  specs: tuple[layout.Spec, ...]
+  specs: tuple[layout.Spec, ...]  # in the order of `sort_specs`
   folded_norms: dict[str, float]
 
 
 def sort_specs(specs: Sequence[layout.Spec]) -> tuple[layout.Spec, ...]:
-  """Sorts into the order of the file."""
+  """Sorts into the order of the file: by the names of the path."""
   return tuple(sorted(specs, key=lambda spec: spec.path.split('/')))
 
 
@@ -62,11 +57,11 @@ def encode(header: Header) -> bytes:
   for norm, epsilon in header.folded_norms.items():
     model_lib.insert(tree, f'params/{norm}/{_EPSILON}', float(epsilon))
   fields = {
-    'args': model_lib.to_plain(header.model_args),
+    'args': header.model_args,
     'classes': list(header.class_names),
     'input': list(header.input_shape),
     'model': header.model,
-    'preprocessing': model_lib.to_plain(header.preprocessing),
+    'preprocessing': header.preprocessing,
     'tree': tree,
   }
   text = json.dumps(
@@ -75,6 +70,7 @@ def encode(header: Header) -> bytes:
     separators=(',', ':'),
     ensure_ascii=False,
     allow_nan=False,
+    default=dict,  # of other mappings
   ).encode()
   _check_size(len(text))
   _check_marks(text)

@@ -1,8 +1,8 @@
 """The entropy coder of codebook indices: one ANS stream over all tensors.
 
 No model is stored. Each tensor starts with even odds; after every block, the
-odds are those of the indices that came before in the tensor. They are 24-bit
-integers found by integer arithmetic, as for ternary codes.
+odds are those of the indices before it in the tensor. They are 24-bit integers
+found by integer arithmetic, as for ternary codes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,34 +13,33 @@ import numpy as np
 from hq_jax.artifact import ans
 
 FIRST = 32  # indices of the first blocks
-SHARE = 8  # of what came before: a block is an eighth of it
-# Of one index. At most so likely, none costs less than 1/256 bit.
-MOST = (1 << ans.PRECISION) - 512 * 89
+SHARE = 8  # of what was coded before: a block is an eighth of it
+# Of one index. At most so frequent, none costs less than 1/256 bit.
+MAX_FREQUENCY = (1 << ans.PRECISION) - 512 * 89
 
 _NAME = 'indices'
-_CHUNK = 1 << 16  # indices per call of the coder: bounds its int32 copies
 
 
-def get_weights(counts: np.ndarray) -> np.ndarray:
-  """The integer weights of the next block's indices.
+def get_frequencies(counts: np.ndarray) -> np.ndarray:
+  """The integer frequencies of the next block's indices.
 
-  `w = 1 + floor((2^24 - K) (2 c + 1) / (2 n + K))`, `n = sum(c)`; the first of
+  `f = 1 + floor((2^24 - K) (2 c + 1) / (2 n + K))`, `n = sum(c)`; the first of
   the largest takes what is left over of 2^24, and gives what it has beyond
-  `MOST` to the first of the largest others.
+  `MAX_FREQUENCY` to the first of the largest others.
   """
   size = len(counts)
   total = 1 << ans.PRECISION
   shares = 2 * counts + 1
-  weights = 1 + (total - size) * shares // shares.sum()
-  largest = int(np.argmax(weights))
-  weights[largest] += total - int(weights.sum())
-  excess = int(weights[largest]) - MOST
+  frequencies = 1 + (total - size) * shares // shares.sum()
+  largest = int(np.argmax(frequencies))
+  frequencies[largest] += total - int(frequencies.sum())
+  excess = int(frequencies[largest]) - MAX_FREQUENCY
   if excess > 0:
-    others = weights.copy()
+    others = frequencies.copy()
     others[largest] = 0
-    weights[largest] -= excess
-    weights[np.argmax(others)] += excess
-  return weights
+    frequencies[largest] -= excess
+    frequencies[np.argmax(others)] += excess
+  return frequencies
 
 
 def get_blocks(size: int) -> Iterator[slice]:
@@ -59,10 +58,8 @@ def encode(tensors: Sequence[np.ndarray], sizes: Sequence[int]) -> bytes:
     if size == 1:
       continue
     flat = tensor.reshape(-1)
-    for block, weights in reversed(list(_trace(flat, size))):
-      model = ans.categorical(weights)
-      for chunk in reversed(list(_cut(flat[block]))):
-        coder.encode_reverse(chunk.astype(np.int32), model)
+    for block, frequencies in reversed(list(_trace(flat, size))):
+      ans.push(coder, flat[block], frequencies)
   return ans.to_bytes(coder)
 
 
@@ -85,9 +82,8 @@ def decode(
     if size > 1:
       counts = np.zeros(size, np.int64)
       for block in get_blocks(flat.size):
-        model = ans.categorical(get_weights(counts))
-        for chunk in _cut(flat[block]):
-          chunk[:] = coder.decode(model, chunk.size)
+        number = block.stop - block.start
+        flat[block] = ans.pop(coder, number, get_frequencies(counts))
         counts += count(flat[block], size)
     found.append(flat.reshape(shape))
   ans.check_end(coder, _NAME)
@@ -97,32 +93,29 @@ def decode(
 def count(tensor: np.ndarray, size: int) -> np.ndarray:
   """Counts the indices."""
   counts = np.zeros(size, np.int64)
-  for chunk in _cut(tensor.reshape(-1)):  # NumPy counts in eight bytes each
-    counts += np.bincount(chunk, minlength=size)
+  flat = tensor.reshape(-1)
+  for start in range(0, flat.size, ans.CHUNK):  # NumPy's copies are int64
+    counts += np.bincount(flat[start : start + ans.CHUNK], minlength=size)
   return counts
 
 
 def tensor_bits(tensor: np.ndarray, size: int) -> float:
-  """What a tensor's indices cost, `sum(24 - log2 w)`."""
+  """What a tensor's indices cost, `sum(24 - log2 f)`."""
   if size == 1:
     return 0.0
   flat = tensor.reshape(-1)
   return sum(
-    float(np.sum(count(flat[block], size) * (ans.PRECISION - np.log2(weights))))
-    for block, weights in _trace(flat, size)
+    float(np.sum(count(flat[block], size) * (ans.PRECISION - np.log2(f))))
+    for block, f in _trace(flat, size)
   )
 
 
 def _trace(flat: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
-  """The blocks of a tensor and their weights."""
+  """The blocks of a tensor and their frequencies."""
   counts = np.zeros(size, np.int64)
   for block in get_blocks(flat.size):
-    yield block, get_weights(counts)
+    yield block, get_frequencies(counts)
     counts += count(flat[block], size)
-
-
-def _cut(flat: np.ndarray) -> Iterator[np.ndarray]:
-  return (flat[i : i + _CHUNK] for i in range(0, flat.size, _CHUNK))
 
 
 def _check_work(num_bytes: int, sizes: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Contents of a file, tensor by tensor, without JAX."""
+"""The contents of a file in words, tensor by tensor."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -50,10 +50,8 @@ _MAX_LINE = 1000  # characters of a line above the tables that are shown
 
 def describe(data: bytes, name: str = '') -> dict[str, Any]:
   """Says what a file holds."""
-  try:
+  with reader.naming(name or 'artifact'):
     parsed, parts, rows = accounting.account(data)
-  except ValueError as error:
-    raise ValueError(f'{name or "artifact"}: {error}') from error
   header = parsed.header
   dense_bytes = count_dense_bytes(header)
   return {

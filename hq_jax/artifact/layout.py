@@ -1,4 +1,4 @@
-"""Which section holds which tensor: derived from the header, not stored."""
+"""The layout of tensors in sections: derived from the header, not stored."""
 
 from collections.abc import Iterable, Sequence
 import math
@@ -54,19 +54,12 @@ MAX_CODES_PER_BYTE = 1 << 14  # of the whole file; a 90% sparse net has 14
 
 
 class Spec(NamedTuple):
-  """What the header says of one tensor.
+  """What the header says of one tensor."""
 
-  Attributes:
-    path: names joined by '/', a collection such as 'params' first.
-    encoding: a key of `DTYPES`, `TERNARY`, `INT8` or `CODEBOOK`.
-    shape: sizes >= 0; of a codebook tensor, those of its kernel.
-    codewords: of a codebook tensor the shape of its codewords, `(K, d)`.
-  """
-
-  path: str
-  encoding: str
-  shape: tuple[int, ...]
-  codewords: tuple[int, ...] = ()
+  path: str  # names joined by '/', a collection such as 'params' first
+  encoding: str  # a key of `DTYPES`, `TERNARY`, `INT8` or `CODEBOOK`
+  shape: tuple[int, ...]  # of a codebook tensor, that of its kernel
+  codewords: tuple[int, ...] = ()  # of a codebook tensor: their shape, (K, d)
 
 
 # The parts of a tensor that are runs of values.
@@ -75,40 +68,38 @@ SCALE = 'scale'
 CODEWORDS = 'codewords'
 
 
-class Member(NamedTuple):
-  """A run of values within the section of its dtype.
+class Run(NamedTuple):
+  """The values of a tensor in the section of one dtype.
 
-  An int8 tensor has two: its codes and, unless they were folded, its scales;
-  a codebook tensor has its codewords and its scales.
-
-  Attributes:
-    path: the tensor they belong to.
-    size: the number of values.
-    part: what they are of it: `VALUES`, `SCALE` or `CODEWORDS`.
+  An int8 tensor has two runs: its codes and, unless they were folded, its
+  scales; a codebook tensor has its codewords and its scales.
   """
 
-  path: str
-  size: int
-  part: str
+  path: str  # of the tensor
+  size: int  # the number of values
+  part: str  # of the tensor: `VALUES`, `SCALE` or `CODEWORDS`
 
 
 def spec_of(path: str, tensor: Any) -> Spec:
   """Describes a tensor."""
-  if isinstance(tensor, qtensors.TernaryTensor | qtensors.Int8Tensor):
-    encoding = 't' if isinstance(tensor, qtensors.TernaryTensor) else 'q'
-    if tensor.scale is not None:
-      encoding = f'{encoding}{tensor.scale.dtype.itemsize}'
-    return Spec(path, encoding, tensor.codes.shape)
-  if isinstance(tensor, qtensors.CodebookTensor):
+  codewords: tuple[int, ...] = ()
+  if isinstance(tensor, qtensors.TernaryTensor):
+    encoding = 't'
+  elif isinstance(tensor, qtensors.Int8Tensor):
+    encoding = 'q'
+  elif isinstance(tensor, qtensors.CodebookTensor):
     encoding = f'c{tensor.codewords.dtype.itemsize}'
-    if tensor.scale is not None:
-      encoding = f'{encoding}{tensor.scale.dtype.itemsize}'
-    return Spec(path, encoding, shape_of(tensor), tensor.codewords.shape)
-  encoding = f'{tensor.dtype.kind}{tensor.dtype.itemsize}'
-  if encoding not in DTYPES:
-    wanted = ', '.join(dtype.name for _, dtype in DTYPES.values())
-    raise ValueError(f'{path!r}: dtype {tensor.dtype}, wanted one of {wanted}')
-  return Spec(path, encoding, tensor.shape)
+    codewords = tensor.codewords.shape
+  else:
+    encoding = f'{tensor.dtype.kind}{tensor.dtype.itemsize}'
+    if encoding not in DTYPES:
+      wanted = ', '.join(dtype.name for _, dtype in DTYPES.values())
+      raise ValueError(
+        f'{path!r}: dtype is {tensor.dtype}, wanted one of {wanted}'
+      )
+  if encoding not in DTYPES and tensor.scale is not None:
+    encoding += str(tensor.scale.dtype.itemsize)
+  return Spec(path, encoding, shape_of(tensor), codewords)
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
@@ -127,10 +118,7 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
   if isinstance(tensor, qtensors.CodebookTensor):
     *lead, groups, out = np.shape(tensor.indices)
     return (*lead, groups * np.shape(tensor.codewords)[1], out)
-  is_array = not isinstance(
-    tensor, qtensors.TernaryTensor | qtensors.Int8Tensor
-  )
-  return np.shape(tensor if is_array else tensor.codes)
+  return np.shape(getattr(tensor, 'codes', tensor))
 
 
 def check_spec(spec: Spec) -> None:
@@ -177,20 +165,19 @@ def count_scales(encoding: str, shape: tuple[int, ...]) -> int:
   return 1 if encoding in INT8 and len(shape) == 1 else shape[-1]
 
 
-def members(specs: Sequence[Spec]) -> dict[str, list[Member]]:
+def runs_by_encoding(specs: Sequence[Spec]) -> dict[str, list[Run]]:
   """The runs of values in every section of values."""
-  found: dict[str, list[Member]] = {encoding: [] for encoding in DTYPES}
+  found: dict[str, list[Run]] = {encoding: [] for encoding in DTYPES}
   for path, encoding, shape, codewords in specs:
     if encoding in CODEBOOK:
       num_values = math.prod(codewords)
-      found[CODEBOOK[encoding][0]].append(Member(path, num_values, CODEWORDS))
+      found[CODEBOOK[encoding][0]].append(Run(path, num_values, CODEWORDS))
     scale = SCALES.get(encoding)
     if scale is not None:
-      num_scales = count_scales(encoding, shape)
-      found[scale].append(Member(path, num_scales, SCALE))
+      found[scale].append(Run(path, count_scales(encoding, shape), SCALE))
     if encoding in DTYPES or encoding in INT8:
       values = 'i1' if encoding in INT8 else encoding
-      found[values].append(Member(path, math.prod(shape), VALUES))
+      found[values].append(Run(path, math.prod(shape), VALUES))
   return {encoding: runs for encoding, runs in found.items() if runs}
 
 
@@ -198,7 +185,7 @@ def expected_sections(specs: Sequence[Spec]) -> list[str]:
   """The names of all sections of a file with these tensors, in order."""
   names = [HEADER] + ([CODES] if ternary(specs) else [])
   names += [INDICES] if codebook(specs) else []
-  return names + [DTYPES[encoding][0] for encoding in members(specs)]
+  return names + [DTYPES[encoding][0] for encoding in runs_by_encoding(specs)]
 
 
 def check_total(specs: Iterable[Spec], file_bytes: int) -> None:
@@ -208,8 +195,8 @@ def check_total(specs: Iterable[Spec], file_bytes: int) -> None:
 
   `weights <= min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)`.
   """
-  kinds = TERNARY.keys() | CODEBOOK.keys()
-  total = sum(math.prod(s.shape) for s in specs if s.encoding in kinds)
+  coded = TERNARY | CODEBOOK
+  total = sum(math.prod(s.shape) for s in specs if s.encoding in coded)
   limit = min(MAX_ELEMENTS, FREE_CODES + MAX_CODES_PER_BYTE * file_bytes)
   if total > limit:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""What an `.hq` file holds, and the rules that reader and writer share."""
+"""The content of an `.hq` file, and the rules that reader and writer share."""
 
 from collections.abc import Mapping
 import math
@@ -50,24 +50,26 @@ def validate(artifact: Artifact) -> None:
   check_text('model', artifact.model)
   for name in ('model_args', 'preprocessing'):
     if not isinstance(getattr(artifact, name), Mapping):
-      raise ValueError(f'{name}: got no dict')
+      raise ValueError(f'{name} is no dict, wanted one')
     check_plain(name, getattr(artifact, name))
   for size in artifact.input_shape:
     if type(size) is not int or not 0 < size <= layout.MAX_ELEMENTS:
-      raise ValueError(f'input_shape: got {artifact.input_shape!r:.80}')
+      raise ValueError(
+        f'input_shape is {artifact.input_shape!r:.80}, wanted sizes'
+      )
   for index, name in enumerate(artifact.class_names):
     check_text(f'class_names[{index}]', name)
   for path, tensor in artifact.tensors.items():
     check_path(path)
     if isinstance(tensor, qtensors.TernaryTensor):
-      _check_quantized(path, tensor, (-1, 1), '{-1, 0, 1}')
+      _check_codes(path, tensor, 1)
     elif isinstance(tensor, qtensors.Int8Tensor):
-      _check_quantized(path, tensor, (-127, 127), '[-127, 127]')
+      _check_codes(path, tensor, 127)
     elif isinstance(tensor, qtensors.CodebookTensor):
       _check_codebook(path, tensor)
     elif not isinstance(tensor, np.ndarray):
       raise ValueError(
-        f'{path!r}: got {type(tensor).__name__}, wanted a NumPy array'
+        f'{path!r} is of type {type(tensor).__name__}, wanted a NumPy array'
       )
     layout.check_spec(layout.spec_of(path, tensor))
   _check_norms(artifact)
@@ -76,11 +78,15 @@ def validate(artifact: Artifact) -> None:
 def check_text(field: str, value: Any) -> None:
   """Refuses what is no string, or a string without a UTF-8 form."""
   if not isinstance(value, str):
-    raise ValueError(f'{field}: got {type(value).__name__}, wanted a string')
+    raise ValueError(
+      f'{field} is of type {type(value).__name__}, wanted a string'
+    )
   try:
     value.encode()
   except UnicodeEncodeError:
-    raise ValueError(f'{field}: {value!r:.80} has no UTF-8 form') from None
+    raise ValueError(
+      f'{field} is {value!r:.80}, wanted what UTF-8 can hold'
+    ) from None
 
 
 def check_path(path: Any) -> None:
@@ -122,7 +128,7 @@ def check_plain(field: str, value: Any, depth: int = 0) -> None:
       check_plain(f'{field}[{key!r:.40}]', item, depth + 1)
   elif not _is_scalar(value):
     raise ValueError(
-      f'{field}: got {value!r:.60} ({type(value).__name__}), wanted plain JSON'
+      f'{field} is {value!r:.60} ({type(value).__name__}), wanted plain JSON'
     )
 
 
@@ -134,22 +140,8 @@ def _is_scalar(value: Any) -> bool:
   return isinstance(value, float) and math.isfinite(value)
 
 
-def to_plain(value: Any) -> Any:
-  """Returns a copy made of dict, list, str, bool, int, float and None."""
-  if isinstance(value, Mapping):
-    return {key: to_plain(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [to_plain(item) for item in value]
-  if isinstance(value, bool | str | None):
-    return value
-  return int(value) if isinstance(value, int) else float(value)
-
-
-def _check_quantized(
-  path: str,
-  tensor: qtensors.TernaryTensor | qtensors.Int8Tensor,
-  limits: tuple[int, int],
-  wanted: str,
+def _check_codes(
+  path: str, tensor: qtensors.TernaryTensor | qtensors.Int8Tensor, most: int
 ) -> None:
   codes = tensor.codes
   if codes.dtype != np.int8 or not codes.ndim:
@@ -157,9 +149,10 @@ def _check_quantized(
       f'{path!r}: codes are {codes.dtype} with {codes.ndim} axes, wanted int8 '
       'with one axis or more'
     )
-  if codes.size and (codes.min() < limits[0] or codes.max() > limits[1]):
+  if codes.size and (codes.min() < -most or codes.max() > most):
     raise ValueError(
-      f'{path!r}: codes in [{codes.min()}, {codes.max()}], wanted {wanted}'
+      f'{path!r}: codes in [{codes.min()}, {codes.max()}], wanted'
+      f' [-{most}, {most}]'
     )
   _check_scale(path, tensor)
 

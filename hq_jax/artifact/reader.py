@@ -1,5 +1,7 @@
-"""Reading `.hq` files: bytes that are not exactly one are refused."""
+"""The reader of `.hq` files: bytes that are not exactly one are refused."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import stat
 from typing import NamedTuple
@@ -19,15 +21,19 @@ MAX_FILE_BYTES = 1 << 32
 
 
 class Parsed(NamedTuple):
-  """A file whose checksums and header were found good.
-
-  Attributes:
-    header: the decoded HEAD.
-    sections: name -> body, all of them, in the order of the file.
-  """
+  """A file whose checksums and header were found good."""
 
   header: headers.Header
-  sections: dict[str, memoryview]
+  sections: dict[str, memoryview]  # by name, in the order of the file
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+  """Puts a name before the message of a `ValueError`."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{what}: {error}') from error
 
 
 def loads(data: bytes, name: str = '') -> model_lib.Artifact:
@@ -50,10 +56,8 @@ def loads(data: bytes, name: str = '') -> model_lib.Artifact:
   Traceback (most recent call last):
   ValueError: a.hq: preamble: the file is empty
   """
-  try:
+  with naming(name or 'artifact'):
     return decode(parse(bytes(data)))
-  except ValueError as error:
-    raise ValueError(f'{name or "artifact"}: {error}') from error
 
 
 def read(path: str | os.PathLike[str]) -> model_lib.Artifact:
@@ -102,10 +106,8 @@ def parse(data: bytes) -> Parsed:
   sections = container.unpack(data)
   if layout.HEADER not in sections:
     raise ValueError(f'section {layout.HEADER}: missing')
-  try:
+  with naming(f'section {layout.HEADER}'):
     header = headers.decode(sections[layout.HEADER])
-  except ValueError as error:
-    raise ValueError(f'section {layout.HEADER}: {error}') from error
   expected = layout.expected_sections(header.specs)
   for name in expected:
     if name not in sections:
@@ -113,10 +115,8 @@ def parse(data: bytes) -> Parsed:
   for name in sections:
     if name not in expected and container.is_critical(name):
       raise ValueError(f'section {name}: unknown, or without tensors')
-  try:
+  with naming(f'section {layout.HEADER}'):
     layout.check_total(header.specs, len(data))
-  except ValueError as error:
-    raise ValueError(f'section {layout.HEADER}: {error}') from error
   return Parsed(header, sections)
 
 
@@ -136,37 +136,31 @@ def decode(parsed: Parsed) -> model_lib.Artifact:
   """Decodes the tensors of a parsed file."""
   header = parsed.header
   codes = _decode_codes(parsed) | _decode_indices(parsed)
-  runs: dict[tuple[str, str], np.ndarray] = {}
-  for encoding, members in layout.members(header.specs).items():
-    runs |= _decode_runs(parsed, encoding, members)
+  values = _decode_values(parsed)
   found: dict[str, model_lib.Tensor] = {}
   for path, encoding, shape, codewords in header.specs:
-    scale = runs.get((path, layout.SCALE))
+    scale = values.get((path, layout.SCALE))
     if encoding in layout.TERNARY:
       found[path] = qtensors.TernaryTensor(codes[path], scale)
     elif encoding in layout.CODEBOOK:
-      book = runs[path, layout.CODEWORDS].reshape(codewords)
+      book = values[path, layout.CODEWORDS].reshape(codewords)
       found[path] = qtensors.CodebookTensor(codes[path], book, scale)
     else:
-      values = runs[path, layout.VALUES].reshape(shape)
+      array = values[path, layout.VALUES].reshape(shape)
       is_int8 = encoding in layout.INT8
-      found[path] = _make_int8(path, values, scale) if is_int8 else values
+      found[path] = _make_int8(path, array, scale) if is_int8 else array
   artifact = model_lib.Artifact(*header[:5], found, header.folded_norms)
-  try:
+  with naming(f'section {layout.HEADER}'):
     model_lib.validate(artifact)
-  except ValueError as error:
-    raise ValueError(f'section {layout.HEADER}: {error}') from error
   return artifact
 
 
 def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:
   specs = layout.ternary(parsed.header.specs)
   shapes = [spec.shape for spec in specs]
-  try:
+  with naming(f'section {layout.CODES}'):
     tables, stream = split_codes(parsed)
     layers = ternary_coder.decode(stream, tables, shapes)
-  except ValueError as error:
-    raise ValueError(f'section {layout.CODES}: {error}') from error
   return {spec.path: layer for spec, layer in zip(specs, layers, strict=True)}
 
 
@@ -174,32 +168,27 @@ def _decode_indices(parsed: Parsed) -> dict[str, np.ndarray]:
   specs = layout.codebook(parsed.header.specs)
   if not specs:
     return {}
-  try:
+  with naming(f'section {layout.INDICES}'):
     found = index_coder.decode(
       parsed.sections[layout.INDICES],
       [spec.codewords[0] for spec in specs],
       [layout.shape_of_indices(spec) for spec in specs],
     )
-  except ValueError as error:
-    raise ValueError(f'section {layout.INDICES}: {error}') from error
   return {spec.path: found for spec, found in zip(specs, found, strict=True)}
 
 
-def _decode_runs(
-  parsed: Parsed, encoding: str, members: list[layout.Member]
-) -> dict[tuple[str, str], np.ndarray]:
-  name, dtype = layout.DTYPES[encoding]
-  total = sum(run.size for run in members)
-  try:
-    values = byte_planes.decode(parsed.sections[name], dtype, total)
-  except ValueError as error:
-    raise ValueError(f'section {name}: {error}') from error
-  runs = {}
-  start = 0
-  for path, size, part in members:
-    runs[path, part] = values[start : start + size].copy()
-    start += size
-  return runs
+def _decode_values(parsed: Parsed) -> dict[tuple[str, str], np.ndarray]:
+  found = {}
+  for encoding, runs in layout.runs_by_encoding(parsed.header.specs).items():
+    name, dtype = layout.DTYPES[encoding]
+    total = sum(run.size for run in runs)
+    with naming(f'section {name}'):
+      values = byte_planes.decode(parsed.sections[name], dtype, total)
+    start = 0
+    for path, size, part in runs:
+      found[path, part] = values[start : start + size].copy()
+      start += size
+  return found
 
 
 def _make_int8(

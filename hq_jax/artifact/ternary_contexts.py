@@ -1,4 +1,4 @@
-"""The adaptive model of a layer's codes: what was coded says what may come.
+"""The adaptive model of a layer's codes, by context.
 
 A layer is coded tile by tile. Before each tile, every code in it gets a
 context from what was coded before:
@@ -9,7 +9,7 @@ context from what was coded before:
   filter are not zero, and how strongly these and the diagonal ones agree in
   sign.
 
-The counts of what came in each context give its probabilities, and are
+The counts of the codes in each context give their probabilities, and are
 updated after the tile. Counts, logarithms and probabilities are integers: the
 model is the same on every machine. `docs/format.md` specifies it.
 """
@@ -24,8 +24,9 @@ import numpy as np
 from hq_jax.artifact import ans
 
 FREQUENCY_BITS = 15
+TOTAL = 1 << FREQUENCY_BITS
 PRECISION = ans.PRECISION
-LEAST = 89  # of 2^15: no code is likelier than 1 - 89 / 2^15, 1/256 bit
+MIN_FREQUENCY = 89  # of 2^15: no code is beyond 1 - 89 / 2^15, 1/256 bit
 
 NUM_BINS = 16  # of density, half a factor of two wide, the layer's own at 8
 NUM_BESIDE = 3  # of the two taps beside and above, how many are not zero
@@ -48,68 +49,46 @@ _BIN_SHIFT = 3  # from 1/16 to 1/2 of a factor of two
 
 # int64, [9]: 256 * 2^(j / 2), rounded.
 _ODDS = np.array([256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096])
-
-
-def _make_logarithms() -> np.ndarray:
-  # floor(16 log2 m) = bits(m^16) - 1, in exact integers.
-  exact = [(m**16).bit_length() - 1 for m in range(1, 256)]
-  return np.array([0, *exact], np.int64)
-
-
-_LOGARITHMS = _make_logarithms()
+# int64, [256]: floor(16 log2 m) = bits(m^16) - 1, in exact integers.
+_LOGARITHMS = np.array([max(0, (m**16).bit_length() - 1) for m in range(256)])
 
 
 class Geometry(NamedTuple):
-  """A layer's axes: taps of filters, then input and output channels.
+  """A layer's axes: taps of filters, then input and output channels."""
 
-  Attributes:
-    depth: the product of all axes before the last four.
-    height: taps of a filter, from top to bottom.
-    width: from left to right.
-    rows: the axis before the last, the input channels.
-    columns: the last axis, the output channels.
-  """
-
-  depth: int
-  height: int
-  width: int
-  rows: int
-  columns: int
+  depth: int  # the product of all axes before the last four
+  height: int  # taps of a filter, from top to bottom
+  width: int  # from left to right
+  rows: int  # the axis before the last, the input channels
+  columns: int  # the last axis, the output channels
 
 
 class Tile(NamedTuple):
-  """A part of one tap's plane of input by output channels.
+  """A part of one tap's plane of input by output channels."""
 
-  Attributes:
-    tap: (depth, y, x).
-    rows: of the plane.
-    columns: of the plane.
-  """
-
-  tap: tuple[int, int, int]
+  tap: tuple[int, int, int]  # depth, y, x
   rows: slice
   columns: slice
 
+  @property
+  def position(self) -> tuple[int | slice, ...]:
+    """Of its codes, in those of the layer."""
+    return (*self.tap, self.rows, self.columns)
+
 
 class Model(NamedTuple):
-  """What was counted so far; `update` changes the arrays in place.
+  """The counts so far; `update` changes the arrays, all int64, in place.
 
-  Attributes:
-    geometry: of the layer.
-    row_counts: int64, [2, rows]: codes that are not zero, and all codes.
-    column_counts: int64, [2, columns]: the same.
-    total: int64, [2]: the same of the whole layer, one and two ahead.
-    zero_counts: int64, [NUM_BESIDE, NUM_BINS, 2], in 1/16: zero, not zero.
-    sign_counts: int64, [NUM_AGREEMENTS, 2], in 1/16: of the expected sign,
-      and of the other.
+  Of the channels and the layer they are those of the codes that are not zero,
+  and of all codes; of the contexts, in units of 1/16.
   """
 
   geometry: Geometry
-  row_counts: np.ndarray
-  column_counts: np.ndarray
-  total: np.ndarray
-  zero_counts: np.ndarray
-  sign_counts: np.ndarray
+  row_counts: np.ndarray  # [2, rows]
+  column_counts: np.ndarray  # [2, columns]
+  total: np.ndarray  # [2], one and two ahead
+  zero_counts: np.ndarray  # [NUM_BESIDE, NUM_BINS, 2]: zero, not zero
+  sign_counts: np.ndarray  # [NUM_AGREEMENTS, 2]: as expected, the other
 
 
 def get_geometry(shape: tuple[int, ...]) -> Geometry:
@@ -164,8 +143,8 @@ def start(geometry: Geometry, num_nonzero: int) -> Model:
   The odds of a code that is not zero start, in density class `b`, at those of
   the layer times `2^((b - 8) / 2)`, as if 8 codes had been counted.
   """
-  nonzero = min(max(num_nonzero, LEAST), (1 << FREQUENCY_BITS) - LEAST)
-  zero = (1 << FREQUENCY_BITS) - nonzero
+  nonzero = min(max(num_nonzero, MIN_FREQUENCY), TOTAL - MIN_FREQUENCY)
+  zero = TOTAL - nonzero
   bins = np.arange(NUM_BINS) - NUM_BINS // 2
   for_nonzero = nonzero * np.where(bins >= 0, _ODDS[abs(bins)], _ODDS[0])
   for_zero = zero * np.where(bins >= 0, _ODDS[0], _ODDS[abs(bins)])
@@ -244,8 +223,8 @@ def _get_offsets(model: Model, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
   return offsets[:num_rows], offsets[num_rows:-1]
 
 
-def get_weights(model: Model) -> np.ndarray:
-  """The coder's weights of the three symbols in every context.
+def get_frequencies(model: Model) -> np.ndarray:
+  """The coder's frequencies of the three symbols in every context.
 
   `p` of 2^15 is the part of the codes in a context that are not zero, `q` of
   2^9 that of the expected sign among these: `2^24 - 2^9 p`, `p q`, and
@@ -253,16 +232,15 @@ def get_weights(model: Model) -> np.ndarray:
   """
   zeros = model.zero_counts
   p = (zeros[..., 1] << FREQUENCY_BITS) // zeros.sum(-1)
-  p = np.minimum(np.maximum(p, LEAST), (1 << FREQUENCY_BITS) - LEAST)
-  p = p.reshape(-1, 1)
+  p = np.clip(p, MIN_FREQUENCY, TOTAL - MIN_FREQUENCY).reshape(-1, 1)
   signs = model.sign_counts
   q = (signs[:, 0] << _SIGN_BITS) // signs.sum(-1)
-  q = np.minimum(np.maximum(q, 1), (1 << _SIGN_BITS) - 1)
-  weights = np.empty((len(p), NUM_AGREEMENTS, 3), np.int64)
-  weights[..., 0] = (1 << PRECISION) - (p << _SIGN_BITS)
-  weights[..., 1] = p * q
-  weights[..., 2] = p * ((1 << _SIGN_BITS) - q)
-  return weights.reshape(NUM_CONTEXTS, 3)
+  q = np.clip(q, 1, (1 << _SIGN_BITS) - 1)
+  frequencies = np.empty((len(p), NUM_AGREEMENTS, 3), np.int64)
+  frequencies[..., 0] = (1 << PRECISION) - (p << _SIGN_BITS)
+  frequencies[..., 1] = p * q
+  frequencies[..., 2] = p * ((1 << _SIGN_BITS) - q)
+  return frequencies.reshape(NUM_CONTEXTS, 3)
 
 
 def update(

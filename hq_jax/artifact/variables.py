@@ -1,4 +1,4 @@
-"""From a file's tensors to the variables that a Flax model is applied to."""
+"""The variables of a Flax model, from the tensors of a file."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def unit_variance(epsilon: float) -> np.float32:
   `float32(var + float32(epsilon)) == 1`, so `1 / sqrt(var + epsilon) == 1`.
   """
   if not 0 <= epsilon <= 1:
-    raise ValueError(f'epsilon: got {epsilon}, wanted one in [0, 1]')
+    raise ValueError(f'epsilon is {epsilon}, wanted one in [0, 1]')
   # Both are rounded, but their sum is a multiple of the smaller one's last
   # place and no further below 1 than 2^-25: a tie, which goes to even, to 1.
   return np.float32(1 - epsilon)
@@ -63,17 +63,16 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
 
 
 def _to_array(tensor: model_lib.Tensor) -> np.ndarray:
-  if isinstance(tensor, model_lib.Quantized):
-    if isinstance(tensor, qtensors.CodebookTensor):
-      values = _expand(tensor)
-    else:
-      values = tensor.codes.astype(np.float32)
-    if tensor.scale is None:
-      return values
-    return values * tensor.scale.astype(np.float32)
-  if tensor.dtype.kind == 'f' or tensor.dtype.itemsize <= 2:
-    return tensor.astype(np.float32)
-  return tensor
+  if not isinstance(tensor, model_lib.Quantized):
+    is_short = tensor.dtype.kind == 'f' or tensor.dtype.itemsize <= 2
+    return tensor.astype(np.float32) if is_short else tensor
+  if isinstance(tensor, qtensors.CodebookTensor):
+    values = _expand(tensor)
+  else:
+    values = tensor.codes.astype(np.float32)
+  if tensor.scale is None:
+    return values
+  return values * tensor.scale.astype(np.float32)
 
 
 def _expand(tensor: qtensors.CodebookTensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writing `.hq` files: the same artifact gives the same bytes."""
+"""The writer of `.hq` files: the same artifact gives the same bytes."""
 
 import os
 from typing import Any
@@ -59,7 +59,7 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
       [spec.codewords[0] for spec in codebook],
     )
     sections.append((layout.INDICES, stream))
-  for encoding, runs in layout.members(specs).items():
+  for encoding, runs in layout.runs_by_encoding(specs).items():
     values = [_values(found[run.path], run.part) for run in runs]
     body = byte_planes.encode(np.concatenate(values))
     sections.append((layout.DTYPES[encoding][0], body))
@@ -97,7 +97,9 @@ def _to_numpy(path: str, tensor: Any) -> Any:
     parts = [None if part is None else _native(part) for part in tensor]
     return type(tensor)(*parts)
   if not hasattr(tensor, 'dtype'):
-    raise ValueError(f'{path!r}: got {type(tensor).__name__}, wanted an array')
+    raise ValueError(
+      f'{path!r} is of type {type(tensor).__name__}, wanted an array'
+    )
   return _native(tensor)
 
 

@@ -1,6 +1,6 @@
 """Key-paths, leaf selection and masked trees over any pytree."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import re
 from typing import Any
 
@@ -278,7 +278,7 @@ def describe(
   """
   axes = flatten(find_axes(tree, selector, axis))
   name = _name(selector)
-  rows = [('path', 'shape', 'dtype', 'selected', 'why')]
+  rows: list[Sequence[str]] = [('path', 'shape', 'dtype', 'selected', 'why')]
   for path, leaf in flatten(tree).items():
     if path in axes:
       why = f'{name}, output channels on axis {axes[path]}'

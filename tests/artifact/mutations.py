@@ -339,7 +339,7 @@ def rebuild(data, rng):
     sections[layout.CODES] = body
   if layout.codebook(specs):
     sections[layout.INDICES] = rng.bytes(rng.integers(0, 90)) + b'\1'
-  for encoding, runs in layout.members(specs).items():
+  for encoding, runs in layout.runs_by_encoding(specs).items():
     name, dtype = layout.DTYPES[encoding]
     size = sum(run.size for run in runs)
     values = np.frombuffer(rng.bytes(dtype.itemsize * size), dtype)

@@ -131,7 +131,7 @@ def test_what_no_file_holds_is_refused(values, message):
 
 
 def test_int8_needs_an_axis():
-  with pytest.raises(ValueError, match='values: got no axis, wanted one or'):
+  with pytest.raises(ValueError, match='values has no axis, wanted one or'):
     encodings.quantize_int8(3.0)
   assert encodings.encode(3.0, 1).dtype == np.float16
 
@@ -278,5 +278,5 @@ def test_choice_is_the_shortest_within_the_budget(values, max_error):
 @pytest.mark.parametrize('max_error', [-1e-9, math.nan])
 def test_bad_budgets_are_refused(max_error):
   for function in (encodings.encode, encodings.encode_float):
-    with pytest.raises(ValueError, match=f'max_error: got {max_error}, wanted'):
+    with pytest.raises(ValueError, match=f'max_error is {max_error}, wanted'):
       function([1.0], max_error)

@@ -213,7 +213,9 @@ def test_a_leaf_is_ternary_or_int8():
   variables, ternary = _one_norm()
   int8 = qtensors.Int8Tensor(CODES, np.ones(2, np.float16))
   path = 'params/c/kernel'
-  with pytest.raises(ValueError, match=f"int8 '{path}': it is ternary, too"):
+  with pytest.raises(
+    ValueError, match=f"int8 is given for '{path}', which is in ternary too"
+  ):
     folding.fold(variables, {path: ternary}, {}, {}, int8={path: int8})
 
 
@@ -262,7 +264,7 @@ def test_max_error_names_the_leaf():
   with pytest.raises(ValueError, match="'params/n/bias': values: a value is b"):
     folding.fold(variables, {}, {}, {'n': 1.0}, max_error=1.0)
   variables, _ = _one_norm()
-  with pytest.raises(ValueError, match=r'max_error: got -1\.0, wanted >= 0'):
+  with pytest.raises(ValueError, match=r'max_error is -1\.0, wanted >= 0'):
     folding.fold(variables, {}, {}, {'n': 1.0}, max_error=-1.0)
 
 

@@ -140,7 +140,7 @@ def _ternary(shape, has_contexts, density=0.1):
   p = [density / 2, 1 - density, density / 2]
   codes = rng.choice(np.array([-1, 0, 1], np.int8), shape, p=p)
   table = ternary_coder.Table(
-    has_contexts, ternary_coder.frequencies(ternary_coder.count(codes))
+    has_contexts, ternary_coder.find_frequencies(ternary_coder.count(codes))
   )
   tables, stream = ternary_coder.encode([codes], [table])
   body = ternary_coder.pack_tables(tables) + stream

@@ -92,7 +92,7 @@ def test_header_of_a_residual_network_is_small(resnet):
     ({'': ['f2']}, 'tensor path'),
     ({'params': {'': 1e-5}}, 'a folded norm outside of params'),
     ({'batch_stats': {'n': {'': 1e-5}}}, 'a folded norm outside of params'),
-    ({'params': {'\ud800': ['f2']}}, 'has no UTF-8 form'),
+    ({'params': {'\ud800': ['f2']}}, 'wanted what UTF-8 can hold'),
     ({'params': {'n' * 2000: ['f2']}}, 'at most 1024 characters'),
   ],
 )

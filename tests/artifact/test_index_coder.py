@@ -37,16 +37,16 @@ def test_stream_by_hand():
 
 
 def test_weights_by_hand():
-  assert index_coder.get_weights(np.array([0, 0])).tolist() == [
+  assert index_coder.get_frequencies(np.array([0, 0])).tolist() == [
     1 << 23,
     1 << 23,
   ]
   # Seven and one of 2 * 3 + 2: 14680062.25 and 2097151.75 of 2^24 - 2, rounded
   # down, one more each, and the one that is left to the larger.
-  found = index_coder.get_weights(np.array([3, 0])).tolist()
+  found = index_coder.get_frequencies(np.array([3, 0])).tolist()
   assert found == [14680064, 2097152]
   # Beyond what one may have: the rest goes to the first of the others.
-  assert index_coder.get_weights(np.array([0, 10**6, 0])).tolist() == [
+  assert index_coder.get_frequencies(np.array([0, 10**6, 0])).tolist() == [
     45568 - 9,
     (1 << 24) - 45568,
     9,
@@ -58,10 +58,10 @@ def test_weights_are_weights(size):
   rng = np.random.default_rng(size)
   for most in (1, 100, 10**6, (1 << 31) // size):
     for counts in (rng.integers(0, most + 1, size), np.eye(size)[-1] * most):
-      found = index_coder.get_weights(counts.astype(np.int64))
+      found = index_coder.get_frequencies(counts.astype(np.int64))
       assert found.sum() == 1 << 24
       assert found.min() >= 1
-      assert found.max() <= index_coder.MOST
+      assert found.max() <= index_coder.MAX_FREQUENCY
 
 
 def test_blocks_cover_a_tensor():

@@ -273,8 +273,8 @@ def test_the_header_holds_what_it_is_given():
     ({'max_error': -1.0}, 'max_error is -1.0, wanted 0 or more'),
     ({'max_error': float('nan')}, 'max_error is nan, wanted 0 or more'),
     ({'select': 'nothing'}, "select: 'nothing' matches no leaf"),
-    ({'input_shape': (0,)}, 'input_shape: got (0,)'),
-    ({'model': 3}, 'model: got int, wanted a string'),
+    ({'input_shape': (0,)}, 'input_shape is (0,)'),
+    ({'model': 3}, 'model is of type int, wanted a string'),
     ({'norms': {'hat': 1e-5}, 'pairs': {}}, "norm 'hat': 'params/hat/scale'"),
   ],
 )
