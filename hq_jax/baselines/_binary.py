@@ -35,9 +35,9 @@ def binary() -> _quantizer.Quantizer:
   [[1.5, -0.25], [-1.5, 0.25]]
 
   Returns:
-    A `Quantizer` of kernels whose output channels are on the last axis, with
-    records `qtensors.TernaryTensor` without zeros. Its state is a number for
-    each channel.
+    A `Quantizer` of kernels whose output channels are on the last axis, which
+    encodes to `qtensors.TernaryTensor` without zeros. Its state is a number
+    for each channel.
 
   Note: the paper multiplies the gradient by `1 / n + s_j [abs(w) <= 1]`; here
     it is applied as it is, as for every quantizer.

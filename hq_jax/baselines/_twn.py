@@ -44,9 +44,9 @@ def twn(threshold_factor: float = 0.7) -> _quantizer.Quantizer:
     threshold_factor: the threshold over the mean magnitude, at least 0.
 
   Returns:
-    A `Quantizer` of kernels whose output channels are on the last axis, with
-    records `qtensors.TernaryTensor`. Its state is a number for each kernel and
-    for each channel.
+    A `Quantizer` of kernels whose output channels are on the last axis, which
+    encodes to `qtensors.TernaryTensor`. Its state is a number for each kernel
+    and for each channel.
 
   Raises:
     ValueError: where the factor is out of range.

@@ -58,9 +58,9 @@ def uniform(
       `optax.adam(1e-3)`.
 
   Returns:
-    A `Quantizer` of kernels whose output channels are on the last axis, with
-    records `qtensors.CodebookTensor` of one weight a codeword. Its state is a
-    few numbers for each kernel.
+    A `Quantizer` of kernels whose output channels are on the last axis, which
+    encodes to `qtensors.CodebookTensor` of one weight a codeword. Its state is
+    a few numbers for each kernel.
 
   Raises:
     ValueError: where the number of bits is out of range.

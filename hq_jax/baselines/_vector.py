@@ -88,9 +88,9 @@ def vector(
     seed: of the groups that k-means starts from.
 
   Returns:
-    A `Quantizer` of kernels whose output channels are on the last axis, with
-    records `qtensors.CodebookTensor`. Its state has a byte for each group, the
-    codewords and what their optimizer keeps, and a number for each channel.
+    A `Quantizer` of kernels whose output channels are on the last axis, which
+    encodes to `qtensors.CodebookTensor`. Its state has a byte for each group,
+    the codewords and what their optimizer keeps, and a number for each channel.
 
   Raises:
     ValueError: where a number is out of range.

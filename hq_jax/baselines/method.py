@@ -79,7 +79,7 @@ def predict(
     latents, quantizer.init(latents, axes), latents, axes
   )
   assert quantizer.encode is not None  # A rival has one.
-  found = transforms.flatten_records(quantizer.encode(latents, state, axes))
+  found = transforms.flatten_quantized(quantizer.encode(latents, state, axes))
   data = artifact_lib.dumps(make_artifact(variables, found))
   num_bytes = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
   latents, values = trees.flatten(latents), trees.flatten(quantized)

@@ -74,7 +74,7 @@ def artifact_of_state(
     _finalize(state.opt_state, state.params, recipe, requantize=requantize)
   )
   variables = sharding.to_host(state.variables)
-  codes = transforms.flatten_records(finalized)
+  codes = transforms.flatten_quantized(finalized)
   leaves = trees.flatten(variables['params'])
   int8 = {
     path: artifact_lib.quantize_int8(leaves[path]) for path in int8_kernels
@@ -91,5 +91,7 @@ def artifact_of_quantizer(
   encode = lambda state: transforms.encode(
     state.opt_state, state.params, quantizer
   )
-  records = sharding.to_host(jax.jit(encode)(state))
-  return make_artifact(sharding.to_host(state.variables), records, **arguments)
+  quantized = sharding.to_host(jax.jit(encode)(state))
+  return make_artifact(
+    sharding.to_host(state.variables), quantized, **arguments
+  )

@@ -3,7 +3,17 @@
 # What is not here belongs to the extra 'train'.
 _EXTRAS = {
   **dict.fromkeys(
-    ('absl', 'chex', 'constriction', 'jax', 'jaxlib', 'numpy', 'optax', 'scipy')
+    [
+      'absl',
+      'chex',
+      'constriction',
+      'jax',
+      'jaxlib',
+      'numpy',
+      'optax',
+      'scipy',
+      'tabulate',
+    ]
   ),
   'matplotlib': 'report',
   'tensorflow': 'prepare',

@@ -1,4 +1,4 @@
-"""The records of quantized tensors, shared by training and by the file.
+"""Quantized tensors, shared by training and by the file.
 
 It imports no JAX, so that a reader of `.hq` files needs NumPy alone.
 """

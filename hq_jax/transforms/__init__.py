@@ -12,7 +12,7 @@ from hq_jax.transforms._project import project_to_sphere as project_to_sphere
 from hq_jax.transforms._project import ProjectState as ProjectState
 from hq_jax.transforms._prune import prune as prune
 from hq_jax.transforms._prune import PruneState as PruneState
-from hq_jax.transforms._quantizer import flatten_records as flatten_records
+from hq_jax.transforms._quantizer import flatten_quantized as flatten_quantized
 from hq_jax.transforms._quantizer import identity as identity
 from hq_jax.transforms._quantizer import Quantizer as Quantizer
 from hq_jax.transforms._recipe import Recipe as Recipe
@@ -40,7 +40,7 @@ __all__ = [
   'describe',
   'encode',
   'finalize',
-  'flatten_records',
+  'flatten_quantized',
   'hq',
   'identity',
   'kernels',

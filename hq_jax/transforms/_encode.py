@@ -1,4 +1,4 @@
-"""What a file holds of a state whose quantizer has records of its own."""
+"""Quantized tensors of a state, for a file."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def encode(
   *,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
 ) -> dict[str, qtensors.TernaryTensor | qtensors.CodebookTensor]:
-  """The records of the quantized kernels, for export.
+  """The quantized kernels, for export.
 
   For `straight_through` around any quantizer that has an `encode`; of `hq`, see
   `finalize`. Before the first update they are those of the first latents.
@@ -41,12 +41,12 @@ def encode(
     channel_axis: the one it was made with.
 
   Returns:
-    Records by path: their values are the parameters' own after an update, to
-    the last bit where these are float32.
+    Quantized tensors by path: their values are the parameters' own after an
+    update, to the last bit where these are float32.
 
   Raises:
     ValueError: where the state holds no latents, or the quantizer has no
-      records.
+      encode.
   """
   if quantizer.encode is None:
     raise ValueError(
@@ -60,4 +60,4 @@ def encode(
   found = trees.flatten(latents)
   axes = trees.find_axes(params, lambda path, leaf: path in found, channel_axis)
   state = optax.tree.get(opt_state, 'quantizer_state')
-  return _quantizer.flatten_records(quantizer.encode(latents, state, axes))
+  return _quantizer.flatten_quantized(quantizer.encode(latents, state, axes))

@@ -30,10 +30,10 @@ class Quantizer(NamedTuple):
       were made of, state and channel axes to the next state: what a quantizer
       has to learn of its own. Called once a step, before the latents move.
       By default nothing is learnt.
-    encode: from latents, state and channel axes to the tree of records that a
-      file holds (see `tensors`), whose values are what the `update` that gave
-      these latents and this state returned, exactly where the parameters are
-      float32. None where there is another way to a file
+    encode: from latents, state and channel axes to the tree of quantized
+      tensors that a file holds (see `core.qtensors`), whose values are what the
+      `update` that gave these latents and this state returned, exactly where
+      the parameters are float32. None where there is another way to a file
       (`transforms.finalize`), or none.
   """
 
@@ -69,13 +69,13 @@ def check_last_axes(latents: chex.ArrayTree, axes: chex.ArrayTree) -> None:
       )
 
 
-def flatten_records(
+def flatten_quantized(
   tree: chex.ArrayTree,
 ) -> dict[str, qtensors.TernaryTensor | qtensors.CodebookTensor]:
-  """The records of quantized kernels in a tree, by path.
+  """The quantized tensors in a tree, by path.
 
   >>> tree = {'a': {'kernel': qtensors.TernaryTensor(1), 'bias': 2}}
-  >>> flatten_records(tree)
+  >>> flatten_quantized(tree)
   {'a/kernel': TernaryTensor(codes=1, scale=None)}
 
   Args:
