@@ -100,7 +100,7 @@ def _lock(file: IO[str], workdir: str, wait_seconds: float) -> None:
         f'workdir is {workdir}, whose file system has no locks'
         f' ({error.strerror}), wanted one that has'
       ) from error
-    time.sleep(1)
+    time.sleep(0.2)
 
 
 def _check_unused(workdir: str) -> None:

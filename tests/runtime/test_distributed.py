@@ -1,17 +1,13 @@
 """Processes of one run: how they begin, and how they agree."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
 import sys
 
 import pytest
 
+from hq_jax.launch import local
 from hq_jax.runtime import distributed
-
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests import runs
 
 
 @pytest.mark.parametrize(
@@ -28,45 +24,42 @@ def test_what_can_be_used_is_not_refused(arguments):
   distributed.check(*arguments)
 
 
-@pytest.mark.parametrize(
-  ('arguments', 'message'),
-  [
-    (
-      (None, 2, None),
-      'num_processes is 2, but coordinator is None, wanted HOST:PORT',
-    ),
-    (
-      (None, None, 0),
-      'process_id is 0, but coordinator is None, wanted HOST:PORT',
-    ),
-    (
-      ('auto', 2, 0),
-      "num_processes is 2, but coordinator is 'auto', wanted HOST:PORT",
-    ),
-    (('', 2, 0), "coordinator is '', wanted HOST:PORT or 'auto'"),
-    (('here', 2, 0), "coordinator is 'here', wanted HOST:PORT or 'auto'"),
-    (('here:', 2, 0), "coordinator is 'here:', wanted HOST:PORT or 'auto'"),
-    ((':80', 2, 0), "coordinator is ':80', wanted HOST:PORT or 'auto'"),
-    (('a b:80', 2, 0), "coordinator is 'a b:80', wanted HOST:PORT or 'auto'"),
-    (('here:0', 2, 0), "coordinator is 'here:0', wanted HOST:PORT or 'auto'"),
-    (
-      ('here:65536', 2, 0),
-      "coordinator is 'here:65536', wanted HOST:PORT or 'auto'",
-    ),
-    (('here:-1', 2, 0), "coordinator is 'here:-1', wanted HOST:PORT or 'auto'"),
-    (
-      ('here:80', None, 0),
-      "num_processes is missing, wanted with coordinator 'here:80'",
-    ),
-    (
-      ('here:80', 2, None),
-      "process_id is missing, wanted with coordinator 'here:80'",
-    ),
-    (('here:80', 0, 0), 'num_processes is 0, wanted at least 1'),
-    (('here:80', 2, 2), 'process_id is 2, wanted 0 to 1'),
-    (('here:80', 2, -1), 'process_id is -1, wanted 0 to 1'),
-  ],
-)
+_REFUSED = [
+  *(
+    ((coordinator, 2, 0), f"coordinator is '{coordinator}', wanted {wanted}")
+    for wanted in ["HOST:PORT or 'auto'"]
+    for coordinator in (
+      *('', 'here', 'here:', ':80', 'a b:80', 'here:0', 'here:65536'),
+      'here:-1',
+    )
+  ),
+  (
+    (None, 2, None),
+    'num_processes is 2, but coordinator is None, wanted HOST:PORT',
+  ),
+  (
+    (None, None, 0),
+    'process_id is 0, but coordinator is None, wanted HOST:PORT',
+  ),
+  (
+    ('auto', 2, 0),
+    "num_processes is 2, but coordinator is 'auto', wanted HOST:PORT",
+  ),
+  (
+    ('here:80', None, 0),
+    "num_processes is missing, wanted with coordinator 'here:80'",
+  ),
+  (
+    ('here:80', 2, None),
+    "process_id is missing, wanted with coordinator 'here:80'",
+  ),
+  (('here:80', 0, 0), 'num_processes is 0, wanted at least 1'),
+  (('here:80', 2, 2), 'process_id is 2, wanted 0 to 1'),
+  (('here:80', 2, -1), 'process_id is -1, wanted 0 to 1'),
+]
+
+
+@pytest.mark.parametrize(('arguments', 'message'), _REFUSED)
 @pytest.mark.parametrize(
   'call', [distributed.check, distributed.initialize], ids=lambda f: f.__name__
 )
@@ -118,14 +111,14 @@ from hq_jax.runtime import sharding
 
 coordinator, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 distributed.initialize(coordinator, 2, index)
-found = {'first': distributed.is_primary()}
-found['alone'] = distributed.is_single_process()
+found = {'primary': distributed.is_primary()}
+found['single'] = distributed.is_single_process()
 values = [{'a': 'x' * 1000}, None]
 found['gather'] = [
   distributed.gather(values[index]), distributed.gather('\\u00e9' * (5 * index))
 ]
 large = np.random.default_rng(0).bytes(300_001)
-found['share'] = [
+found['broadcast'] = [
   distributed.broadcast_bytes(data if index == 0 else other) == data
   for data in (b'', large, b'\\0')
   for other in (None, b'of no matter')
@@ -141,7 +134,7 @@ def refuse(who, error):
   except (ValueError, OSError) as caught:
     return f'{type(caught).__name__}: {caught}'
 
-found['together'] = [
+found['raise_on_all'] = [
   refuse(who, error)
   for who, error in [
     ((), ValueError), ((1,), ValueError), ((0,), OSError), ((0, 1), ValueError)
@@ -182,64 +175,40 @@ print('FOUND' + json.dumps(found), flush=True)
 """
 
 
-def _get_free_port():
-  with socket.socket() as found:
-    found.bind(('127.0.0.1', 0))
-    return found.getsockname()[1]
-
-
 @pytest.fixture(scope='module')
 def both(tmp_path_factory):
   """What two real processes found."""
   folder = tmp_path_factory.mktemp('both')
-  coordinator = f'127.0.0.1:{_get_free_port()}'
-  kept = {k: v for k, v in os.environ.items() if not k.startswith('XLA_')}
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', _TWO, coordinator, str(index), str(folder)],
-      cwd=_ROOT,
-      env=kept | {'JAX_PLATFORMS': 'cpu'},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
+  coordinator = f'127.0.0.1:{local.find_free_port()}'
+  words = [sys.executable, '-c', _TWO, coordinator]
+  env = runs.environment(folder)
+  with (
+    runs.start([*words, '0', str(folder)], env) as first,
+    runs.start([*words, '1', str(folder)], env) as second,
+  ):
+    ends = [running.finish(120) for running in (first, second)]
   found = []
-  try:
-    for process in processes:
-      stdout, stderr = process.communicate(timeout=120)
-      assert process.returncode == 0, stderr
-      (line,) = [x for x in stdout.splitlines() if x.startswith('FOUND')]
-      found.append(json.loads(line.removeprefix('FOUND')))
-  finally:
-    for process in processes:
-      process.kill()
-      process.wait()
+  for done in ends:
+    assert done.returncode == 0, done.stderr
+    (line,) = [x for x in done.stdout.splitlines() if x.startswith('FOUND')]
+    found.append(json.loads(line.removeprefix('FOUND')))
   return found
 
 
 @pytest.mark.slow
-def test_two_processes_know_who_they_are(both):
-  assert [found['first'] for found in both] == [True, False]
-  assert [found['alone'] for found in both] == [False, False]
-
-
-@pytest.mark.slow
-def test_all_processes_get_what_each_has(both):
+def test_two_processes_share_what_they_have(both):
+  assert [found['primary'] for found in both] == [True, False]
+  assert [found['single'] for found in both] == [False, False]
   # Of unlike lengths, and letters of more than a byte.
   wanted = [[{'a': 'x' * 1000}, None], ['', 5 * '\u00e9']]
   assert [found['gather'] for found in both] == [wanted, wanted]
-
-
-@pytest.mark.slow
-def test_all_processes_get_the_bytes_of_the_first(both):
-  assert [found['share'] for found in both] == [[True] * 6] * 2
+  # The bytes of the first.
+  assert [found['broadcast'] for found in both] == [[True] * 6] * 2
 
 
 @pytest.mark.slow
 def test_what_one_process_refuses_all_refuse(both):
-  first, second = (found['together'] for found in both)
+  first, second = (found['raise_on_all'] for found in both)
   assert first == [
     0,
     'ValueError: process 1: no 1',
@@ -257,15 +226,12 @@ def test_what_one_process_refuses_all_refuse(both):
 @pytest.mark.slow
 def test_the_others_begin_when_the_first_is_done(both):
   assert [found['in_order'] for found in both] == [True, True]
+  first, second = both
   # What the first refuses, the others do not begin.
-  assert [found['refused_0'] for found in both] == [
-    ['no', [0]],
-    ['process 0: no', []],
-  ]
-  assert [found['refused_1'] for found in both] == [
-    ['process 1: no', [0]],
-    ['no', [1]],
-  ]
+  assert first['refused_0'] == ['no', [0]]
+  assert second['refused_0'] == ['process 0: no', []]
+  assert first['refused_1'] == ['process 1: no', [0]]
+  assert second['refused_1'] == ['no', [1]]
 
 
 @pytest.mark.slow

@@ -126,12 +126,23 @@ _FINISHING = 'finishing the step and saving; once more quits at once'
 _INTERRUPTED = 'interrupted; the same command goes on'
 
 
-def test_a_signal_is_heard_between_steps(start):
-  process = start('steps')
+@pytest.mark.parametrize(
+  'mode',
+  [
+    'steps',
+    # A library has taken the signals, or where they are written to.
+    pytest.param('taken', marks=pytest.mark.slow),
+    pytest.param('moved', marks=pytest.mark.slow),
+  ],
+)
+def test_a_signal_is_heard_between_steps(start, mode):
+  _finish_by_sigterm(start(mode))
+
+
+def _finish_by_sigterm(process):
   process.send_signal(signal.SIGTERM)
   stdout, stderr = process.communicate(timeout=60)
-  assert process.returncode == 0
-  assert stdout == 'finished 15\n'
+  assert (process.returncode, stdout) == (0, 'finished 15\n')
   assert stderr == f'hq_jax: SIGTERM: {_FINISHING}\n'
 
 
@@ -167,17 +178,4 @@ def test_what_was_ignored_stays_ignored(start):
   process.send_signal(signal.SIGINT)
   with pytest.raises(subprocess.TimeoutExpired):
     process.wait(timeout=0.5)
-  process.send_signal(signal.SIGTERM)
-  stdout, stderr = process.communicate(timeout=60)
-  assert (process.returncode, stdout) == (0, 'finished 15\n')
-  assert stderr == f'hq_jax: SIGTERM: {_FINISHING}\n'
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('mode', ['taken', 'moved'])
-def test_signals_that_a_library_took_are_heard(start, mode):
-  process = start(mode)
-  process.send_signal(signal.SIGTERM)
-  stdout, stderr = process.communicate(timeout=60)
-  assert (process.returncode, stdout) == (0, 'finished 15\n')
-  assert stderr == f'hq_jax: SIGTERM: {_FINISHING}\n'
+  _finish_by_sigterm(process)

@@ -8,14 +8,6 @@ import pytest
 from hq_jax.runtime import sharding
 
 
-def test_the_mesh_has_every_device_on_an_automatic_axis():
-  mesh = sharding.make_mesh()
-  assert mesh.axis_names == ('data', 'fsdp')
-  assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 2
-  assert set(mesh.devices.flat) == set(jax.devices())
-  assert mesh.size == 8
-
-
 def test_replicated_puts_a_copy_on_every_device(rng):
   values = rng.normal(size=(3, 5))
   mesh = sharding.make_mesh()
@@ -25,8 +17,9 @@ def test_replicated_puts_a_copy_on_every_device(rng):
     np.testing.assert_array_equal(shard.data, values.astype(np.float32))
 
 
-def test_a_global_batch_is_split_along_its_first_axis():
-  mesh = sharding.make_mesh()
+@pytest.mark.parametrize('fsdp', [1, 4])
+def test_a_global_batch_is_split_along_its_first_axis(fsdp):
+  mesh = sharding.make_mesh(fsdp)
   batch = {
     'image': np.arange(32, dtype=np.float32).reshape(16, 2),
     'label': np.arange(16, dtype=np.int32),
@@ -37,9 +30,8 @@ def test_a_global_batch_is_split_along_its_first_axis():
   for name, array in batch.items():
     assert found[name].dtype == array.dtype
     assert found[name].sharding == sharding.batch_sharded(mesh)
-    np.testing.assert_array_equal(found[name], array)
     shards = found[name].addressable_shards
-    assert [s.device for s in shards] == list(mesh.devices.flat)
+    assert [s.device for s in shards] == jax.devices()
     for i, shard in enumerate(shards):
       np.testing.assert_array_equal(shard.data, array[2 * i : 2 * i + 2])
 
@@ -153,11 +145,3 @@ def test_whole_arrays_come_back():
   for name, array in tree.items():
     assert found[name].dtype == array.dtype
     np.testing.assert_array_equal(found[name], array)
-
-
-def test_a_batch_is_shared_out_along_both_axes():
-  mesh = sharding.make_mesh(4)
-  batch = sharding.to_global({'label': np.arange(16, dtype=np.int32)}, mesh)
-  for i, shard in enumerate(batch['label'].addressable_shards):
-    assert shard.device == jax.devices()[i]
-    np.testing.assert_array_equal(shard.data, [2 * i, 2 * i + 1])

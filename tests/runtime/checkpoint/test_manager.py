@@ -15,8 +15,10 @@ from hq_jax.runtime import checkpoint
 from tests.runtime.checkpoint import states
 
 
-def test_a_state_comes_back_to_the_bit(open_checkpoints):
-  state, like = states.make_state(1), states.make_state(2)
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_a_state_comes_back_to_the_bit(open_checkpoints, dtype):
+  state = states.make_state(1, dtype=dtype)
+  like = states.make_state(2, dtype=dtype)
   open_checkpoints().save(7, state, states.make_iterator())
   checkpoints = open_checkpoints()
   assert checkpoints.latest_step() == 7
@@ -27,16 +29,7 @@ def test_a_state_comes_back_to_the_bit(open_checkpoints):
     assert leaf.sharding == states.sharding()
     assert len(leaf.addressable_shards) == 8
   # `like` says how, not what: it stays as it was.
-  states.assert_identical(like, states.make_state(2))
-
-
-def test_bfloat16_comes_back_as_it_is(open_checkpoints):
-  state = states.make_state(1, dtype=jnp.bfloat16)
-  checkpoints = open_checkpoints()
-  checkpoints.save(1, state, states.make_iterator())
-  states.assert_identical(
-    checkpoints.restore(states.make_state(2, dtype=jnp.bfloat16)), state
-  )
+  states.assert_identical(like, states.make_state(2, dtype=dtype))
 
 
 @pytest.mark.parametrize(('before', 'after'), [(8, 4), (1, 8)])
@@ -63,27 +56,19 @@ def test_the_iterator_goes_on_where_it_was(open_checkpoints):
     jax.tree.map(np.testing.assert_array_equal, next(other), batch)
 
 
-def test_without_an_iterator_only_the_state_is_restored(open_checkpoints):
-  iterator = states.make_iterator()
+def test_what_was_saved_is_of_that_moment(open_checkpoints):
+  state, iterator = states.make_state(1), states.make_iterator()
   checkpoints = open_checkpoints()
-  checkpoints.save(1, states.make_state(1), iterator)
+  checkpoints.save(1, state, iterator)
+  # The next step takes over the memory of the last.
+  change = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+  change(state)
   next(iterator)
+  # Without an iterator only the state is restored.
   states.assert_identical(
     checkpoints.restore(states.make_state(2)), states.make_state(1)
   )
   assert iterator.get_state() == {'next_index': 1}
-
-
-def test_what_was_saved_is_of_that_moment(open_checkpoints):
-  state = states.make_state(1)
-  checkpoints = open_checkpoints()
-  checkpoints.save(1, state, states.make_iterator())
-  # The next step takes over the memory of the last.
-  change = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
-  change(state)
-  states.assert_identical(
-    checkpoints.restore(states.make_state(2)), states.make_state(1)
-  )
 
 
 def test_the_newest_two_steps_are_kept(open_checkpoints, tmp_path):
@@ -123,37 +108,18 @@ def test_an_empty_folder_holds_no_checkpoint(open_checkpoints, tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    (
-      {'shape': (5, 3)},
-      'params/dense/kernel is float32[4, 3], wanted float32[5, 3]',
-    ),
-    (
-      {'shape': (3, 4)},
-      'params/dense/kernel is float32[4, 3], wanted float32[3, 4]',
-    ),
     # Orbax alone would cast.
     (
       {'dtype': jnp.bfloat16},
       'params/dense/kernel is float32[4, 3], wanted bfloat16[4, 3]',
     ),
     (
-      {'dtype': np.int32},
-      'params/dense/kernel is float32[4, 3], wanted int32[4, 3]',
-    ),
-    ({'extra': True}, 'params/extra is not there, wanted float32[2]'),
-    (
       {'tx': optax.adam(0.1)},
       'opt_state/0/count is not there, wanted int32[]',
-    ),
-    (
-      {'tx': optax.identity()},
-      'opt_state/latents/dense/kernel is float32[4, 3], wanted no such array',
     ),
   ],
 )
 def test_another_state_is_refused(open_checkpoints, tmp_path, changes, message):
-  if changes.get('dtype') is np.int32:
-    changes = changes | {'tx': optax.identity()}
   checkpoints = open_checkpoints()
   checkpoints.save(3, states.make_state(), states.make_iterator())
   with pytest.raises(ValueError) as caught:
@@ -162,28 +128,18 @@ def test_another_state_is_refused(open_checkpoints, tmp_path, changes, message):
   assert text.startswith(f'{tmp_path}/steps/3: ') and message in text
 
 
-def test_what_differs_is_counted(open_checkpoints, tmp_path):
-  checkpoints = open_checkpoints()
-  checkpoints.save(
-    3, states.make_state(tx=optax.adam(0.1)), states.make_iterator()
+def test_some_steps_are_kept_for_good_and_the_best(tmp_path):
+  scores = {1: 0.2, 2: 0.3, 3: 0.9, 4: 0.5, 5: 0.2, 6: 0.1}
+  checkpoints = checkpoint.Checkpoints(
+    str(tmp_path), keep=2, keep_every=2, get_score=scores.get
   )
-  with pytest.raises(ValueError) as caught:
-    checkpoints.restore(states.make_state(tx=optax.identity()))
-  (line,) = str(caught.value).splitlines()
-  # The count, and both moments of the kernel, of the bias and of the other.
-  assert line.startswith(f'{tmp_path}/steps/3: opt_state/0/count is int32[],')
-  assert line.count(', wanted no such array') == 3
-  assert line.endswith('; and 4 more')
-
-
-def test_some_steps_are_kept_for_good(tmp_path):
-  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2, keep_every=2)
-  for step in range(1, 6):
+  for step in scores:
     checkpoints.save(
       step, states.make_state(tx=optax.identity()), states.make_iterator()
     )
   checkpoints.close()
-  assert {x for x in os.listdir(tmp_path) if x.isdigit()} == {'2', '4', '5'}
+  kept = {x for x in os.listdir(tmp_path) if x.isdigit()}
+  assert kept == {'2', '3', '4', '5', '6'}
 
 
 @pytest.mark.parametrize(
@@ -238,17 +194,6 @@ def test_a_step_of_another_config_is_refused(tmp_path, caplog):
   )
   # It is no damage.
   assert os.listdir(tmp_path) == ['1'] and states.warnings_of(caplog) == []
-
-
-def test_the_best_step_stays_though_it_is_old(tmp_path):
-  scores = {1: 0.2, 2: 0.9, 3: 0.4, 4: 0.5, 5: 0.3}
-  checkpoints = checkpoint.Checkpoints(str(tmp_path), get_score=scores.get)
-  for step in scores:
-    checkpoints.save(
-      step, states.make_state(tx=optax.identity()), states.make_iterator()
-    )
-  checkpoints.close()
-  assert {x for x in os.listdir(tmp_path) if x.isdigit()} == {'2', '4', '5'}
 
 
 # In a process of its own: the limit is that of a process, and threads of Orbax
