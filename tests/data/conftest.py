@@ -1,9 +1,11 @@
+import os
 import pathlib
 import shutil
 
 import pytest
 
 from hq_jax.data.sets import datasets
+from tests.data import numbered
 from tests.data import tiny_pictures
 
 
@@ -18,6 +20,35 @@ def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope='session')
 def digits(digits_dir: pathlib.Path) -> datasets.Dataset:
   return datasets.load('digits', digits_dir)
+
+
+@pytest.fixture(scope='session')
+def digits_on_disk(digits_dir: pathlib.Path) -> datasets.Dataset:
+  return datasets.load('digits', digits_dir, memory_limit_bytes=0)
+
+
+@pytest.fixture(scope='session')
+def arrays() -> datasets.Dataset:
+  return numbered.make_arrays()
+
+
+@pytest.fixture(scope='session')
+def files(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
+  root = numbered.write_files(tmp_path_factory.mktemp('numbered'))
+  return numbered.load_files(root)
+
+
+@pytest.fixture
+def damaged(files: datasets.Dataset, tmp_path: pathlib.Path) -> pathlib.Path:
+  """The folder of `files` with three training and two test images broken."""
+  root = shutil.copytree(files.train.root, tmp_path / 'damaged')
+  for name in ('train/b/04', 'test/a/00'):
+    (root / f'{name}.jpg').write_bytes(b'')
+  for name in ('train/c/05', 'test/a/12'):
+    path = root / f'{name}.jpg'
+    os.truncate(path, path.stat().st_size // 2)
+  (root / 'train/c/20.jpg').write_bytes(b'not an image')
+  return root
 
 
 @pytest.fixture(scope='session')

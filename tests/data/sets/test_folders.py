@@ -1,19 +1,16 @@
-"""Folders of images as sources, and the pictures that other tests use."""
+"""Folders of images as sources."""
 
 import hashlib
-import io
 import os
 import pathlib
 import pickle
 
 import numpy as np
-from PIL import Image
 import pytest
 
 from hq_jax.data import sources
 from hq_jax.data.sets import folders
 from tests.data import file_trees
-from tests.data import pictures
 
 _SPLITS = ('train/a/1.jpg', 'train/b/1.jpg', 'test/a/1.jpg')
 
@@ -38,13 +35,6 @@ def test_it_is_a_source_that_workers_can_be_sent(tmp_path):
   copy = pickle.loads(pickle.dumps(source))
   assert copy[0] == source[0]
   assert copy.fingerprint() == source.fingerprint()
-
-
-def test_a_long_list_is_not_printed(tmp_path):
-  source = folders.open_folder(
-    file_trees.numbered(file_trees.both(tmp_path, 'a'), 'b', 99)
-  ).train
-  assert len(repr(source)) < 100 + len(str(tmp_path))
 
 
 def test_a_file_that_is_gone_is_an_os_error_with_its_path(tmp_path):
@@ -103,40 +93,3 @@ def test_home_and_relative_paths(tmp_path, monkeypatch):
     monkeypatch.chdir('/')
     assert source[0]['image'].startswith(b'a/')
     monkeypatch.chdir(tmp_path)
-
-
-def test_pictures_are_decodable_and_their_own(tmp_path):
-  one = pictures.make_folder(tmp_path / 'one', num_classes=3, num_per_class=5)
-  two = pictures.make_folder(tmp_path / 'two', num_classes=2, num_per_class=5)
-  other = pictures.make_folder(tmp_path / 'other', num_per_class=1, seed=1)
-  folder = folders.open_folder(one)
-  assert folder.class_names == ('green_triangle', 'red_disc', 'yellow_square')
-  assert len(folder.train) == len(folder.test) == 15
-  files = [example['image'] for example in (*folder.train, *folder.test)]
-  assert len(set(files)) == 30
-  formats = set()
-  for file in files:
-    with Image.open(io.BytesIO(file)) as image:
-      image.load()
-      formats.add(image.format)
-      assert image.mode == 'RGB'
-      assert 48 <= min(image.size) <= max(image.size) <= 72
-  assert formats == {'JPEG', 'PNG'}
-  name = 'train/red_disc/000.jpg'
-  assert (one / name).read_bytes() == (two / name).read_bytes()
-  assert (one / name).read_bytes() != (other / name).read_bytes()
-
-
-def test_pictures_show_their_class(tmp_path):
-  root = pictures.make_folder(tmp_path, num_per_class=8, splits=('',))
-  means = {}
-  for path in sorted(root.glob('*/*')):
-    with Image.open(path) as image:
-      pixels = np.asarray(image.resize((24, 24)), np.float32)
-    colour = np.ptp(pixels, axis=-1) > 90  # The background is nearly grey.
-    means.setdefault(path.parent.name, []).append(pixels[colour].mean(0))
-  centres = {name: np.mean(values, 0) for name, values in means.items()}
-  for name, values in means.items():
-    for value in values:
-      nearest = min(centres, key=lambda n: np.linalg.norm(value - centres[n]))
-      assert nearest == name
