@@ -1,4 +1,4 @@
-"""One command of another program, as it is run and as it is printed."""
+"""Commands: of a run's processes, and of other programs."""
 
 from collections.abc import Sequence
 import shlex
@@ -9,25 +9,18 @@ _END = 'HQ_JAX_END'  # of a here-document
 
 
 class Command(NamedTuple):
-  """Words, and what the program reads."""
+  """A command of another program."""
 
   words: tuple[str, ...]
   text: str = ''  # for its standard input
 
 
-def format_command(command: Command) -> str:
-  r"""Formats a command as one could type it."""
-  line = shlex.join(command.words)
-  if not command.text:
-    return line
-  return f"{line} << '{_END}'\n{command.text}{_END}"
-
-
 def run_all(commands: Sequence[Command], is_dry: bool = False) -> int:
-  """Runs commands one after the other, up to the first that fails."""
+  """Runs commands up to the first that fails, or prints them to be typed."""
   for command in commands:
     if is_dry:
-      print(format_command(command), flush=True)
+      here = f" << '{_END}'\n{command.text}{_END}" if command.text else ''
+      print(f'{shlex.join(command.words)}{here}', flush=True)
       continue
     # A program that reads nothing may still ask something of who is there.
     text = command.text or None
@@ -35,3 +28,21 @@ def run_all(commands: Sequence[Command], is_dry: bool = False) -> int:
     if status != 0:
       return status if status > 0 else 128 - status
   return 0
+
+
+def make_process(
+  python: str,
+  arguments: Sequence[str],
+  compile_cache: str | None = None,
+  num_cpu_devices: int | None = None,
+  place: Sequence[str] = ('--coordinator=auto',),
+) -> tuple[str, ...]:
+  """Makes the command of one of a run's processes, which knows its place."""
+  variables = []
+  if num_cpu_devices is not None:
+    variables.append('JAX_PLATFORMS=cpu')
+    variables.append(f'JAX_NUM_CPU_DEVICES={num_cpu_devices}')
+  if compile_cache is not None:
+    variables.append(f'JAX_COMPILATION_CACHE_DIR={compile_cache}')
+  environment = ('env', *variables) if variables else ()
+  return (*environment, python, '-m', 'hq_jax.main', *arguments, *place)

@@ -1,4 +1,4 @@
-"""What the ends of a run's processes mean, taken together."""
+"""Exit statuses of a run's processes, and what is to be done about them."""
 
 from collections.abc import Sequence
 import signal
@@ -25,36 +25,34 @@ class Decision(NamedTuple):
   cause: ProcessExit
 
 
-def find_status(ending: ProcessExit) -> int:
-  """The status as a shell gives it.
-
-  A process that SIGTERM or SIGINT killed had not come as far as to handle them:
-  it counts as stopped, which is what somebody wanted.
-  """
-  return ending.status if ending.status >= 0 else 128 - ending.status
+def find_status(exit_: ProcessExit) -> int:
+  """The status as a shell gives it."""
+  # A process that SIGTERM or SIGINT killed had not come as far as to handle
+  # them: it counts as stopped, which is what somebody wanted.
+  return exit_.status if exit_.status >= 0 else 128 - exit_.status
 
 
-def decide(endings: Sequence[ProcessExit]) -> Decision:
-  """Finds the one ending that explains the others.
+def decide(exits: Sequence[ProcessExit]) -> Decision:
+  """Finds the one exit that explains the others.
 
   A process that was killed takes the others with it, however they fail.
   Where none was, a final status explains the others: they lost a partner that
   had its reasons. SIGABRT is how JAX leaves when a partner is gone, so it
   explains nothing.
   """
-  for ending in endings:
-    if find_status(ending) in FINAL:
-      return Decision(find_status(ending), True, ending)
-    if ending.status < 0 and ending.status != -signal.SIGABRT:
-      return Decision(find_status(ending), False, ending)
-  for ending in endings:
-    if ending.status != 0:
-      return Decision(find_status(ending), False, ending)
-  return Decision(0, True, endings[0])
+  for exit_ in exits:
+    if find_status(exit_) in FINAL:
+      return Decision(find_status(exit_), True, exit_)
+    if exit_.status < 0 and exit_.status != -signal.SIGABRT:
+      return Decision(find_status(exit_), False, exit_)
+  for exit_ in exits:
+    if exit_.status != 0:
+      return Decision(find_status(exit_), False, exit_)
+  return Decision(0, True, exits[0])
 
 
-def describe(ending: ProcessExit) -> str:
+def describe(exit_: ProcessExit) -> str:
   """Says how a process ended."""
-  if ending.status < 0:
-    return f'process {ending.process} was killed by signal {-ending.status}'
-  return f'process {ending.process} left with status {ending.status}'
+  if exit_.status < 0:
+    return f'process {exit_.process} was killed by signal {-exit_.status}'
+  return f'process {exit_.process} left with status {exit_.status}'

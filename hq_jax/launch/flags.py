@@ -1,75 +1,89 @@
-"""The flags of each command of `hq_jax.launch`, and their help."""
+"""Command-line flags whose errors are one line that names the flag."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable
+import difflib
+import re
+from typing import Any
 
-from hq_jax.launch import programs
+REQUIRED: Any = object()  # in place of a default
 
-HELP = """\
-usage: python -m hq_jax.launch COMMAND [FLAGS] --config=FILE --workdir=FOLDER
-
-  local    several processes on this machine
-    --processes=N [--devices_per_process=D, CPU devices] [--python=FILE]
-  hosts    one process on each host, over ssh; the first one coordinates
-    --hosts=A,B,... [--port=8476] [--folder=FOLDER of the checkout there]
-    [--python=.venv/bin/python]
-  slurm    submits a job with one process for each GPU
-    --nodes=N --gpus_per_node=G [--time=1-00:00:00] [--partition=P]
-    [--account=A] [--job_name=hq_jax] [--cpus_per_task=C]
-    [--python=.venv/bin/python]
-  tpu_pod  Cloud TPU VMs: create, copy, install, run, logs, stop, resume, delete
-    VERB --name=N --zone=Z [--project=P] [--type=v5litepod-16] [--version=V]
-    [--spot] [--nfs=HOST:/SHARE] [--mount=/mnt/hq_jax] [--python_version=3.12]
-    [--watch, with resume: again after each preemption]
-  xpk      a workload on Google Kubernetes Engine
-    --cluster=C --workload=W --tpu_type=T [--num_slices=1] [--project=P]
-    [--zone=Z] [--image=I | --base_docker_image=python:3.12]
-  auto     the process of this host, whose partners JAX finds
-    [--python=FILE]
-
-All of them: --dry_run prints what would be run, --compile_cache=FOLDER keeps
-what was compiled, --max_restarts=3 (slurm: 10). The first two and auto:
---grace_seconds=60 to save and leave, --restart_seconds=1 (hosts: 10) before a
-new start.
-What else is given goes to hq_jax.main; behind `--`, unchecked.
-
-Exit status: that of the run; 2 and one line on stderr where a flag is wrong."""
-
-# Flags that stand alone, and those with a value, by command.
-_SWITCHES = ('dry_run', 'spot', 'watch')
-_COMMON = ('dry_run', 'compile_cache', 'max_restarts')
-_WATCHED = (*_COMMON, 'python', 'grace_seconds', 'restart_seconds')
-_FLAGS = {
-  'local': (*_WATCHED, 'processes', 'devices_per_process'),
-  'hosts': (*_WATCHED, 'hosts', 'port', 'folder'),
-  'auto': _WATCHED,
-  'slurm': (
-    *(*_COMMON, 'python', 'nodes', 'gpus_per_node', 'cpus_per_task'),
-    *('time', 'partition', 'account', 'job_name'),
-  ),
-  'tpu_pod': (
-    *(*_COMMON, 'name', 'zone', 'project', 'type', 'version', 'spot'),
-    *('nfs', 'mount', 'python_version', 'watch'),
-  ),
-  'xpk': (
-    *(*_COMMON, 'cluster', 'workload', 'tpu_type', 'num_slices', 'project'),
-    *('zone', 'image', 'base_docker_image'),
-  ),
-}
+# Arguments of hq_jax.main that are handed on as they are.
+_HANDED_ON = r'--(config\.[\w.]+|verbosity)(=.*)?'
 
 
-def parse(
-  command: str, argv: Sequence[str]
-) -> tuple[dict[str, str | None], list[str]]:
-  """Splits arguments into a command's flags and the rest."""
-  known, behind = programs.split(argv)
-  parser = argparse.ArgumentParser(
-    add_help=False, allow_abbrev=False, exit_on_error=False
-  )
-  for flag in _FLAGS[command]:
-    if flag in _SWITCHES:
-      parser.add_argument(f'--{flag}', action='store_const', const='')
-    else:
-      parser.add_argument(f'--{flag}')
-  found, rest = parser.parse_known_args(known)
-  return vars(found), [*rest, *(['--', *behind] if '--' in argv else [])]
+class Parser(argparse.ArgumentParser):
+  """A parser that raises ValueError, and knows what was misspelt.
+
+  What it does not take is for hq_jax.main. Each has --dry_run, which may thus
+  come before a command and behind it.
+  """
+
+  def __init__(self, **kwargs: Any):
+    super().__init__(allow_abbrev=False, **kwargs)
+    self._required: dict[str, str] = {}
+    self.add_argument(
+      '--dry_run',
+      action='store_true',
+      default=argparse.SUPPRESS,
+      help='prints what would be run',
+    )
+
+  def add_flag(
+    self,
+    name: str,
+    type_: Callable[[str], object],
+    text: str,
+    default: object = REQUIRED,
+  ) -> None:
+    """Adds a flag with a value, and how it is described."""
+    if default is REQUIRED:
+      self._required[name], default = text, None
+      text += ' (required)'
+    elif default is not None:
+      text += ' (default: %(default)s)'
+    self.add_argument(f'--{name}', type=type_, default=default, help=text)
+
+  def error(self, message: str) -> Any:
+    """Raises; what `count` and `form` say begins with the flag's name."""
+    raise ValueError(re.sub(r'^argument --(\w+): (?=is )', r'\1 ', message))
+
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    """Parses, and checks what is not known, and then what is missing."""
+    found, rest = super().parse_known_args(args, namespace)
+    is_value = False  # of the flag before
+    for word in rest:
+      if not is_value and not re.fullmatch(_HANDED_ON, word, re.DOTALL):
+        flag = word.partition('=')[0]
+        names = {f'--{name}' for name in vars(found)} - {flag}
+        near = difflib.get_close_matches(flag, sorted(names), 1, cutoff=0.7)
+        hint = f', did you mean {near[0]}?' if near else ''
+        raise ValueError(f'argument {word!r} is not known{hint}')
+      is_value = not is_value and '=' not in word
+    for name, text in self._required.items():
+      if getattr(found, name) is None:
+        raise ValueError(f'{name} is missing, wanted {text}')
+    return found, rest
+
+
+def count(least: int, most: int = 10**6) -> Callable[[str], int]:
+  """The type of a whole number."""
+  wanted = f'a whole number of {least} to {most}'
+
+  def parse(text: str) -> int:
+    if not re.fullmatch(r'[0-9]{1,9}', text) or not least <= int(text) <= most:
+      raise argparse.ArgumentTypeError(f'is {text!r}, wanted {wanted}')
+    return int(text)
+
+  return parse
+
+
+def form(pattern: str, wanted: str) -> Callable[[str], str]:
+  """The type of a text that has a form."""
+
+  def parse(text: str) -> str:
+    if not re.fullmatch(pattern, text):
+      raise argparse.ArgumentTypeError(f'is {text!r}, wanted {wanted}')
+    return text
+
+  return parse

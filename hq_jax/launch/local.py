@@ -1,9 +1,9 @@
-"""Several processes on this machine, or one whose partners JAX finds."""
+"""Several processes on this machine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import socket
 
-from hq_jax.launch import programs
+from hq_jax.launch import commands
 
 
 def find_free_port() -> int:
@@ -18,29 +18,15 @@ def make_commands(
   num_processes: int,
   arguments: Sequence[str],
   compile_cache: str | None = None,
-  devices_per_process: int | None = None,
-) -> Callable[[int], list[tuple[str, ...]]]:
-  """Returns a function that gives the commands for `supervisor.supervise`."""
-  environment = programs.make_environment(compile_cache, devices_per_process)
-
-  def make(restarts: int) -> list[tuple[str, ...]]:
-    del restarts
-    coordinator = f'127.0.0.1:{find_free_port()}'
-    places = [(i, num_processes) for i in range(num_processes)]
-    return [
-      programs.make_command(python, coordinator, arguments, place, environment)
-      for place in places
-    ]
-
-  return make
-
-
-def make_auto_commands(
-  python: str, arguments: Sequence[str], compile_cache: str | None = None
-) -> Callable[[int], list[tuple[str, ...]]]:
-  """Returns a function that gives the one command of a host of a TPU slice."""
-  environment = programs.make_environment(compile_cache)
-  command = programs.make_command(
-    python, 'auto', arguments, environment=environment
-  )
-  return lambda restarts: [command]
+  num_cpu_devices: int | None = None,
+) -> list[tuple[str, ...]]:
+  """Makes the commands of one start, which has a port of its own."""
+  place = [f'--coordinator=127.0.0.1:{find_free_port()}']
+  place.append(f'--num_processes={num_processes}')
+  return [
+    commands.make_process(
+      *(python, arguments, compile_cache, num_cpu_devices),
+      (*place, f'--process_id={i}'),
+    )
+    for i in range(num_processes)
+  ]

@@ -1,10 +1,7 @@
-"""A Slurm job that saves before its time is up, and comes again."""
+"""Slurm jobs that save before their time is up, and come again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import shlex
-
-from hq_jax.launch import commands
-from hq_jax.launch import programs
 
 # Seconds before the time limit at which the processes are asked to save.
 _NOTICE_SECONDS = 120
@@ -68,43 +65,28 @@ scontrol requeue "$SLURM_JOB_ID"
 
 
 def make_script(
-  python: str,
-  arguments: Sequence[str],
+  program: Sequence[str],
   num_nodes: int,
   gpus_per_node: int,
   max_restarts: int,
-  options: Sequence[tuple[str, str]] = (),
-  cpus_per_task: int | None = None,
-  compile_cache: str | None = None,
+  options: Mapping[str, object],
 ) -> str:
   """Writes the script of a job: one process for each GPU."""
-  listed = [
-    ('nodes', num_nodes),
-    ('ntasks-per-node', gpus_per_node),
-    ('gpus-per-node', gpus_per_node),
-    *([('cpus-per-task', cpus_per_task)] if cpus_per_task else []),
-    *options,
-    ('signal', f'TERM@{_NOTICE_SECONDS}'),
-    ('open-mode', 'append'),
-  ]
-  directives = [f'#SBATCH --{name}={value}' for name, value in listed]
+  listed = {
+    'nodes': num_nodes,
+    'ntasks-per-node': gpus_per_node,
+    'gpus-per-node': gpus_per_node,
+    **options,
+    'signal': f'TERM@{_NOTICE_SECONDS}',
+    'open-mode': 'append',
+  }
+  directives = [f'#SBATCH --{name}={value}' for name, value in listed.items()]
   srun = ['srun', '--kill-on-bad-exit=1', '--wait=0', '--gpu-bind=none']
-  if cpus_per_task:
+  if 'cpus-per-task' in options:
     # Since Slurm 22.05 a step does not take it over from the job.
-    srun.append(f'--cpus-per-task={cpus_per_task}')
-  program = programs.make_command(
-    python,
-    'auto',
-    arguments,
-    environment=programs.make_environment(compile_cache),
-  )
+    srun.append(f'--cpus-per-task={options["cpus-per-task"]}')
   return _SCRIPT.format(
     directives='\n'.join([*directives, '#SBATCH --requeue']),
     srun=f'{shlex.join(srun)} bash -c "$process" hq_jax {shlex.join(program)}',
     max_restarts=max_restarts,
   )
-
-
-def make_submission(script: str) -> commands.Command:
-  """The command that submits a script."""
-  return commands.Command(('sbatch',), script)

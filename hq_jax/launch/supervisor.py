@@ -1,16 +1,16 @@
-"""Starts the processes of a run, watches them, and starts them again."""
+"""The watch over the processes of a run: started together, and again."""
 
 from collections.abc import Callable, Sequence
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hq_jax.launch import child as child_program
 from hq_jax.launch import exit_status
-from hq_jax.launch import signals
 
 _POLL_SECONDS = 0.05
 # After a death, the others tell by their own ends what it was about.
@@ -23,166 +23,158 @@ class Policy(NamedTuple):
   max_restarts: int = 3  # in all; progress does not set the count back
   grace_seconds: float = 60.0  # for those who are leaving to save and leave
   restart_seconds: float = 0.0  # between a death and the next start
-  # What asks a process to stop, on its standard input; empty: the signal
-  # itself, which would end the ssh of a remote one, and not the process.
-  stop_text: bytes = b''
 
 
 def supervise(
-  make_commands: Callable[[int], Sequence[Sequence[str]]], policy: Policy
+  make_commands: Callable[[], Sequence[Sequence[str]]], policy: Policy
 ) -> int:
   """Runs processes until all have ended for good.
 
   When one dies, the others are killed and all start again. A final status of
-  one, see `endings.FINAL`, and a SIGTERM, SIGINT or SIGHUP to this process end
-  the run: all get `grace_seconds` to leave. A second signal kills them at once.
+  one, see `exit_status.FINAL`, and a SIGTERM, SIGINT or SIGHUP to this process
+  end the run: all get `grace_seconds` to leave. A second signal kills them at
+  once.
   """
   restarts = 0
-  with signals.Mailbox() as mailbox:
+  with _Mailbox() as mailbox:
     while True:
-      run = _Run(make_commands(restarts), policy, mailbox)
+      run = _Run(make_commands(), policy, mailbox)
       try:
-        verdict = run.watch()
+        decision = run.watch()
       finally:
         run.kill()
-      if verdict.status != 0:
-        _say(exit_status.describe(verdict.cause))
-      if verdict.is_final:
-        return verdict.status
+      if decision.status != 0:
+        _say(exit_status.describe(decision.cause))
+      if decision.is_final:
+        return decision.status
       if restarts >= policy.max_restarts:
         _say(f'that was restart {restarts} of {policy.max_restarts}: giving up')
-        return verdict.status
+        return decision.status
       restarts += 1
       _say(f'starting again: restart {restarts} of {policy.max_restarts}')
-      stop = _sleep(policy.restart_seconds, mailbox)
-      if stop is not None:
-        return 128 + stop
+      end = time.monotonic() + policy.restart_seconds
+      while time.monotonic() < end and not mailbox.received:
+        time.sleep(_POLL_SECONDS)
+      if mailbox.received:
+        return 128 + mailbox.received[0]
 
 
 def _say(text: str) -> None:
   print(f'hq_jax: {text}', file=sys.stderr, flush=True)
 
 
-def _sleep(seconds: float, mailbox: signals.Mailbox) -> int | None:
-  """Waits; returns the signal that came meanwhile, if any."""
-  end = time.monotonic() + seconds
-  while time.monotonic() < end and not mailbox.received:
-    time.sleep(_POLL_SECONDS)
-  return mailbox.received[0] if mailbox.received else None
+class _Mailbox:
+  """Notes the signals that ask to stop: SIGTERM and SIGINT, in their order.
+
+  A hang-up counts as SIGTERM, since nobody is there any more to see to the
+  rest. A signal that was ignored before stays so, as those of `nohup` do.
+  """
+
+  def __init__(self) -> None:
+    self.received: list[int] = []
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> '_Mailbox':
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+      handler = signal.getsignal(number)
+      if handler is not signal.SIG_IGN:
+        self._before[number] = handler
+        signal.signal(number, self._note)
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _note(self, number: int, frame: object) -> None:
+    del frame
+    self.received.append(15 if number == signal.SIGHUP else number)
 
 
 class _Run:
   """The processes between one start and the next."""
 
   def __init__(
-    self,
-    commands: Sequence[Sequence[str]],
-    policy: Policy,
-    mailbox: signals.Mailbox,
+    self, commands: Sequence[Sequence[str]], policy: Policy, mailbox: _Mailbox
   ):
     self._policy = policy
     self._mailbox = mailbox
-    self._endings: list[exit_status.ProcessExit] = []
-    self._deadline: float | None = None
+    self._exits: list[exit_status.ProcessExit] = []
+    self._deadline = math.inf
     self._children: list[subprocess.Popen[bytes]] = []
     try:
       for command in commands:
-        self._children.append(self._start(command))
+        child = (sys.executable, '-I', '-S', child_program.__file__)
+        self._children.append(
+          subprocess.Popen(
+            [*child, str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            # An interrupt from the keyboard goes to all processes of this
+            # session, and would arrive twice.
+            start_new_session=True,
+          )
+        )
     except BaseException:
       self.kill()
       raise
 
-  def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    reads = subprocess.PIPE if self._policy.stop_text else subprocess.DEVNULL
-    # A session of its own: an interrupt from the keyboard goes to all processes
-    # of this one, and would arrive twice.
-    return subprocess.Popen(
-      [
-        *(sys.executable, '-I', '-S', child_program.__file__),
-        *(str(os.getpid()), *command),
-      ],
-      stdin=reads,
-      start_new_session=True,
-    )
-
   def watch(self) -> exit_status.Decision:
     """Waits until all have ended, and helps where they should and do not."""
     stopped_by: int | None = None
-    while len(self._endings) < len(self._children):
+    while len(self._exits) < len(self._children):
       if stopped_by is None and self._mailbox.received:
         stopped_by = self._mailbox.received[0]
-        self._ask_to_stop(stopped_by)
+        for child in self._children:
+          if child.poll() is None:
+            child.send_signal(stopped_by)
         self._allow(self._policy.grace_seconds)
       elif len(self._mailbox.received) > 1:
         break
       if self._collect() and stopped_by is None:
-        verdict = exit_status.decide(self._endings)
-        is_death = not verdict.is_final
+        is_death = not exit_status.decide(self._exits).is_final
         self._allow(_SETTLE_SECONDS if is_death else self._policy.grace_seconds)
-      if self._deadline is not None and time.monotonic() >= self._deadline:
+      if time.monotonic() >= self._deadline:
         break
       time.sleep(_POLL_SECONDS)
-    return self._conclude(stopped_by)
+    return self._decide(stopped_by)
 
   def kill(self) -> None:
     """Kills what is left, with all that it started, and waits for it."""
-    for process in self._children:
-      if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    for process in self._children:
-      process.wait()
-      if process.stdin is not None:
-        process.stdin.close()
+    for child in self._children:
+      if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+    for child in self._children:
+      child.wait()
 
-  def _conclude(self, stopped_by: int | None) -> exit_status.Decision:
-    killed = self._find_late()
-    verdict = exit_status.decide([*self._endings, *killed])
-    if killed and self._endings:
-      told = exit_status.decide(self._endings)
+  def _decide(self, stopped_by: int | None) -> exit_status.Decision:
+    # Who has not left in time will be killed.
+    late = set(range(len(self._children))) - {e.process for e in self._exits}
+    killed = [exit_status.ProcessExit(i, -signal.SIGKILL) for i in sorted(late)]
+    decision = exit_status.decide([*self._exits, *killed])
+    if killed and self._exits:
+      told = exit_status.decide(self._exits)
       # That others had finished is no proof that the killed one had.
-      verdict = told if told.status != 0 else verdict
+      decision = told if told.status != 0 else decision
     has_own_reason = (
-      verdict.is_final and verdict.status not in exit_status.STOPPED
+      decision.is_final and decision.status not in exit_status.STOPPED
     )
     if stopped_by is None or (has_own_reason and not killed):
-      return verdict
-    # Whatever they make of the signal, or of the text that stands for it, it is
-    # no reason to start again.
-    return exit_status.Decision(128 + stopped_by, True, verdict.cause)
+      return decision
+    # Whatever they make of the signal, it is no reason to start again.
+    return exit_status.Decision(128 + stopped_by, True, decision.cause)
 
   def _collect(self) -> bool:
     """Notes who has ended since; returns whether anybody has."""
-    known = {ending.process for ending in self._endings}
+    known = {exit_.process for exit_ in self._exits}
     new = [
-      exit_status.ProcessExit(i, process.returncode)
-      for i, process in enumerate(self._children)
-      if i not in known and process.poll() is not None
+      exit_status.ProcessExit(i, child.returncode)
+      for i, child in enumerate(self._children)
+      if i not in known and child.poll() is not None
     ]
     # Who was killed was so first, as far as one look can tell.
-    self._endings += sorted(new, key=lambda ending: ending.status)
+    self._exits += sorted(new, key=lambda exit_: exit_.status)
     return bool(new)
-
-  def _find_late(self) -> list[exit_status.ProcessExit]:
-    """What will be of those who have not left in time."""
-    ended = {ending.process for ending in self._endings}
-    return [
-      exit_status.ProcessExit(i, -signal.SIGKILL)
-      for i in range(len(self._children))
-      if i not in ended
-    ]
 
   def _allow(self, seconds: float) -> None:
     """Everybody must have left after so long, or sooner as was said before."""
-    deadline = time.monotonic() + seconds
-    self._deadline = min(deadline, self._deadline or deadline)
-
-  def _ask_to_stop(self, number: int) -> None:
-    for process in self._children:
-      if process.stdin is not None:
-        try:
-          process.stdin.write(self._policy.stop_text)
-          process.stdin.flush()
-        except OSError:
-          pass  # It has just ended.
-      elif process.poll() is None:
-        process.send_signal(number)
+    self._deadline = min(self._deadline, time.monotonic() + seconds)

@@ -1,6 +1,7 @@
-"""The script, run with programs on PATH that stand for Slurm's."""
+"""The script of a job, run with programs that stand for Slurm's."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -43,18 +44,15 @@ def start(tmp_path):
     if fast:
       _write(bin_ / 'sleep', _SLEEP)
     _write(tmp_path / 'a program', f'{_PROGRAM}{deed}\n')
-    script = slurm.make_script(
-      str(tmp_path / 'a program'), ['--config=a', "--config.b=it's c"], 1, 1, 2
-    )
+    program = (str(tmp_path / 'a program'), '--config=a', "--config.b=it's c")
+    script = slurm.make_script(program, 1, 1, 2, {})
     # sbatch takes it over as it is.
     _write(tmp_path / 'script', script)
     environment = {
-      **os.environ,
       'PATH': f'{bin_}:{os.environ["PATH"]}',
       'NOTES': str(tmp_path),
       'SLURM_JOB_ID': '77',
     }
-    environment.pop('SLURM_RESTART_COUNT', None)
     if restarts is not None:
       environment['SLURM_RESTART_COUNT'] = str(restarts)
     return subprocess.Popen(
@@ -71,6 +69,27 @@ def start(tmp_path):
 
 def _read(path):
   return path.read_text() if path.exists() else ''
+
+
+def test_a_script_has_one_process_for_each_gpu():
+  options = {'cpus-per-task': 6, 'time': '1-00:00:00', 'partition': 'gpu'}
+  script = slurm.make_script(('py', '-m', "it's a"), 2, 8, 5, options)
+  lines = script.splitlines()
+  assert lines[0] == '#!/usr/bin/env bash'
+  directives = [line for line in lines if line.startswith('#SBATCH')]
+  # Slurm reads them up to the first command.
+  assert lines[1 : 1 + len(directives)] == directives
+  assert [line.removeprefix('#SBATCH --') for line in directives] == [
+    *('nodes=2', 'ntasks-per-node=8', 'gpus-per-node=8', 'cpus-per-task=6'),
+    *('time=1-00:00:00', 'partition=gpu'),
+    *('signal=TERM@120', 'open-mode=append', 'requeue'),
+  ]
+  (srun,) = (line for line in lines if line.startswith('srun'))
+  assert shlex.split(srun) == [
+    *('srun', '--kill-on-bad-exit=1', '--wait=0', '--gpu-bind=none'),
+    *('--cpus-per-task=6', 'bash', '-c', '$process', 'hq_jax'),
+    *('py', '-m', "it's a", '||', 'status=$?'),
+  ]
 
 
 @pytest.mark.parametrize(
@@ -96,41 +115,37 @@ def test_what_follows_a_status(
   wanted = 'requeue 77\n' if is_requeued else ''
   assert _read(tmp_path / 'scontrol') == wanted
   words = _read(tmp_path / 'srun').splitlines()
-  assert words[-4:] == [
-    *('hq_jax.main', '--config=a', "--config.b=it's c", '--coordinator=auto')
-  ]
+  assert words[-2:] == ['--config=a', "--config.b=it's c"]
   assert not list(tmp_path.glob('.hq_jax*'))
   # Who has saved gives the others the time to.
   waits = deed in ('exit 130', 'exit 143')
   assert _read(tmp_path / 'sleep') == ('15\n' if waits else '')
 
 
-def test_a_refusal_outweighs_that_others_were_killed(start, tmp_path):
-  (tmp_path / 'killed').touch()
-  process = start('exit 2')
-  process.communicate(timeout=20)
-  assert process.returncode == 2
-  assert not (tmp_path / 'scontrol').exists()
-
-
+@pytest.mark.parametrize('is_full', [False, True])
 @pytest.mark.parametrize('status', [2, 3])
-def test_a_refusal_is_noted_where_nothing_can_be_written(
-  start, tmp_path, status
+def test_a_refusal_outweighs_that_others_were_killed(
+  start, tmp_path, status, is_full
 ):
-  (tmp_path / 'full').touch()
   (tmp_path / 'killed').touch()
+  if is_full:  # It is noted where nothing can be written, too.
+    (tmp_path / 'full').touch()
   process = start(f'exit {status}')
   process.communicate(timeout=20)
   assert process.returncode == status
   assert not (tmp_path / 'scontrol').exists()
 
 
-def test_a_cancelled_job_does_not_come_again(start, tmp_path):
-  process = start('exec sleep 60', fast=False)
+def _wait_until_it_begins(tmp_path):
   end = time.monotonic() + 20
   while not (tmp_path / 'begun').exists():
     assert time.monotonic() < end
     time.sleep(0.02)
+
+
+def test_a_cancelled_job_does_not_come_again(start, tmp_path):
+  process = start('exec sleep 60', fast=False)
+  _wait_until_it_begins(tmp_path)
   # As scancel does, but for the process, which dies of something else.
   process.send_signal(signal.SIGTERM)
   (program,) = _children(_find_task(process.pid))
@@ -158,10 +173,7 @@ def _find_task(pid):
 def test_the_process_hears_a_signal_and_its_shell_outlives_it(start, tmp_path):
   deed = 'trap "exit 143" TERM; while :; do read -t 0.05 < <(:); done'
   process = start(deed)
-  end = time.monotonic() + 20
-  while not (tmp_path / 'begun').exists():
-    assert time.monotonic() < end
-    time.sleep(0.02)
+  _wait_until_it_begins(tmp_path)
   time.sleep(0.1)
   task = _find_task(process.pid)
   # Slurm signals each process of the task.
