@@ -31,12 +31,6 @@ def count_shape_bytes(shape: str) -> int:
 
   >>> count_shape_bytes('(f32[2,3]{1,0}, bf16[4]{0}, pred[])')
   33
-
-  Args:
-    shape: as HLO writes it, with layouts or without.
-
-  Returns:
-    Bytes; a token has none, and elements of less than a byte share theirs.
   """
   return sum(
     math.ceil(num * num_bits / 8) for num, num_bits in _read_arrays(shape)
@@ -61,13 +55,6 @@ def count(hlo: str) -> dict[str, dict[str, int]]:
   >>> line = '%a = f32[8,4]{1,0} all-gather(%b), dimensions={0}'
   >>> count(line)['all-gather']
   {'count': 1, 'bytes': 128, 'largest_bytes': 128}
-
-  Args:
-    hlo: `compiled.as_text()`.
-
-  Returns:
-    For each of `KINDS`, on one device: how many, the bytes of their results,
-    and those of the largest array among these.
   """
   found = {kind: {'count': 0, 'bytes': 0, 'largest_bytes': 0} for kind in KINDS}
   for line in hlo.splitlines():

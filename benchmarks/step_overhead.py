@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tabulate
 import tqdm
 
 from hq_jax import transforms
@@ -54,13 +55,7 @@ class Variant(NamedTuple):
 def make_recipe(phase: str, refresh_steps: int) -> transforms.Recipe:
   """A recipe whose steps, after a warm-up, all belong to one phase.
 
-  Args:
-    phase: one of `PHASES`.
-    refresh_steps: steps between two exact thresholds.
-
-  Returns:
-    A recipe with every part switched on, masked pruning among them: a step of
-    straight-through pruning is one of the ternary phase.
+  Pruning is masked: a step of straight-through pruning is a ternary one.
   """
   begin, prune = {
     'dense': (_LONG_STEPS, _SHORT_STEPS),
@@ -88,18 +83,7 @@ def make_variant(
   batch: tuple[jax.Array, jax.Array],
   warmup_steps: int,
 ) -> Variant:
-  """Compiles a training step and takes a few.
-
-  Args:
-    model: a Flax module with batch norms.
-    tx: the optimizer.
-    variables: of the model; they are copied.
-    batch: images and labels, the same at every step.
-    warmup_steps: how many to take, at least one.
-
-  Returns:
-    A variant.
-  """
+  """Compiles a training step and takes a few."""
   images, labels = batch
 
   def step(carry):
@@ -130,14 +114,7 @@ def make_variant(
 
 
 def quantize_with_qwix(model: nn.Module) -> nn.Module:
-  """The same network with int2 weights, by Qwix; activations stay as they are.
-
-  Args:
-    model: a Flax module.
-
-  Returns:
-    A Flax module with the same variables.
-  """
+  """The same network with int2 weights by Qwix, and float activations."""
   try:
     import qwix
   except ImportError:
@@ -151,15 +128,7 @@ def quantize_with_qwix(model: nn.Module) -> nn.Module:
 def measure(
   variants: dict[str, Variant], num_rounds: int
 ) -> dict[str, np.ndarray]:
-  """Times every variant once a round.
-
-  Args:
-    variants: by name.
-    num_rounds: at least one.
-
-  Returns:
-    Seconds by name, `[num_rounds]`.
-  """
+  """Times every variant once a round."""
   carries = {name: variant.carry for name, variant in variants.items()}
   seconds: dict[str, list[float]] = {name: [] for name in variants}
   for i in tqdm.trange(num_rounds, unit='round', disable=None):
@@ -177,14 +146,6 @@ def summarize(
   """Median ratios over the plain step of the same round.
 
   A phase costs `ordinary + (refreshing - ordinary) / refresh_steps`.
-
-  Args:
-    seconds: of `measure`: `plain`, `qwix` where it ran, and for each phase its
-      name and, but for the dense one, its name with `_refresh`.
-    refresh_steps: steps between two exact thresholds.
-
-  Returns:
-    What the JSON object says of time.
   """
   ratio = {
     name: float(np.median(values / seconds['plain']))
@@ -209,14 +170,7 @@ def summarize(
 
 
 def count_state(params: Any) -> dict[str, int]:
-  """Bytes by which the state grows, and what one copy of the weights takes.
-
-  Args:
-    params: of the model.
-
-  Returns:
-    What the JSON object says of memory.
-  """
+  """Bytes by which the state grows, and what one copy of the weights takes."""
   num_bytes = lambda tree: sum(
     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
   )
@@ -232,29 +186,20 @@ def count_state(params: Any) -> dict[str, int]:
 
 
 def make_table(result: dict[str, Any]) -> str:
-  """A Markdown table of a result.
-
-  Args:
-    result: the JSON object.
-
-  Returns:
-    The table.
-  """
-  lines = [
-    '| step | over plain optax | ordinary step | step that finds thresholds |',
-    '|---|---|---|---|',
+  """A Markdown table of a result."""
+  rows = [
+    [f'ours, {name}']
+    + [
+      f'{phase[key]:.4f}'
+      for key in ('over_plain', 'ordinary_over_plain', 'refreshing_over_plain')
+    ]
+    for name, phase in result['phases'].items()
   ]
-  for name, phase in result['phases'].items():
-    lines.append(
-      f'| ours, {name} | {phase["over_plain"]:.4f} |'
-      f' {phase["ordinary_over_plain"]:.4f} |'
-      f' {phase["refreshing_over_plain"]:.4f} |'
-    )
   if result['qwix_over_plain'] is not None:
-    lines.append(
-      f'| Qwix, int2 weights | {result["qwix_over_plain"]:.4f} | | |'
-    )
-  return '\n'.join(lines)
+    rows.append(['Qwix, int2 weights', f'{result["qwix_over_plain"]:.4f}'])
+  heads = ['step', 'over plain optax', 'ordinary step']
+  heads.append('step that finds thresholds')
+  return tabulate.tabulate(rows, heads, 'github', disable_numparse=True)
 
 
 def run(
@@ -265,18 +210,7 @@ def run(
   num_rounds: int,
   with_qwix: bool = True,
 ) -> dict[str, Any]:
-  """Builds every variant and measures.
-
-  Args:
-    model: a Flax module with batch norms, for 1,000 classes.
-    image_size: pixels.
-    batch_size: images.
-    num_rounds: pairs of a plain step and another.
-    with_qwix: whether Qwix is measured too.
-
-  Returns:
-    The JSON object.
-  """
+  """Builds every variant and measures."""
   rng = np.random.default_rng(0)
   shape = (batch_size, image_size, image_size, 3)
   images = jnp.asarray(rng.normal(size=shape), jnp.float32)

@@ -33,15 +33,7 @@ _TRACED = ('hq', 'plain')
 def make_searches(
   cells: Sequence[tuple[str, str]], methods: Sequence[str]
 ) -> list[tasks.Task]:
-  """The runs that decide each method's learning rate.
-
-  Args:
-    cells: sets and networks.
-    methods: names in `tasks.METHODS`.
-
-  Returns:
-    Tasks.
-  """
+  """The runs that decide each method's learning rate."""
   return [
     tasks.Task(
       *cell,
@@ -59,15 +51,7 @@ def make_searches(
 def spread_rates(
   rates: Mapping[tuple[str, str, str], float], cells: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str, str], float]:
-  """The rates of one set and network, for others.
-
-  Args:
-    rates: of `tables.choose_rates`, of one set with one network.
-    cells: the other sets and networks.
-
-  Returns:
-    The rate of each method in each of `cells`.
-  """
+  """The rates of one set and network, for others."""
   return {
     (*cell, method): rate
     for cell, ((_, _, method), rate) in itertools.product(cells, rates.items())
@@ -79,16 +63,7 @@ def make_finals(
   arguments: argparse.Namespace,
   rates: Mapping[tuple[str, str, str], float],
 ) -> list[tasks.Task]:
-  """What is run once the rates are known.
-
-  Args:
-    cells: sets and networks.
-    arguments: of the command.
-    rates: of `tables.choose_rates`; where one is missing, it stands open.
-
-  Returns:
-    Tasks.
-  """
+  """What is run once the rates are known."""
   found = []
   for cell, seed in itertools.product(cells, arguments.seeds):
     found.append(tasks.Task(*cell, 'dense', 0.0, 0.0, seed))

@@ -27,14 +27,7 @@ _MARKERS = dict(zip(_COLOURS, 'osD^vP', strict=True))
 def draw_accuracy(
   summaries: Mapping[tables.Key, tables.Summary],
 ) -> figure_lib.Figure:
-  """A plot for each set and network: ours, the rivals, and dense as a line.
-
-  Args:
-    summaries: of `tables.summarize`, of at least one method with a file.
-
-  Returns:
-    A figure.
-  """
+  """A plot for each set and network: ours, the rivals, and dense as a line."""
   cells = sorted({key[:2] for key in summaries if key[2] in _COLOURS})
   columns = min(len(cells), 2)
   rows = math.ceil(len(cells) / columns)
@@ -81,13 +74,7 @@ def draw_accuracy(
 def draw_bias(results: Sequence[Mapping[str, Any]]) -> figure_lib.Figure:
   """Distance and bias of every kernel over the epochs, plain beside ours.
 
-  Args:
-    results: of `tables.read`, of traces: at least one; the first seed of each
-      method, set and network is drawn.
-
-  Returns:
-    A figure: a row for each set and network, a column for each quantity and
-    method.
+  The first seed of each method, set and network is drawn.
   """
   first: dict[tuple[str, str, str], Mapping[str, Any]] = {}
   for result in sorted(results, key=lambda found: found['seed']):

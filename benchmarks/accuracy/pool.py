@@ -25,15 +25,9 @@ def open_pool(
 ) -> Iterator[Callable[[str, str, Sequence[tasks.Task]], list[Any]]]:
   """Opens processes, and shares the cores among them.
 
-  Args:
-    num_processes: how many.
-    root: the benchmark's folder.
-    fraction: of the epochs; see `tasks.get_budget`.
-
-  Yields:
-    A function from a title, the name of a function in `runs`, and tasks, to
-    what it returns for them, in any order. It ends the program where one
-    failed, after all others are done.
+  Yields a function from a title, the name of a function in `runs`, and tasks,
+  to what it returns for them, in any order. It ends the program where one
+  failed, after all others are done.
   """
   context = multiprocessing.get_context('spawn')
   cores = context.Queue()
@@ -65,15 +59,7 @@ def open_pool(
 
 
 def share_cores(cores: Sequence[int], num_processes: int) -> list[set[int]]:
-  """The cores of each process: as many as there are for it, at least one.
-
-  Args:
-    cores: all of them.
-    num_processes: how many.
-
-  Returns:
-    A set for each process; more processes than cores share them in turn.
-  """
+  """The cores of each process: as many as there are for it, at least one."""
   size = max(1, len(cores) // num_processes)
   endless = itertools.cycle(cores)
   return [set(itertools.islice(endless, size)) for _ in range(num_processes)]

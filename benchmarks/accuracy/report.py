@@ -18,15 +18,7 @@ from hq_jax.runtime import atomic_write
 
 
 def make(root: str) -> dict[str, Any]:
-  """What `results.json` holds.
-
-  Args:
-    root: the benchmark's folder.
-
-  Returns:
-    `cells` (see `tables.make_cells`), `methods` (each at each ratio), `bias`
-    (see `tables.make_traces`), `runs`, `commits` and `hardware`.
-  """
+  """What `results.json` holds."""
   return _make(*_read(root))
 
 
@@ -59,12 +51,6 @@ def write(root: str) -> None:
   """Writes `results.json` and the pictures, and prints the tables.
 
   The last line that it prints is a JSON object of the cells.
-
-  Args:
-    root: the benchmark's folder.
-
-  Raises:
-    OSError: where a file cannot be written.
   """
   results, traces = _read(root)
   found, summaries = _make(results, traces), tables.summarize(results)

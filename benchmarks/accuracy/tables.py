@@ -8,6 +8,7 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
+import tabulate
 
 from benchmarks.accuracy import tasks
 
@@ -54,15 +55,7 @@ class Summary(NamedTuple):
 
 
 def read(root: str, kind: str = 'final') -> list[dict[str, Any]]:
-  """All results of a kind.
-
-  Args:
-    root: the benchmark's folder.
-    kind: see `tasks.Task`.
-
-  Returns:
-    Results, in the order of their names.
-  """
+  """All results of a kind."""
   results = []
   for path in sorted(
     glob.glob(os.path.join(root, 'results', f'{kind}-*.json'))
@@ -77,11 +70,7 @@ def choose_rates(
 ) -> dict[tuple[str, str, str], float]:
   """The rate of the best held-out accuracy, by set, network and method.
 
-  Args:
-    results: of searches; what several seeds found is the mean.
-
-  Returns:
-    Rates; the smaller one of equals.
+  What several seeds found is the mean; of equals it is the smaller rate.
   """
   found: dict[tuple[str, str, str], dict[float, list[float]]] = {}
   for result in results:
@@ -99,15 +88,7 @@ def choose_rates(
 def at_best_rates(
   results: Sequence[dict[str, Any]], searched: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-  """Without what was run at a rate that a longer search has overtaken.
-
-  Args:
-    results: of `read`.
-    searched: of `read`, of searches.
-
-  Returns:
-    Those at the rate of `choose_rates`, and those of which none was searched.
-  """
+  """Without what was run at a rate that a longer search has overtaken."""
   rates = choose_rates(searched)
   get_key = lambda found: (found['set'], found['network'], found['method'])
   return [
@@ -118,14 +99,7 @@ def at_best_rates(
 
 
 def summarize(results: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
-  """Means over seeds, by set, network, method and ratio.
-
-  Args:
-    results: of `read`.
-
-  Returns:
-    Summaries.
-  """
+  """Means over seeds, by set, network, method and ratio."""
   groups: dict[Key, list[Mapping[str, Any]]] = {}
   for result in results:
     key = (
@@ -156,12 +130,8 @@ def _summarize(group: Sequence[Mapping[str, Any]]) -> Summary:
 def make_cells(summaries: Mapping[Key, Summary]) -> list[dict[str, Any]]:
   """Ours beside the best rival, for each set, network and ratio.
 
-  Args:
-    summaries: of `summarize`.
-
-  Returns:
-    Rows of `results.json`; accuracies are fractions. `margin_in_se` is the
-    difference over the root of the sum of both squared standard errors.
+  Accuracies are fractions; `margin_in_se` is the difference over the root of
+  the sum of both squared standard errors.
   """
   cells = []
   for (set_name, network, method, ratio), ours in sorted(summaries.items()):
@@ -211,14 +181,9 @@ def _margin(ours: Summary, other: Summary) -> float | None:
 
 
 def make_traces(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """How distance, bias and accuracy go together, run by run.
+  """Distance, bias and accuracy of each run.
 
-  Args:
-    results: of `read`, of traces.
-
-  Returns:
-    A row for each run: means over the kernels and over the last half of the
-    epochs.
+  They are means over the kernels and over the last half of the epochs.
   """
   rows = []
   for result in results:
@@ -240,16 +205,7 @@ def make_traces(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def make_tables(
   summaries: Mapping[Key, Summary], methods: Sequence[str]
 ) -> str:
-  """Markdown tables, one for each set with each network.
-
-  Args:
-    summaries: of `summarize`.
-    methods: the rows, in their order.
-
-  Returns:
-    Tables under headings, of a column for each ratio; accuracies in percent,
-    with standard errors.
-  """
+  """Markdown tables, one for each set with each network."""
   cells = sorted({key[:2] for key in summaries if key[2] != 'dense'})
   tables = [(cell, _make_table(summaries, methods, cell)) for cell in cells]
   return '\n\n'.join(
@@ -269,21 +225,16 @@ def _make_table(
       if where == list(cell) and method in methods and method != 'dense'
     }
   )
-  heads = [f'{ratio:g}x' for ratio in columns]
-  lines = [
-    f'| method | {" | ".join(heads)} |',
-    '|---' * (len(columns) + 1) + '|',
-  ]
+  rows = []
   for method in methods:
-    row = [
-      _format(
-        summaries.get((*cell, method, 0.0 if method == 'dense' else ratio))
-      )
-      for ratio in columns
-    ]
-    if any(row):
-      lines.append(f'| {NAMES[method]} | {" | ".join(row)} |')
-  return '\n'.join(lines) if columns else ''
+    ratios = [0.0] * len(columns) if method == 'dense' else columns
+    found = [summaries.get((*cell, method, ratio)) for ratio in ratios]
+    if any(found):
+      rows.append([NAMES[method], *map(_format, found)])
+  heads = ['method', *(f'{ratio:g}x' for ratio in columns)]
+  if not columns:
+    return ''
+  return tabulate.tabulate(rows, heads, 'github', disable_numparse=True)
 
 
 def _format(found: Summary | None) -> str:

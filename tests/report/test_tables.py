@@ -5,6 +5,7 @@ import re
 
 from hq_jax.report import tables
 from hq_jax.report import wording
+from tests import markdown
 from tests.report import run_records
 
 RESNET50 = {
@@ -24,18 +25,6 @@ def _write(inputs):
   """The numbers of a report, and its Markdown."""
   report, _ = run_records.summarize(inputs)
   return report, tables.format_markdown(report, has_pictures=True)
-
-
-def _parse(markdown):
-  """Every table: a list of rows of cells, without the rule."""
-  found = re.findall(r'(?:^\|.*\|\n)+', markdown, re.MULTILINE)
-  return [
-    [
-      [cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
-      for line in table.splitlines()
-    ]
-    for table in found
-  ]
 
 
 _TABLE = """\
@@ -58,26 +47,21 @@ def test_main_table_is_that_of_the__write(usual):
     for line in tables.format_table(report).splitlines()[:-1]
   ]
   del terminal[1]
-  main = _parse(text)[0]
-  del main[1]
+  main = markdown.read_tables(text)[0]
   terminal[-1][0] = '`model.hq`'
   assert main == terminal
 
 
 def test_tables_have_their_columns_and_add_up(odd):
   report, text = _write(odd)
-  main, parts, layers = _parse(text)
-  for table in (main, parts, layers):
-    assert len({len(row) for row in table}) == 1
-    assert re.fullmatch(':-+', table[1][0])
-    assert all(re.fullmatch('-+:', cell) for cell in table[1][1:])
+  _, parts, layers = markdown.read_tables(text)
   number = lambda text: int(text.replace(',', ''))
-  *rows, total = [number(row[1]) for row in parts[2:]]
+  *rows, total = [number(row[1]) for row in parts[1:]]
   assert sum(rows) == total == report['file_bytes']
   assert layers[0][5] == 'bytes'
-  *rows, total = [number(row[5]) for row in layers[2:]]
+  *rows, total = [number(row[5]) for row in layers[1:]]
   assert sum(rows) == total == report['file_bytes']
-  assert len(layers) == 2 + len(odd.dense_kernels) + 3
+  assert len(layers) == 1 + len(odd.dense_kernels) + 3
 
 
 def test_layer_row_by_hand(tiny):
@@ -88,9 +72,9 @@ def test_layer_row_by_hand(tiny):
   ]
   _, text = _write(tiny._replace(history=rows))
   row = ['k', '2x2', '50.00%', '1.500', '32.000', '16', '0.2400', '0.0500']
-  assert _parse(text)[2][2] == row
+  assert markdown.read_tables(text)[2][1] == row
   _, text = _write(tiny._replace(history=[]))
-  assert _parse(text)[2][2] == [*row[:-2], '-', '-']
+  assert markdown.read_tables(text)[2][1] == [*row[:-2], '-', '-']
 
 
 def test_markdown_says_what_it_is_and_shows_every_picture(usual):
@@ -113,7 +97,7 @@ def test_markdown_says_what_it_is_and_shows_every_picture(usual):
 
 def test_a_name_cannot_break_a_table(make):
   _, text = _write(make(shapes={'a|b/kernel': (4, 4)}))
-  assert _parse(text)[2][2][0] == 'a\\|b/kernel'
+  assert markdown.read_tables(text)[2][1][0] == 'a\\|b/kernel'
 
 
 def test_the_plan_and_skipped_images_are_named_where_there_were_some(tiny):
@@ -152,7 +136,7 @@ def test_another_quantizer_is_named(make):
     assert words not in text
   assert 'and its vector projection, at the end of training (end).' in text
   # Of dense weights there is no distance to speak of.
-  (row,) = [x for x in _parse(text)[2] if x[0] == 'a/kernel']
+  (row,) = [x for x in markdown.read_tables(text)[2] if x[0] == 'a/kernel']
   distance = inputs.history[-1]['cosine_distance']['a/kernel']
   assert row[-2:] == ['-', f'{distance:.4f}']
   means = [row['mean_cosine_distance'] is None for row in report['history']]
