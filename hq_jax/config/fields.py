@@ -5,6 +5,8 @@ import dataclasses
 import math
 from typing import Any
 
+from hq_jax.core import recipe_fields
+
 
 def _field(default: Any, check: Callable[[Any], bool], wanted: str) -> Any:
   return dataclasses.field(
@@ -47,8 +49,8 @@ class Data:
   """Which images are read, and how.
 
   Attributes:
-    name: `digits`, which is made here, any set that `python -m
-      hq_jax.data.prepare` has prepared (`imagenet2012`, ...), or `folder`.
+    name: `digits`, which is made here, any set that `hq-jax
+      prepare` has prepared (`imagenet2012`, ...), or `folder`.
     data_dir: where TFDS keeps prepared sets, None for its own default; for
       `folder`, the folder of images.
     train_split: of a prepared set; None for `train`.
@@ -161,42 +163,14 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(recipe_fields.RecipeFields):
   """The method: see `transforms.Recipe`, which checks the values.
 
   Attributes:
     sparsity: the zeros of all kernels; None to reach `target_ratio`.
-    distribution: how they are shared out among the kernels: uniform,
-      erdos_renyi_kernel, or, to reach a `target_ratio`, cosine_distance.
-    scope: which weights compete.
-    initial_sparsity: where pruning begins.
-    ramp: how the sparsity rises.
-    num_stages: how many reinitializations.
-    reinit_strength: how far each moves the weights.
-    refresh_steps: steps between two exact thresholds.
-    tangent: gradients along the sphere.
-    project: weights are put back on the sphere.
-    prune: the sparsity rises over the prune phase.
-    prune_gradients: of weights that are pruned meanwhile: masked, or
-      straight_through.
-    reinit: weights are moved toward their ternary point.
-    straight_through: training ends with ternary weights.
   """
 
   sparsity: float | None = _fraction(None)
-  distribution: str = 'uniform'
-  scope: str = 'layer'
-  initial_sparsity: float = 0.6
-  ramp: str = 'cubic'
-  num_stages: int = 4
-  reinit_strength: float = 0.1
-  refresh_steps: int = 20
-  tangent: bool = True
-  project: bool = True
-  prune: bool = True
-  prune_gradients: str = 'straight_through'
-  reinit: bool = True
-  straight_through: bool = True
 
 
 # The quantizer of this library, which follows a recipe.
@@ -281,17 +255,17 @@ class Config:
     measure_bias: that of the straight-through gradient is measured after each
       epoch, on one batch: how far it points from the gradient at the latent
       weights; see `diagnostics.ste_bias`.
-    checkpoint: see `Checkpoint`.
-    mesh: see `Mesh`.
-    data: see `Data`.
-    model: see `Model`.
-    optimizer: see `Optimizer`.
-    distill: see `Distill`.
+    checkpoint: when the state is saved, and what stays on the disk.
+    mesh: how the state is spread over the devices.
+    data: which images are read, and how.
+    model: which network is trained.
+    optimizer: of optax, the same in every phase.
+    distill: the dense network as a teacher, while it is compressed.
     dense: the phase that trains the dense network.
     prune: the phase that prunes and reinitializes.
     ternary: the phase that trains ternary weights.
-    recipe: see `Recipe`.
-    quantizer: see `Quantizer`.
+    recipe: the method.
+    quantizer: what the weights become.
   """
 
   seed: int = _field(0, lambda x: 0 <= x < 2**31, 'an int in [0, 2**31)')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hq_jax.core import recipe_fields
 from hq_jax.core import thresholds
 from hq_jax.core import trees
 from hq_jax.transforms import _moved
@@ -23,7 +24,7 @@ def prune(
   *,
   begin_step: int = 0,
   end_step: int | None = None,
-  refresh_steps: int = 50,
+  refresh_steps: int = recipe_fields.RecipeFields.refresh_steps,
   scope: str = 'layer',
   unit_norm: bool = True,
   select: trees.Selector = trees.kernels,

@@ -8,6 +8,7 @@ import chex
 import numpy as np
 import optax
 
+from hq_jax.core import recipe_fields
 from hq_jax.core import schedules
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import thresholds
@@ -17,7 +18,7 @@ _PRUNE_GRADIENTS = ('masked', 'straight_through')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(recipe_fields.RecipeFields):
   """When `hq` does what, counted in optimizer steps.
 
   From `begin_step` the sparsity rises from `initial_sparsity` to `sparsity`
@@ -31,56 +32,28 @@ class Recipe:
   >>> Recipe(sparsity=0.85, begin_step=100, prune_steps=100).ternary_begin_step
   100
 
+  What has to do with no step is described in `core.recipe_fields`:
+  `distribution` (here 'uniform' or 'erdos_renyi_kernel'), `scope`,
+  `initial_sparsity`, `ramp`, `num_stages`, `reinit_strength`, `refresh_steps`,
+  and the parts of the method that can be left out, `tangent`, `project`,
+  `prune`, `prune_gradients`, `reinit` and `straight_through`.
+
   Attributes:
     sparsity: the fraction of zeros at the end, in [0, 1): one for all kernels
       together, shared out as `distribution` says, or a map from paths or
       regular expressions (see `sparsity_distributions.resolve`) to the
       fraction of each kernel. At least one weight of every kernel is kept
       whenever thresholds are found.
-    distribution: 'uniform' or 'erdos_renyi_kernel'; see `distributions`.
-    scope: which weights compete: those of a 'layer', of the whole 'tree', of
-      each 'channel', or of groups, as '2:4'; see `thresholds`.
     begin_step: the first step that prunes.
     prune_steps: how long pruning takes; 0 for ternary at once.
-    initial_sparsity: where the ramp begins, in [0, 1); at most `sparsity` is
-      used.
-    ramp: how it rises: 'cubic', 'linear', 'staged' or 'one_shot'; see
-      `schedules`.
-    num_stages: how many reinitializations, evenly over the pruning, and how
-      many jumps of a staged ramp.
-    reinit_strength: how far each moves the weights, in [0, 1].
-    refresh_steps: steps between two exact thresholds.
     end_step: the number of steps in all, where it is known: thresholds are
       exact after the last one.
-    tangent: whether gradients are projected onto the tangent of the sphere.
-    project: whether weights are put back on the sphere after each step;
-      without it, `abs(w)` is ranked instead of `abs(u)`.
-    prune: whether the sparsity rises; without it, parameters have all their
-      zeros from `begin_step + prune_steps` on.
-    prune_gradients: what a weight that is pruned gets in the meantime: nothing
-      ('masked'), or the gradient at its ternary value ('straight_through').
-    reinit: whether they are reinitialized.
-    straight_through: whether training ends with ternary weights; without it
-      they are rounded after training, by `finalize`.
   """
 
   sparsity: float | Mapping[str, float] = 0.85
-  distribution: str = 'uniform'
-  scope: str = 'layer'
   begin_step: int = 0
   prune_steps: int = 0
-  initial_sparsity: float = 0.6
-  ramp: str = 'cubic'
-  num_stages: int = 4
-  reinit_strength: float = 0.1
-  refresh_steps: int = 50
   end_step: int | None = None
-  tangent: bool = True
-  project: bool = True
-  prune: bool = True
-  prune_gradients: str = 'straight_through'
-  reinit: bool = True
-  straight_through: bool = True
 
   def __post_init__(self):
     self._check_sparsity()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hq_jax.core import recipe_fields
 from hq_jax.core import sphere
 from hq_jax.core import ternary as ternary_lib
 from hq_jax.core import thresholds as thresholds_lib
@@ -28,7 +29,7 @@ def ternary(
   *,
   begin_step: int = 0,
   end_step: int | None = None,
-  refresh_steps: int = 50,
+  refresh_steps: int = recipe_fields.RecipeFields.refresh_steps,
   refresh_at: Sequence[int] = (),
   scope: str = 'layer',
   unit_norm: bool = True,
