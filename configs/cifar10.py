@@ -1,6 +1,6 @@
 """A 30x smaller file from a ResNet-20 on CIFAR-10.
 
-  python -m hq_jax.data.prepare cifar10
+  python -m hq_jax prepare cifar10
   python -m hq_jax.main --config=configs/cifar10.py --workdir=runs/cifar10
   python -m hq_jax.main --config=configs/cifar10.py:model=resnet56,ratio=40 \
       --workdir=runs/cifar10_56

@@ -1,6 +1,6 @@
 """A 20x smaller file from a MobileNetV2 on ImageNet.
 
-  python -m hq_jax.data.prepare imagenet2012 --manual_dir=DIR_OF_THE_ARCHIVES
+  python -m hq_jax prepare imagenet2012 --manual_dir=DIR_OF_THE_ARCHIVES
   python -m hq_jax.main --workdir=runs/mobilenet_v2 \
       --config=configs/mobilenet_v2.py:pretrained=mobilenet_v2.pth
   python -m hq_jax.main --workdir=runs/mobilenet_v2_30x \

@@ -1,6 +1,6 @@
 """A 30x smaller file from a ResNet-50 on ImageNet.
 
-  python -m hq_jax.data.prepare imagenet2012 --manual_dir=DIR_OF_THE_ARCHIVES
+  python -m hq_jax prepare imagenet2012 --manual_dir=DIR_OF_THE_ARCHIVES
   python -m hq_jax.main --config=configs/resnet50.py:pretrained=resnet50.pth \
       --workdir=runs/resnet50
   python -m hq_jax.main --config=configs/resnet50.py:ratio=40,distill=0.5 \

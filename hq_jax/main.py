@@ -8,13 +8,22 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import traceback
 import typing
+from typing import NoReturn
 
-from absl import app
-from absl import flags
-from absl import logging
-from ml_collections import config_flags
+from hq_jax.core import extras
+from hq_jax.runtime import terminal
+
+try:
+  from absl import app
+  from absl import flags
+  from absl import logging
+  from ml_collections import config_flags
+except ModuleNotFoundError as error:
+  print(f'hq_jax: {extras.explain(error, "training")}', file=sys.stderr)
+  sys.exit(2)
 
 if typing.TYPE_CHECKING:
   from hq_jax.runtime import preemption
@@ -59,6 +68,8 @@ _LASTING = (
 def _refuse(error: BaseException) -> int:
   """Says in one line what is wrong; `--verbosity=0` shows where."""
   logging.info('refused', exc_info=error)
+  if isinstance(error, ModuleNotFoundError):
+    error = extras.explain(error, 'training')
   text = str(error)
   if isinstance(error, OSError) and error.errno and error.filename is None:
     # What a write says names no file.
@@ -70,11 +81,15 @@ def _refuse(error: BaseException) -> int:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the flags; what is wrong with them is said in one line."""
-  from hq_jax import config as config_lib
-
-  arguments, cleared = [], []
+  arguments, cleared, is_help = [], [], False
+  path = shown = ''
   try:
+    from hq_jax import config as config_lib
+
     for argument, following in itertools.zip_longest(argv[1:], argv[2:]):
+      if re.fullmatch('--?help', argument):
+        is_help = True
+        continue
       override = re.match(r'--?config\.([\w.]+)(?:=(.*))?$', argument)
       if override:
         name, value = override.groups()
@@ -92,19 +107,41 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     remaining = flags.FLAGS([*argv[:1], *arguments])
     if len(remaining) > 1:
       raise ValueError(f'argument {remaining[1]!r} is not known')
-    if _CONFIG.value is None:
+    if _CONFIG.value is None and not is_help:
       raise ValueError('config is missing, wanted --config=FILE')
     for name in cleared:
       group, _, field = name.rpartition('.')
       parent = operator.attrgetter(group) if group else lambda config: config
       setattr(parent(_CONFIG.value), field, None)
+    if is_help:
+      shown = (
+        config_lib.describe(path, _CONFIG.value) if path else _describe_flags()
+      )
   except Exception as error:  # A config file may raise anything.
     root: BaseException = error
     # ml_collections puts the traceback of a config file into its message.
     while '\n' in str(root) and (root.__cause__ or root.__context__):
       root = root.__cause__ or root.__context__ or root
     sys.exit(_refuse(root))
+  if is_help:
+    sys.exit(terminal.show(shown))
   return remaining
+
+
+def _describe_flags() -> str:
+  """What `--help` says where it is said of no config."""
+  names = ('config', 'workdir', 'evaluate', 'coordinator')
+  lines = [
+    textwrap.fill(
+      f'--{name}: {flags.FLAGS[name].help}', 78, subsequent_indent=' ' * 4
+    )
+    for name in (*names, 'num_processes', 'process_id')
+  ]
+  more = [
+    '--config=FILE --help: what a config takes, all its fields and defaults.',
+    '--helpfull: all flags, those of absl and JAX too.',
+  ]
+  return '\n'.join([str(__doc__), '', *lines, *more])
 
 
 def main(argv: Sequence[str]) -> int:
@@ -157,7 +194,7 @@ def _run(listener: 'preemption.Listener') -> int:
   except FloatingPointError as error:
     _refuse(error)
     return _NOT_FINITE
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ModuleNotFoundError) as error:
     return _refuse(error)
 
 
@@ -202,5 +239,11 @@ def _train(listener: 'preemption.Listener') -> int:
   return 0
 
 
+def run(argv: list[str] | None = None) -> NoReturn:
+  """Runs the program and leaves with its exit status; None for `sys.argv`."""
+  app.run(main, argv, flags_parser=_parse_flags)
+  raise AssertionError  # `app.run` does not return.
+
+
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  run()

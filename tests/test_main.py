@@ -57,13 +57,13 @@ def test_evaluate_reads_the_file_alone(uninterrupted, data_dir):
     (['--config=configs/digits.py', '--config.foo=3'], ['config.foo', "'3'"]),
     (
       ['--config=configs/digits.py', '--config.recipe.sparsty=0.9'],
-      ['config.recipe.sparsty', "'0.9'"],
+      ['config.recipe.sparsty', "'0.9'", 'did you mean recipe.sparsity?'],
     ),
     (
       ['--config=configs/digits.py', '--config.seed=many'],
       ['config.seed', "'many'"],
     ),
-    (['--config=configs/digits.py:rato=40'], ['rato', 'ratio, distill, seed']),
+    (['--config=configs/digits.py:rato=40'], ['rato', 'mean ratio?']),
     (['--config=configs/digits.py:ratio=big'], ['ratio', "'big'", 'float']),
     (['--config=configs/none.py'], ['configs/none.py']),
     # Of those that may be None, and of those that may not.

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hq_jax.data import prepare
+from hq_jax import __main__ as commands
 from hq_jax.data.tfds import prepared
 
 
@@ -47,7 +47,7 @@ class EncodedSet(TinySet):
 def run(capsys, *argv):
   """The exit status and what is on stdout and stderr."""
   capsys.readouterr()
-  status = prepare.main(argv)
+  status = commands.main(['prepare', *argv])
   return status, *capsys.readouterr()
 
 

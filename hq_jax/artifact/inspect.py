@@ -1,39 +1,19 @@
 """The contents of a file in words, tensor by tensor."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 import json
 import math
-import os
-import sys
 from typing import Any
 import zlib
 
 import tabulate
 
-from hq_jax import command_line
 from hq_jax.artifact import accounting
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
 from hq_jax.artifact import layout
 from hq_jax.artifact import reader
-
-_DESCRIPTION = """\
-Prints what an .hq file holds and where its bytes go, from the file alone.
-
-  ratio    float32 bytes of all parameters and statistics of the model, over
-           the bytes of the file; a folded batch norm stands for the four
-           vectors scale, bias, mean and var
-  zeros    of all entries of the tensor
-  entropy  order 0, bits per ternary code or per index of a codeword
-  bits     per entry of the tensor, 8 bytes / size
-  bytes    codes, indices or values, codewords, scales, and the table of the
-           codes' model; what tensors share is split in proportion; they add up
-           to the file
-"""
-_EPILOG = """\
-Every byte of the file is verified. Exit status: 0; 2 and one line on stderr
-where the file cannot be read or is not a good one."""
+from hq_jax.runtime import terminal
 
 # The parts of a file that belong to no tensor, and what the table calls them.
 _CONTAINER = {
@@ -88,6 +68,14 @@ def describe(data: bytes, name: str = '') -> dict[str, Any]:
   }
 
 
+def describe_file(path: str) -> dict[str, Any]:
+  """Says what the file at a path holds."""
+  try:
+    return describe(reader.read_bytes(path), path)
+  except MemoryError as error:
+    raise ValueError(f'{path}: its tensors do not fit in memory') from error
+
+
 def count_dense_bytes(header: headers.Header) -> int:
   """The float32 bytes of a model's parameters and statistics.
 
@@ -113,17 +101,6 @@ def name_encoding(encoding: str, has_contexts: bool = False) -> str:
   return 'int8 codes' if codes == 'int8' else codes
 
 
-def escape(text: str) -> str:
-  """Makes text harmless for a terminal, and one line of it.
-
-  Control characters, line breaks, marks that turn the direction of writing and
-  whatever else is not printable become escape sequences of Python.
-  """
-  return ''.join(
-    c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
-  )
-
-
 def format_text(found: Mapping[str, Any]) -> str:
   """Formats a description for people."""
   facts = {
@@ -139,7 +116,7 @@ def format_text(found: Mapping[str, Any]) -> str:
     'checksums': f'good ({len(found["sections"])} sections)',
   }
   lines = [
-    _shorten(escape(f'{name}: {fact}'), _MAX_LINE)
+    _shorten(terminal.escape(f'{name}: {fact}'), _MAX_LINE)
     for name, fact in facts.items()
   ]
   sections = _make_table(_section_rows(found), '<><')
@@ -150,57 +127,6 @@ def format_text(found: Mapping[str, Any]) -> str:
 def format_json(found: Mapping[str, Any]) -> str:
   """Formats a description for machines."""
   return json.dumps(found, sort_keys=True)
-
-
-def main(argv: Sequence[str]) -> int:
-  """Runs the command."""
-  parser = _make_parser()
-  try:
-    arguments = command_line.parse(parser, argv, 'file')
-    if arguments.help:
-      return _print(parser.format_help().rstrip())
-    found = describe(reader.read_bytes(arguments.file), arguments.file)
-  except (argparse.ArgumentError, OSError, ValueError) as error:
-    return _refuse(str(error), 2)
-  except MemoryError:
-    return _refuse(f'{arguments.file}: its tensors do not fit in memory', 2)
-  return _print(format_json(found) if arguments.json else format_text(found))
-
-
-def _make_parser() -> argparse.ArgumentParser:
-  return command_line.make_parser(
-    'python -m hq_jax.artifact.inspect [-h] [--json] FILE',
-    _DESCRIPTION,
-    _EPILOG,
-    'file',
-    'an .hq file',
-    {
-      '--json': {
-        'action': 'store_true',
-        'help': 'one JSON object with everything',
-      }
-    },
-  )
-
-
-def _refuse(message: str, status: int) -> int:
-  if sys.stderr is not None:  # closed: `print` would take standard output
-    print(f'hq_jax: {escape(message)}', file=sys.stderr)
-  return status
-
-
-def _print(text: str) -> int:
-  encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
-  shown = text.encode(encoding, 'backslashreplace').decode(encoding)
-  try:
-    print(shown, flush=True)
-  except OSError as error:
-    # The interpreter flushes once more on its way out.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError):
-      return _refuse(f'standard output: {error.strerror}', 1)
-    # The reader, such as `head`, has what it wanted.
-  return 0
 
 
 def _shorten(text: str, width: int) -> str:
@@ -253,7 +179,7 @@ def _layer_row(layer: Mapping[str, Any]) -> list[str]:
 
 def _make_table(rows: Sequence[Sequence[str]], sides: str) -> str:
   """Aligned columns with ruled heads; `sides`: < left, > right."""
-  heads, *rest = [[escape(cell) for cell in row] for row in rows]
+  heads, *rest = [[terminal.escape(cell) for cell in row] for row in rows]
   rule = ['-' * len(head) for head in heads]
   return tabulate.tabulate(
     [heads, rule, *rest],
@@ -261,7 +187,3 @@ def _make_table(rows: Sequence[Sequence[str]], sides: str) -> str:
     disable_numparse=True,
     colalign=[{'<': 'left', '>': 'right'}[side] for side in sides],
   )
-
-
-if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))

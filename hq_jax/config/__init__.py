@@ -17,6 +17,7 @@ from hq_jax.config.fields import OURS as OURS
 from hq_jax.config.fields import Phase as Phase
 from hq_jax.config.fields import Quantizer as Quantizer
 from hq_jax.config.fields import Recipe as Recipe
+from hq_jax.config.help import describe as describe
 from hq_jax.config.phases import set_compression as set_compression
 from hq_jax.config.validation import check_field as check_field
 from hq_jax.config.validation import get_defaults as get_defaults
@@ -37,6 +38,7 @@ __all__ = [
   'Quantizer',
   'Recipe',
   'check_field',
+  'describe',
   'get_defaults',
   'is_optional',
   'parse_arguments',

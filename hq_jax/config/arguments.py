@@ -1,5 +1,7 @@
-"""What follows the colon in `--config=configs/digits.py:ratio=40`."""
+"""Arguments of config files: the end of `configs/digits.py:ratio=40`."""
 
+from collections.abc import Iterable
+import difflib
 import types
 from typing import Any
 
@@ -27,7 +29,7 @@ def parse_arguments(text: str | None, **defaults: Any) -> types.SimpleNamespace:
     if name not in defaults:
       raise ValueError(
         f'config argument {name} is not known, wanted one of:'
-        f' {", ".join(defaults)}'
+        f' {", ".join(defaults)}{suggest(name, defaults)}'
       )
     kind = type(defaults[name])
     try:
@@ -37,6 +39,12 @@ def parse_arguments(text: str | None, **defaults: Any) -> types.SimpleNamespace:
         f'config argument {name} is {value!r}, wanted {kind.__name__}'
       ) from None
   return types.SimpleNamespace(**arguments)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """Says which name was perhaps meant, or nothing."""
+  close = difflib.get_close_matches(name, list(known), 1)
+  return f'; did you mean {close[0]}?' if close else ''
 
 
 def _convert(kind: type, text: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from hq_jax.config import arguments
 from hq_jax.config import fields as fields_lib
 
 
@@ -66,7 +67,7 @@ def _build(record: type, values: Mapping[str, Any], name: str) -> Any:
     if key not in fields:
       raise ValueError(
         f'{name}.{key} is {values[key]!r}, but there is no such field; wanted'
-        f' one of: {", ".join(fields)}'
+        f' one of: {", ".join(fields)}{arguments.suggest(key, fields)}'
       )
   built = {}
   for key, value in values.items():
@@ -105,26 +106,30 @@ def _check_leaf(field: dataclasses.Field, value: Any, full_name: str) -> Any:
   return value
 
 
+def _list_types(record: Any, prefix: str = '') -> dict[str, Any]:
+  """The types of all fields and groups, by names such as 'recipe.ramp'."""
+  found = {}
+  for field in dataclasses.fields(record):
+    found[f'{prefix}{field.name}'] = field.type
+    if dataclasses.is_dataclass(field.type):
+      found |= _list_types(field.type, f'{prefix}{field.name}.')
+  return found
+
+
 def is_optional(name: str) -> bool:
   """Says whether a field may be None."""
-  record: Any = fields_lib.Config
-  for part in name.split('.'):
-    record = {f.name: f.type for f in dataclasses.fields(record)}[part]
-  return typing.get_origin(record) is types.UnionType
+  kind = _list_types(fields_lib.Config)[name]
+  return typing.get_origin(kind) is types.UnionType
 
 
 def check_field(name: str, value: str | None = None) -> None:
   """Refuses a field that does not exist."""
-  record: Any = fields_lib.Config
-  for part in name.split('.'):
-    fields = {}
-    if dataclasses.is_dataclass(record):
-      fields = {field.name: field.type for field in dataclasses.fields(record)}
-    if part not in fields:
-      raise ValueError(
-        f'config.{name} is {value!r}, but there is no such field'
-      )
-    record = fields[part]
+  known = _list_types(fields_lib.Config)
+  if name not in known:
+    raise ValueError(
+      f'config.{name} is {value!r}, but there is no such field'
+      f'{arguments.suggest(name, known)}'
+    )
 
 
 def to_dict(config: fields_lib.Config) -> dict[str, Any]:

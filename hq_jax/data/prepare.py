@@ -1,7 +1,6 @@
-"""Prepares a data set of TFDS: `python -m hq_jax.data.prepare cifar10`."""
+"""Preparation of data sets by TFDS."""
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import importlib.util
 import os
@@ -10,24 +9,11 @@ import sys
 
 import tensorflow_datasets as tfds
 
-from hq_jax import command_line
 from hq_jax.data.sets import generated
 from hq_jax.data.tfds import builders
 from hq_jax.data.tfds import downloads
 from hq_jax.data.tfds import errors as tfds_errors
 from hq_jax.data.tfds import lookup
-
-_DESCRIPTION = """\
-Downloads a data set of TFDS and writes it as files that training reads without
-TensorFlow and without a network.
-
-  NAME  such as cifar10, imagenet_resized/16x16 or cifar10:3.0.2; any set that
-        has one image and one label, see
-        https://www.tensorflow.org/datasets/catalog"""
-_EPILOG = """\
-A process that is killed leaves a folder incomplete.* behind, which may be
-deleted. Exit status: 0, also where the set is prepared already; 2 and one line
-on stderr where it cannot be prepared; TensorFlow adds lines of its own."""
 
 # Asked for sets that do not say where they are downloaded from.
 _ANY_URL = 'https://storage.googleapis.com'
@@ -55,55 +41,20 @@ def prepare(
   return folder
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command."""
-  parser = _make_parser()
-  try:
-    arguments = command_line.parse(parser, argv, 'name')
-    if arguments.help:
-      print(parser.format_help().rstrip())
-      return 0
-    found = lookup.find(arguments.name, lookup.get_root(arguments.data_dir))
-    folder = prepare(
-      arguments.name,
-      arguments.data_dir,
-      arguments.manual_dir,
-      show_progress=sys.stderr is not None and sys.stderr.isatty(),
-    )
-  except (argparse.ArgumentError, OSError, ValueError) as error:
-    # What TFDS says may have several lines.
-    print(f'hq_jax: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2
+def prepare_and_describe(
+  name: str,
+  data_dir: str | None,
+  manual_dir: str | None,
+  *,
+  show_progress: bool,
+) -> str:
+  """Prepares a data set, unless it is prepared; says where it is."""
+  found = lookup.find(name, lookup.get_root(data_dir))
+  folder = prepare(name, data_dir, manual_dir, show_progress=show_progress)
   splits = builders.open_builder(folder).info.splits
   sizes = ', '.join(f'{k} {v.num_examples:,}' for k, v in splits.items())
   state = 'is prepared already' if found else 'is prepared'
-  print(f'{arguments.name} {state} in {folder}: {sizes}')
-  return 0
-
-
-def _make_parser() -> argparse.ArgumentParser:
-  return command_line.make_parser(
-    'python -m hq_jax.data.prepare [-h] [--data_dir=DIR] [--manual_dir=DIR]'
-    ' NAME',
-    _DESCRIPTION,
-    _EPILOG,
-    'name',
-    'see above',
-    {
-      '--data_dir': {
-        'metavar': 'DIR',
-        'help': (
-          'holds the data sets; default: TFDS_DATA_DIR, ~/tensorflow_datasets'
-        ),
-      },
-      '--manual_dir': {
-        'metavar': 'DIR',
-        'help': (
-          'holds what was downloaded by hand; default: downloads/manual there'
-        ),
-      },
-    },
-  )
+  return f'{name} {state} in {folder}: {sizes}'
 
 
 def _prepare(
@@ -163,7 +114,3 @@ def _only_if(show_progress: bool) -> Iterator[None]:
     contextlib.redirect_stderr(nowhere),
   ):
     yield
-
-
-if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 import zlib
 
@@ -12,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+from hq_jax import __main__ as commands
 from hq_jax import artifact
 from hq_jax.artifact import accounting
 from hq_jax.artifact import format as container
 from hq_jax.artifact import inspect
 from hq_jax.core import qtensors
-from tests import runs
 
 LONG = '/'.join(['params', *[f'encoder_block_{i}' for i in range(9)], 'kernel'])
 
@@ -280,9 +279,9 @@ def evil(rng, tmp_path):
 
 
 def test_no_control_character_reaches_the_terminal(evil, path, capsys):
-  assert inspect.main([str(path)]) == 0
+  assert commands.main(['inspect', str(path)]) == 0
   usual = capsys.readouterr().out.splitlines()
-  assert inspect.main([str(evil)]) == 0
+  assert commands.main(['inspect', str(evil)]) == 0
   lines = capsys.readouterr().out.splitlines()
   assert all(line.isprintable() for line in lines)
   # One tensor more, and one section for its type.
@@ -294,7 +293,7 @@ def test_no_control_character_reaches_the_terminal(evil, path, capsys):
 
 
 def test_json_of_a_hostile_file_is_ascii_and_true(evil, capsys):
-  assert inspect.main(['--json', str(evil)]) == 0
+  assert commands.main(['inspect', '--json', str(evil)]) == 0
   out = capsys.readouterr().out
   assert out.endswith('}\n') and out[:-1].isprintable() and out.isascii()
   found = json.loads(out)
@@ -304,7 +303,7 @@ def test_json_of_a_hostile_file_is_ascii_and_true(evil, capsys):
 
 
 def test_json_holds_everything(path, data, capsys):
-  assert inspect.main([str(path), '--json']) == 0
+  assert commands.main(['inspect', str(path), '--json']) == 0
   out, err = capsys.readouterr()
   assert err == '' and out.count('\n') == 1
   found = json.loads(out)
@@ -315,7 +314,7 @@ def test_json_holds_everything(path, data, capsys):
 
 
 def test_text_goes_to_standard_output(path, data, capsys):
-  assert inspect.main([str(path)]) == 0
+  assert commands.main(['inspect', str(path)]) == 0
   out, err = capsys.readouterr()
   assert err == ''
   assert out == inspect.format_text(inspect.describe(data, str(path))) + '\n'
@@ -325,7 +324,7 @@ def test_a_terminal_of_ascii_shows_escapes(evil, monkeypatch):
   raw = io.BytesIO()
   stream = io.TextIOWrapper(raw, encoding='ascii')
   monkeypatch.setattr(sys, 'stdout', stream)
-  assert inspect.main([str(evil)]) == 0
+  assert commands.main(['inspect', str(evil)]) == 0
   assert b'u2028\\xe9\n' in raw.getvalue()
 
 
@@ -373,7 +372,7 @@ def make_bad(kind, good, path):
 def test_a_bad_file_is_one_line(kind, flags, data, tmp_path, capsys):
   path = tmp_path / 'bad.hq'
   word = make_bad(kind, data, path)
-  assert inspect.main([str(path), *flags]) == 2
+  assert commands.main(['inspect', str(path), *flags]) == 2
   out, err = capsys.readouterr()
   assert out == ''
   assert err.startswith(f'hq_jax: {path}: ') and word in err
@@ -381,76 +380,7 @@ def test_a_bad_file_is_one_line(kind, flags, data, tmp_path, capsys):
 
 
 def test_a_name_with_a_line_break_is_one_line(tmp_path, capsys):
-  assert inspect.main([str(tmp_path / 'a\nb\x1b.hq')]) == 2
+  assert commands.main(['inspect', str(tmp_path / 'a\nb\x1b.hq')]) == 2
   err = capsys.readouterr().err
   assert r'a\nb\x1b.hq: no such file' in err
   assert err.count('\n') == 1 and err[:-1].isprintable()
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'word'),
-  [
-    ([], 'FILE is missing'),
-    (['a.hq', 'b.hq'], "'b.hq' is not known"),
-    (['--js', 'a.hq'], "'--js' is not known"),
-    (['--json=3', 'a.hq'], '--json'),
-  ],
-)
-def test_wrong_arguments_are_one_line(arguments, word, capsys):
-  assert inspect.main(arguments) == 2
-  out, err = capsys.readouterr()
-  assert out == ''
-  assert word in err and err.count('\n') == 1
-
-
-def test_help_explains(capsys):
-  assert inspect.main(['-h']) == 0
-  out, err = capsys.readouterr()
-  assert err == ''
-  for word in ('--json', 'FILE', 'ratio', 'entropy', 'status', 'verified'):
-    assert word in out
-
-
-@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
-def test_a_full_disk_is_one_line(path, monkeypatch, capsys):
-  with open('/dev/full', 'w', encoding='utf-8') as full:
-    monkeypatch.setattr(sys, 'stdout', full)
-    assert inspect.main([str(path)]) == 1
-  err = capsys.readouterr().err
-  assert err == 'hq_jax: standard output: No space left on device\n'
-
-
-def test_a_closed_pipe_is_no_error(path):
-  reading, writing = os.pipe()
-  os.close(reading)
-  with os.fdopen(writing, 'wb') as closed:
-    done = subprocess.run(
-      [sys.executable, '-m', 'hq_jax.artifact.inspect', str(path)],
-      cwd=runs.ROOT,
-      stdout=closed,
-      stderr=subprocess.PIPE,
-      check=False,
-    )
-  assert (done.returncode, done.stderr) == (0, b'')
-
-
-def test_it_needs_no_jax(path):
-  source = f"""
-import runpy, sys
-sys.argv[1:] = [{str(path)!r}]
-try:
-  runpy.run_module('hq_jax.artifact.inspect', run_name='__main__')
-except SystemExit as end:
-  print(end.code)
-print(sorted({{'jax', 'jaxlib', 'flax', 'absl', 'optax'}} & set(sys.modules)))
-"""
-  done = subprocess.run(
-    [sys.executable, '-c', source],
-    cwd=runs.ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  assert 'checksums: good' in done.stdout
-  assert done.stdout.splitlines()[-2:] == ['0', '[]']

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import ml_collections
 import pytest
@@ -262,14 +263,15 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       'config.sed is 1, but there is no such field; wanted one of: seed,'
       ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
       ' batch_size, max_skipped_steps, measure_bias, checkpoint, mesh, data,'
-      ' model, optimizer, distill, dense, prune, ternary, recipe, quantizer',
+      ' model, optimizer, distill, dense, prune, ternary, recipe, quantizer;'
+      ' did you mean seed?',
     ),
     (
       {'data': {'nme': 'digits'}},
       "config.data.nme is 'digits', but there is no such field; wanted one of:"
       ' name, data_dir, train_split, test_split, image_size, crop_fraction,'
       ' min_area, flip, max_shift, mixup_alpha, cutmix_alpha, max_unreadable,'
-      ' num_threads',
+      ' num_threads; did you mean name?',
     ),
     (
       {'seed': {'a': 1}},
@@ -355,12 +357,39 @@ def test_which_fields_may_be_none():
 def test_check_field():
   for name in ('seed', 'recipe.sparsity', 'data', 'prune.epochs'):
     config_lib.check_field(name, '1')
-  for name in ('', 'sed', 'data.nme', 'seed.x', 'data.name.x', 'data.'):
-    message = _message(config_lib.check_field, name, '1')
-    assert message == f"config.{name} is '1', but there is no such field"
-  assert _message(config_lib.check_field, 'sed') == (
-    'config.sed is None, but there is no such field'
-  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'suggestion'),
+  [
+    ('', ''),
+    ('zzz', ''),
+    ('sed', 'seed'),
+    ('data.nme', 'data.name'),
+    ('recipe.sparsty', 'recipe.sparsity'),
+    ('refresh_steps', 'recipe.refresh_steps'),  # Its group is missing.
+    ('data.name.x', 'data.name'),
+  ],
+)
+def test_a_field_that_does_not_exist_is_refused(name, suggestion):
+  message = f"config.{name} is '1', but there is no such field"
+  if suggestion:
+    message += f'; did you mean {suggestion}?'
+  assert _message(config_lib.check_field, name, '1') == message
+
+
+def test_the_help_has_every_field_and_its_meaning():
+  config = config_lib.get_defaults()
+  config.data.max_shift = 3
+  text = config_lib.describe('configs/digits.py', config)
+  assert text.startswith('A 30x smaller file from a small ResNet')
+  assert '`ratio` (float32 bytes over file bytes, default 30)' in text
+  for name in _leaves(config_lib.Config()):
+    found = re.search(rf'^  --config\.{name}=(.*)\n {{8}}\S', text, re.M)
+    assert found, name
+  assert '--config.data.max_shift=3  (default 0; at least 0)\n' in text
+  assert '--config.recipe.refresh_steps=20\n        steps between' in text
+  assert '\n--config.recipe: the method.\n' in text
 
 
 def _parse(text):
@@ -402,7 +431,8 @@ def test_arguments_are_converted(text, changed):
   [
     (
       'ration=4',
-      'ration is not known, wanted one of: ratio, seed, debug, name',
+      'ration is not known, wanted one of: ratio, seed, debug, name; did you'
+      ' mean ratio?',
     ),
     ('=4', ' is not known, wanted one of: ratio, seed, debug, name'),
     ('ratio=x', "ratio is 'x', wanted float"),

@@ -91,12 +91,12 @@ def prepare(tmp_path: pathlib.Path, **sizes: int) -> pathlib.Path:
 
 
 def run_prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
-  """Runs `python -m hq_jax.data.prepare`; no proxy may answer it."""
+  """Runs `python -m hq_jax prepare`; no proxy may answer it."""
   environment = {
     k: v for k, v in os.environ.items() if 'proxy' not in k.lower()
   }
   return subprocess.run(
-    [sys.executable, '-m', 'hq_jax.data.prepare', *arguments],
+    [sys.executable, '-m', 'hq_jax', 'prepare', *arguments],
     cwd=_ROOT,
     env=environment,
     capture_output=True,

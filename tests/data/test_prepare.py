@@ -92,10 +92,6 @@ def test_progress_is_shown_on_demand(tmp_path, capfd):
 @pytest.mark.parametrize(
   ('arguments', 'word'),
   [
-    ([], 'NAME is missing'),
-    (['a', 'b'], "'b' is not known"),
-    (['a', '--data=b'], "'--data=b' is not known"),
-    (['--data_dir'], '--data_dir'),
     (['Plain Set'], "name: got 'Plain Set', wanted"),
     (['plain_sat'], "no data set 'plain_sat', but plain_set"),
     (['zzzzzz'], "no data set 'zzzzzz'\n"),
@@ -114,16 +110,9 @@ def test_progress_is_shown_on_demand(tmp_path, capfd):
 )
 def test_what_is_refused_is_one_line(arguments, word, tmp_path, capsys):
   root = tmp_path / 'data'
-  flags = [f'--data_dir={root}'] if arguments else []
-  assert word in tiny_sets.check_refused(capsys, *flags, *arguments)
+  flag = f'--data_dir={root}'
+  assert word in tiny_sets.check_refused(capsys, flag, *arguments)
   assert not list(root.rglob('*.json'))
-
-
-def test_help_explains(capsys):
-  status, out, err = tiny_sets.run(capsys, '--help')
-  assert (status, err) == (0, '')
-  for word in ('NAME', '--data_dir', '--manual_dir', 'cifar10', 'Exit status'):
-    assert word in out
 
 
 def test_data_dir_that_is_a_file(tmp_path, capsys):
@@ -184,7 +173,7 @@ def test_the_folder_of_a_process_that_was_first_is_kept(tmp_path):
 
 _STALL = """
 import pathlib, sys, time
-from hq_jax.data import prepare
+from hq_jax import __main__ as commands
 from tests import tiny_sets
 
 class StalledSet(tiny_sets.TinySet):
@@ -196,7 +185,7 @@ class StalledSet(tiny_sets.TinySet):
       pathlib.Path(sys.argv[1], 'ready').touch()
       time.sleep(600)
 
-sys.exit(prepare.main(['stalled_set', f'--data_dir={sys.argv[1]}']))
+sys.exit(commands.main(['prepare', 'stalled_set', f'--data_dir={sys.argv[1]}']))
 """
 
 
@@ -222,24 +211,3 @@ def test_a_killed_process_leaves_nothing_that_looks_prepared(tmp_path):
   assert lookup.find('stalled_set', tmp_path) is None
   assert _start_stalled(tmp_path, 'go on').wait(60) == 0
   assert len(tiny_sets.read(lookup.find('stalled_set', tmp_path))) == 4
-
-
-def test_it_needs_no_jax(tmp_path):
-  source = f"""
-import runpy, sys
-sys.argv[1:] = ['imagenet2012', '--data_dir={tmp_path}']
-try:
-  runpy.run_module('hq_jax.data.prepare', run_name='__main__')
-except SystemExit as end:
-  print(end.code)
-print(sorted({{'jax', 'jaxlib', 'flax', 'optax'}} & set(sys.modules)))
-"""
-  done = subprocess.run(
-    [sys.executable, '-c', source],
-    cwd=runs.ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines() == ['2', '[]']

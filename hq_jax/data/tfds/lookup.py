@@ -26,7 +26,7 @@ def prepare_command(
   name: str, data_dir: str | os.PathLike[str] | None = None
 ) -> str:
   """Returns what to type to have a data set prepared."""
-  command = f'python -m hq_jax.data.prepare {shlex.quote(name)}'
+  command = f'python -m hq_jax prepare {shlex.quote(name)}'
   if data_dir is None:
     return command
   return f'{command} --data_dir={shlex.quote(os.fspath(data_dir))}'

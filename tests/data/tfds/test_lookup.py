@@ -52,11 +52,11 @@ def test_a_name_that_is_none(name, tmp_path):
 
 
 def test_the_command_is_one_for_a_shell(tmp_path):
-  assert lookup.prepare_command('a/b') == 'python -m hq_jax.data.prepare a/b'
+  assert lookup.prepare_command('a/b') == 'python -m hq_jax prepare a/b'
   command = lookup.prepare_command('a:1.0.0', tmp_path / "it's")
   line = f'printf "%s|" {command}'
   printed = subprocess.run(['sh', '-c', line], capture_output=True, text=True)
-  assert printed.stdout.split('|')[3:] == [
+  assert printed.stdout.split('|')[4:] == [
     'a:1.0.0',
     f"--data_dir={tmp_path}/it's",
     '',

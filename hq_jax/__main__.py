@@ -1,0 +1,130 @@
+"""The commands: `python -m hq_jax COMMAND`, or `hq-jax COMMAND`."""
+
+import argparse
+from collections.abc import Sequence
+import sys
+from typing import NoReturn
+
+from hq_jax.runtime import terminal
+
+_INSPECT = """\
+Prints what an .hq file holds and where its bytes go, from the file alone.
+
+  ratio    float32 bytes of all parameters and statistics of the model, over
+           the bytes of the file; a folded batch norm stands for the four
+           vectors scale, bias, mean and var
+  zeros    of all entries of the tensor
+  entropy  order 0, bits per ternary code or per index of a codeword
+  bits     per entry of the tensor, 8 bytes / size
+  bytes    codes, indices or values, codewords, scales, and the table of the
+           codes' model; what tensors share is split in proportion; they add up
+           to the file
+
+Every byte of the file is verified. Exit status: 0; 2 and one line on stderr
+where the file cannot be read or is not a good one."""
+_PREPARE = """\
+Downloads a data set of TFDS and writes it as files that training reads without
+TensorFlow and without a network.
+
+A process that is killed leaves a folder incomplete.* behind, which may be
+deleted. Exit status: 0, also where the set is prepared already; 2 and one line
+on stderr where it cannot be prepared; TensorFlow adds lines of its own."""
+
+
+class _Parser(argparse.ArgumentParser):
+  """Leaves errors to its caller."""
+
+  def error(self, message: str) -> NoReturn:
+    raise ValueError(f'{message}; {self.prog} --help tells more')
+
+
+def _make_parser() -> argparse.ArgumentParser:
+  parser = _Parser(prog='hq-jax', description=__doc__, allow_abbrev=False)
+  commands = parser.add_subparsers(metavar='COMMAND', required=True)
+
+  def add(name, summary, description=None):
+    return commands.add_parser(
+      name,
+      help=summary,
+      description=description,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+
+  # These two read their own arguments, see `main`.
+  add('train', 'trains, compresses and reports; as python -m hq_jax.main')
+  add('launch', 'starts a run in several processes, or on other machines')
+  inspect = add('inspect', 'prints what an .hq file holds', _INSPECT)
+  inspect.add_argument('file', metavar='FILE', help='an .hq file')
+  inspect.add_argument(
+    '--json', action='store_true', help='one JSON object with everything'
+  )
+  inspect.set_defaults(run=_inspect)
+  prepare = add('prepare', 'prepares a data set of TFDS', _PREPARE)
+  prepare.add_argument(
+    'name',
+    metavar='NAME',
+    help='such as cifar10, imagenet_resized/16x16 or cifar10:3.0.2; any set'
+    ' that has one image and one label, see'
+    ' https://www.tensorflow.org/datasets/catalog',
+  )
+  prepare.add_argument(
+    '--data_dir',
+    metavar='DIR',
+    help='holds the data sets; default: TFDS_DATA_DIR, ~/tensorflow_datasets',
+  )
+  prepare.add_argument(
+    '--manual_dir',
+    metavar='DIR',
+    help='holds what was downloaded by hand; default: downloads/manual there',
+  )
+  prepare.set_defaults(run=_prepare)
+  return parser
+
+
+def _inspect(arguments: argparse.Namespace) -> str:
+  from hq_jax.artifact import inspect
+
+  found = inspect.describe_file(arguments.file)
+  return (inspect.format_json if arguments.json else inspect.format_text)(found)
+
+
+def _prepare(arguments: argparse.Namespace) -> str:
+  from hq_jax.data import prepare
+
+  try:
+    return prepare.prepare_and_describe(
+      arguments.name,
+      arguments.data_dir,
+      arguments.manual_dir,
+      show_progress=sys.stderr is not None and sys.stderr.isatty(),
+    )
+  except ValueError as error:  # What TFDS says may have several lines.
+    raise ValueError(' '.join(str(error).split())) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command and returns the exit status."""
+  argv = sys.argv[1:] if argv is None else argv
+  if argv[:1] == ['train']:
+    from hq_jax import main as train
+
+    return train.run(['hq-jax train', *argv[1:]])
+  if argv[:1] == ['launch']:
+    from hq_jax.launch import __main__ as launch
+
+    return launch.main(argv[1:])
+  try:
+    arguments = _make_parser().parse_args(argv)
+    text = arguments.run(arguments)
+  except ModuleNotFoundError as error:
+    from hq_jax.core import extras
+
+    return terminal.refuse(str(extras.explain(error, f'hq-jax {argv[0]}')))
+  except (OSError, ValueError) as error:
+    return terminal.refuse(str(error))
+  return terminal.show(text)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
