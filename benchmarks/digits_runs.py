@@ -19,7 +19,6 @@ from absl import logging
 import numpy as np
 
 from configs import digits
-from hq_jax.training import setup as setup_lib
 from hq_jax.training import train
 
 
@@ -55,8 +54,7 @@ def _run(
   if not os.path.exists(path):
     config = digits.get_config(f'ratio={ratio},seed={seed}')
     config.recipe.distribution = distribution
-    with (job := setup_lib.prepare(config, folder)).lock:
-      train.run(job)
+    train.train(config, folder)
   with open(path, encoding='utf-8') as file:
     report = json.load(file)
   return report | {'target_ratio': ratio, 'distribution': distribution}

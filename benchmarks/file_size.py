@@ -43,7 +43,6 @@ from hq_jax.core import qtensors
 from hq_jax.core import trees
 from hq_jax.models import resnet
 from hq_jax.runtime import provenance
-from hq_jax.training import setup as setup_lib
 from hq_jax.training import train
 
 Codes = dict[str, np.ndarray]
@@ -347,8 +346,7 @@ def load_trained(path: str) -> Codes:
   """
   if not os.path.exists(path):
     config = digits.get_config()
-    with (job := setup_lib.prepare(config, os.path.dirname(path))).lock:
-      train.run(job)
+    train.train(config, os.path.dirname(path))
   return {
     name.removeprefix('params/'): tensor.codes
     for name, tensor in artifact.read(path).tensors.items()

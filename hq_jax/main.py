@@ -213,27 +213,23 @@ def _evaluate(path: str) -> int:
 
 def _train(listener: 'preemption.Listener') -> int:
   from hq_jax import report
-  from hq_jax.compression import planner
   from hq_jax.runtime import checkpoint
-  from hq_jax.runtime import distributed
   from hq_jax.runtime import preemption
   from hq_jax.training import setup as setup_lib
   from hq_jax.training import train
 
   if not flags.FLAGS['verbosity'].present:
     checkpoint.silence_orbax()
-  job = setup_lib.prepare(_CONFIG.value, _WORKDIR.value)
-  if distributed.is_primary():
-    print(f'plan: {planner.describe(job.plan)}', flush=True)
-  watch = preemption.Watch(job.mesh)
-  listener.watch = watch
-  try:
-    result = train.run(job, watch)
-  except OSError as error:
-    if error.errno in _LASTING:
-      raise
-    _refuse(error)
-    return _DIED
+  setup = setup_lib.prepare(_CONFIG.value, _WORKDIR.value)
+  with setup_lib.claim(setup):
+    listener.watch = preemption.Watch(setup.mesh)
+    try:
+      result = train.run(setup, listener.watch)
+    except OSError as error:
+      if error.errno in _LASTING:
+        raise
+      _refuse(error)
+      return _DIED
   if result is not None:
     print(report.format_table(result))
   return 0

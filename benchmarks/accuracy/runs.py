@@ -13,9 +13,7 @@ import numpy as np
 
 from benchmarks.accuracy import tasks
 from benchmarks.glyphs import glyphs
-from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
-from hq_jax.data import eval_batches
 from hq_jax.data.sets import datasets
 from hq_jax.runtime import atomic_write
 from hq_jax.runtime import checkpoint
@@ -142,10 +140,12 @@ def fit_dense(
     config.target_ratio = 16.0
     folder = path.removesuffix('.msgpack')
     dataset = _load(task)
-    with (job := setup_lib.prepare(config, folder, dataset)).lock:
+    setup = setup_lib.prepare(config, folder, dataset)
+    with setup_lib.claim(setup):
       history = workdir_lib.History(folder, is_kept=True)
-      watch = preemption.Watch(job.mesh)
-      state = train.fit_dense(job, history, train.make_evaluation(job), watch)
+      evaluation = train.make_evaluation(setup)
+      watch = preemption.Watch(setup.mesh)
+      state = train.fit_dense(setup, history, evaluation, watch)
     variables = sharding.to_host(state.variables)
     atomic_write.write_bytes(path, serialization.msgpack_serialize(variables))
     shutil.rmtree(folder)
@@ -176,20 +176,11 @@ def _write(path: str, found: dict[str, Any]) -> None:
 def _measure_dense(task, budget, root, dataset) -> dict[str, Any]:
   variables = fit_dense(task, budget, root)
   config = config_lib.validate(tasks.make_config(task, budget, {}))
-  model, header = setup_lib.build_model(config, dataset)
-  found = _evaluate(config, model, header, dataset, variables)
-  return {'accuracy': found['accuracy']}
-
-
-def _evaluate(config, model, header, dataset, variables) -> dict[str, Any]:
-  batches = eval_batches.make_eval_batches(
-    dataset.test,
-    preprocessing=header['preprocessing'],
-    batch_size=config.batch_size,
+  model, _ = setup_lib.build_model(config, dataset)
+  evaluation = evaluate.make_evaluation(
+    config, model, dataset, sharding.make_mesh()
   )
-  return evaluate.evaluate(
-    evaluate.make_eval_step(model), variables, batches, sharding.make_mesh()
-  )
+  return {'accuracy': evaluation(variables)['accuracy']}
 
 
 def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
@@ -197,20 +188,18 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
   variables = fit_dense(task, budget, root)
   config = tasks.make_config(task, budget, fitted)
   folder = os.path.join(root, 'runs', task.name)
-  with (job := setup_lib.prepare(config, folder, dataset)).lock:
+  setup = setup_lib.prepare(config, folder, dataset)
+  with setup_lib.claim(setup):
     history = workdir_lib.History(folder, is_kept=True)
-    evaluate_on_test = train.make_evaluation(job)
-    watch = preemption.Watch(job.mesh)
-    variables = sharding.to_devices(variables, job.mesh)
+    evaluation = train.make_evaluation(setup)
+    watch = preemption.Watch(setup.mesh)
+    variables = sharding.to_devices(variables, setup.mesh)
     dense = train_state.TrainState(step=None, opt_state=(), **variables)
-    job, state = train.compress(job, dense, history, evaluate_on_test, watch)
-    path = train.write_model(
-      folder, export.export_model(job, state, is_last=True)
-    )
-    with open(path, 'rb') as file:
-      data = file.read()
-    in_file = artifact_lib.to_variables(artifact_lib.loads(data, path))
-    found, at_start = evaluate_on_test(in_file), evaluate_on_test(variables)
+    plan, state = train.compress(setup, dense, history, evaluation, watch)
+    exported = setup.method.export(plan, state.opt_state, state.variables)
+    path, in_file = export.export_model(folder, exported)
+    file_bytes = os.path.getsize(path)
+    found, at_start = evaluation(in_file), evaluation(variables)
     last = history.rows[-1]
   shutil.rmtree(folder)
   traced = {'phase', 'epoch', 'test_accuracy', 'cosine_distance', 'ste_bias'}
@@ -220,7 +209,7 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
   ]
   return {
     'accuracy': found['accuracy'],
-    'file_bytes': len(data),
+    'file_bytes': file_bytes,
     'start_accuracy': at_start['accuracy'],
     'train_accuracy': last['train_accuracy'],
     'cosine_distance': float(np.mean(list(last['cosine_distance'].values()))),

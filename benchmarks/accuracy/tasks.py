@@ -3,7 +3,6 @@
 import bisect
 from collections.abc import Mapping
 import dataclasses
-import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -12,9 +11,7 @@ import jax
 import numpy as np
 
 from hq_jax import config as config_lib
-from hq_jax.baselines import method as method_lib
 from hq_jax.compression import planner
-from hq_jax.compression import to_artifact
 from hq_jax.data.sets import datasets
 from hq_jax.training import setup as setup_lib
 
@@ -329,12 +326,7 @@ def _build(
 ) -> tuple[config_lib.Config, Any, dict[str, Any]]:
   config = config_lib.validate(make_config(task, budget, fields))
   model, header = setup_lib.build_model(config, dataset)
-  shapes = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32),
-  )
-  return config, shapes, header
+  return config, setup_lib.get_shapes(model, dataset.image_shape), header
 
 
 def _predict(
@@ -344,14 +336,7 @@ def _predict(
   fields: Mapping[str, Any],
 ) -> planner.Plan:
   config, shapes, header = _build(task, budget, dataset, fields)
-  quantizer = method_lib.make_quantizer(config)
-  assert quantizer is not None  # `fit` asks for rivals alone.
-  return method_lib.predict(
-    config.quantizer.name,
-    quantizer,
-    shapes,
-    functools.partial(to_artifact.make_artifact, **header),
-  )
+  return setup_lib.make_method(config, header, steps_per_epoch=1).plan(shapes)
 
 
 def _get_distance(plan: planner.Plan) -> float:

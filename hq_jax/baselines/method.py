@@ -1,6 +1,8 @@
-"""The methods to compare with: from a config to a quantizer, and its file."""
+"""The baselines as methods: from a config to a quantizer, and its file."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -13,91 +15,149 @@ from hq_jax import artifact as artifact_lib
 from hq_jax import baselines
 from hq_jax import config as config_lib
 from hq_jax import transforms
+from hq_jax.compression import method as method_lib
 from hq_jax.compression import planner
+from hq_jax.compression import to_artifact
 from hq_jax.core import sphere
 from hq_jax.core import trees
+from hq_jax.runtime import sharding
 
-_RIVALS: Mapping[str, Callable[..., transforms.Quantizer]] = {
-  'twn': lambda config, refresh, optimizer: baselines.twn(),
-  'binary': lambda config, refresh, optimizer: baselines.binary(),
-  'uniform': lambda config, refresh, optimizer: baselines.uniform(
+_QUANTIZERS: Mapping[str, Callable[..., transforms.Quantizer]] = {
+  'twn': lambda config, refresh_steps, optimizer: baselines.twn(),
+  'binary': lambda config, refresh_steps, optimizer: baselines.binary(),
+  'uniform': lambda config, refresh_steps, optimizer: baselines.uniform(
     config.bits, optimizer
   ),
-  'vector': lambda config, refresh, optimizer: baselines.vector(
-    config.group_size, config.num_codewords, refresh, optimizer
+  'vector': lambda config, refresh_steps, optimizer: baselines.vector(
+    config.group_size, config.num_codewords, refresh_steps, optimizer
   ),
 }
-QUANTIZERS = (config_lib.OURS, *_RIVALS)
+NAMES = tuple(_QUANTIZERS)
 
 
-def make_quantizer(
-  config: config_lib.Config,
-  schedule: optax.Schedule | None = None,
-) -> transforms.Quantizer | None:
-  """The quantizer of a config."""
-  name = config.quantizer.name
-  if name not in QUANTIZERS:
-    raise ValueError(
-      f'config.quantizer.name is {name!r}, wanted one of:'
-      f' {", ".join(QUANTIZERS)}'
-    )
-  if name == config_lib.OURS:
-    return None
-  if config.prune.epochs:
-    raise ValueError(
-      f'config.prune.epochs is {config.prune.epochs}, wanted 0 with'
-      f' config.quantizer.name {name}, which does not prune'
-    )
-  optimizer = None if schedule is None else optax.adam(schedule)
-  make = _RIVALS[name]
-  return make(config.quantizer, config.recipe.refresh_steps, optimizer)
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+  """A `Method` whose quantizer follows no recipe and has no target.
 
-
-def predict(
-  name: str,
-  quantizer: transforms.Quantizer,
-  variables: Mapping[str, Any],
-  make_artifact: Callable[..., artifact_lib.Artifact],
-) -> planner.Plan:
-  """What file a quantizer makes of weights, before it is trained.
-
-  The file is made: of these weights, or of Gaussian ones where only shapes are
-  known.
+  Attributes:
+    config: validated; its quantizer is one of `NAMES`.
+    make_artifact: `to_artifact.make_artifact` with a header.
   """
-  rng = np.random.default_rng(0)
-  kernels = planner.find_kernels(variables['params'])
-  variables = jax.tree_util.tree_map_with_path(
-    lambda path, leaf: _get_values(
-      leaf, rng, is_kernel=trees.path_string(path[1:]) in kernels
-    ),
-    variables,
-  )
-  params = variables['params']
-  axes = trees.find_axes(params, trees.kernels)
-  latents = trees.mask(params, axes)
-  quantized, state = quantizer.update(
-    latents, quantizer.init(latents, axes), latents, axes
-  )
-  assert quantizer.encode is not None  # A rival has one.
-  found = transforms.flatten_quantized(quantizer.encode(latents, state, axes))
-  data = artifact_lib.dumps(make_artifact(variables, found))
-  num_bytes = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
-  latents, values = trees.flatten(latents), trees.flatten(quantized)
-  layers = {
-    path: planner.LayerPlan(
-      name,
-      0.0,
-      num_bytes[f'params/{path}'],
-      float(jnp.mean(sphere.cosine_distance(kernel, values[path], -1))),
+
+  config: config_lib.Config
+  make_artifact: method_lib.MakeArtifact
+
+  def __post_init__(self):
+    if self.config.prune.epochs:
+      raise ValueError(
+        f'config.prune.epochs is {self.config.prune.epochs}, wanted 0 with'
+        f' config.quantizer.name {self.config.quantizer.name}, which does not'
+        ' prune'
+      )
+
+  def make_quantizer(
+    self, schedule: optax.Schedule | None = None
+  ) -> transforms.Quantizer:
+    """The quantizer; what it learns of its own, it learns at that rate."""
+    return _QUANTIZERS[self.config.quantizer.name](
+      self.config.quantizer,
+      self.config.recipe.refresh_steps,
+      None if schedule is None else optax.adam(schedule),
     )
-    for path, kernel in latents.items()
-  }
-  return planner.Plan(
-    layers,
-    len(data),
-    len(data) - sum(layer.num_bytes for layer in layers.values()),
-    4 * sum(leaf.size for leaf in jax.tree.leaves(variables)),
-  )
+
+  def plan(self, variables: Any) -> planner.Plan:
+    """What the file would be without training, which is made for it.
+
+    Of these weights, or of Gaussian ones where only their shapes are known.
+    """
+    rng = np.random.default_rng(0)
+    kernels = planner.find_kernels(variables['params'])
+    variables = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: _get_values(
+        leaf, rng, is_kernel=trees.path_string(path[1:]) in kernels
+      ),
+      variables,
+    )
+    params = variables['params']
+    axes = trees.find_axes(params, trees.kernels)
+    latents = trees.mask(params, axes)
+    quantizer = self.make_quantizer()
+    quantized, state = quantizer.update(
+      latents, quantizer.init(latents, axes), latents, axes
+    )
+    opt_state = transforms.StraightThroughState(
+      latents, jnp.zeros([], jnp.int32), state, ()
+    )
+    found = transforms.encode(opt_state, params, quantizer)
+    data = artifact_lib.dumps(self.make_artifact(variables, found))
+    num_bytes = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
+    latents, values = trees.flatten(latents), trees.flatten(quantized)
+    distance = lambda path: jnp.mean(
+      sphere.cosine_distance(latents[path], values[path], -1)
+    )
+    layers = {
+      path: planner.LayerPlan(
+        self.config.quantizer.name, 0.0, num_bytes[name], float(distance(path))
+      )
+      for name, path in to_artifact.in_file({p: p for p in latents}).items()
+    }
+    return planner.Plan(
+      layers,
+      len(data),
+      len(data) - sum(layer.num_bytes for layer in layers.values()),
+      4 * sum(leaf.size for leaf in jax.tree.leaves(variables)),
+    )
+
+  def transformation(
+    self,
+    plan: planner.Plan,
+    inner: optax.GradientTransformation,
+    schedule: optax.Schedule,
+  ) -> optax.GradientTransformationExtraArgs:
+    """The quantizer around an optimizer."""
+    return transforms.straight_through(
+      inner,
+      self.make_quantizer(schedule),
+      select=method_lib.select_quantized(plan),
+    )
+
+  def watched(self, plan: planner.Plan) -> dict[str, Any]:
+    """Weights are compared with what they are rounded to."""
+    return {'select': method_lib.select_quantized(plan)}
+
+  def encode(
+    self, plan: planner.Plan, opt_state: Any, variables: Any
+  ) -> artifact_lib.Artifact:
+    """What the file of a state holds."""
+    del plan
+    found = self._encode(opt_state, variables['params'])
+    return self.make_artifact(
+      sharding.to_host(variables), sharding.to_host(found)
+    )
+
+  @functools.cached_property
+  def _encode(self) -> Callable[[Any, Any], Any]:
+    quantizer = self.make_quantizer()
+    return jax.jit(
+      lambda opt_state, params: transforms.encode(opt_state, params, quantizer)
+    )
+
+  def export(
+    self, plan: planner.Plan, opt_state: Any, variables: Any
+  ) -> artifact_lib.Artifact:
+    """That of `encode`: it has the size that it has."""
+    return self.encode(plan, opt_state, variables)
+
+  def adapt(
+    self,
+    plan: planner.Plan,
+    opt_state: Any,
+    exported: artifact_lib.Artifact,
+    data: bytes,
+  ) -> tuple[Any, dict[str, float]]:
+    """The state as it is."""
+    del plan, exported, data
+    return opt_state, {}
 
 
 def _get_values(

@@ -1,121 +1,284 @@
-"""From a config to a plan, and from a plan to a recipe: how weights shrink.
+"""The methods of compression: what each of them does, and the library's own.
 
-What the other quantizers have in place of a recipe is in `baselines`.
+Those to compare with are in `baselines`.
 """
 
-from collections.abc import Mapping
-import functools
-from typing import Any
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any, Protocol
 
+import jax
 import optax
 
+from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import transforms
-from hq_jax.baselines import method as baselines
 from hq_jax.compression import planner
-from hq_jax.compression import to_artifact
+from hq_jax.compression import rate_control
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
-from hq_jax.training import inputs
+from hq_jax.runtime import distributed
+from hq_jax.runtime import sharding
+
+MakeArtifact = Callable[..., artifact_lib.Artifact]
+
+_MAX_ROUNDS = 4  # until a file that was steered too far fits its target
+_UNTRAINED = ('int8', 'float16')  # encodings of kernels that stay dense
 
 
-def make_plan(
-  config: config_lib.Config, variables: Any, header: Mapping[str, Any]
-) -> planner.Plan:
-  """Finds the sparsities: the config's own, or what its target ratio takes."""
-  make_artifact = functools.partial(to_artifact.make_artifact, **header)
-  quantizer = baselines.make_quantizer(config)
-  if quantizer is not None:
-    return baselines.predict(
-      config.quantizer.name, quantizer, variables, make_artifact
-    )
-  recipe = config.recipe
-  if recipe.distribution not in planner.ALLOCATIONS:
-    raise ValueError(
-      f'config.recipe.distribution is {recipe.distribution!r}, wanted one of:'
-      f' {", ".join(planner.ALLOCATIONS)}'
-    )
-  if recipe.sparsity is not None:
+class Method(Protocol):
+  """What compresses the kernels of a network while it is trained.
+
+  It is made from a config alone; what it decides for given weights is a plan.
+  """
+
+  def plan(self, variables: Any) -> planner.Plan:
+    """What becomes of each kernel, from weights or from their shapes."""
+
+  def transformation(
+    self,
+    plan: planner.Plan,
+    inner: optax.GradientTransformation,
+    schedule: optax.Schedule,
+  ) -> optax.GradientTransformationExtraArgs:
+    """What trains quantized weights around an optimizer of that schedule."""
+
+  def watched(self, plan: planner.Plan) -> dict[str, Any]:
+    """The kernels to watch, and how: for `diagnostics.kernel_diagnostics`."""
+
+  def encode(
+    self, plan: planner.Plan, opt_state: Any, variables: Any
+  ) -> artifact_lib.Artifact:
+    """What the file of a state holds."""
+
+  def export(
+    self, plan: planner.Plan, opt_state: Any, variables: Any
+  ) -> artifact_lib.Artifact:
+    """What the file of the last state holds: no more than its target."""
+
+  def adapt(
+    self,
+    plan: planner.Plan,
+    opt_state: Any,
+    exported: artifact_lib.Artifact,
+    data: bytes,
+  ) -> tuple[Any, dict[str, float]]:
+    """The state whose next file is nearer to its target, and what to log.
+
+    `exported` is the file as it would be now, and `data` its bytes.
+    """
+
+
+def select_quantized(plan: planner.Plan) -> trees.Selector:
+  """Selects the kernels of a plan that are trained as quantized weights."""
+  paths = {
+    path
+    for path, layer in plan.layers.items()
+    if layer.encoding not in _UNTRAINED
+  }
+  return lambda path, leaf: path in paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperspherical:
+  """Hyperspherical quantization, by the recipe of a config.
+
+  Attributes:
+    config: validated.
+    steps_per_epoch: that the recipe's epochs have.
+    make_artifact: `to_artifact.make_artifact` with a header.
+  """
+
+  config: config_lib.Config
+  steps_per_epoch: int
+  make_artifact: MakeArtifact
+
+  @property
+  def _target_ratio(self) -> float | None:
+    """None where the sparsity is given."""
+    is_given = self.config.recipe.sparsity is not None
+    return None if is_given else self.config.target_ratio
+
+  @property
+  def _filled_ratio(self) -> float | None:
+    """The ratio that the ternary phase fills; None where it fills none."""
+    is_filled = self.config.fill_target and self.config.recipe.straight_through
+    return self._target_ratio if is_filled else None
+
+  def plan(self, variables: Any) -> planner.Plan:
+    """Finds the sparsities: the config's own, or those of its target ratio."""
+    recipe = self.config.recipe
+    if recipe.distribution not in planner.ALLOCATIONS:
+      raise ValueError(
+        f'config.recipe.distribution is {recipe.distribution!r}, wanted one of:'
+        f' {", ".join(planner.ALLOCATIONS)}'
+      )
+    target_ratio = self._target_ratio
+    if target_ratio is None:
+      return self._predict(variables)
+    try:
+      plan = planner.plan(
+        variables,
+        target_ratio,
+        allocation=recipe.distribution,
+        make_artifact=self.make_artifact,
+      )
+    except ValueError as error:
+      raise config_lib.with_field(
+        error, 'config.', config_lib.Config
+      ) from error
+    if not planner.sparsities(plan):
+      raise ValueError(
+        f'config.target_ratio is {target_ratio:g}, which is reached without a'
+        ' ternary kernel, wanted a higher one'
+      )
+    return plan
+
+  def _predict(self, variables: Any) -> planner.Plan:
+    recipe = self.config.recipe
     sparsity: Any = recipe.sparsity
     if recipe.distribution in sparsity_distributions.DISTRIBUTIONS:
       kernels = trees.flatten_selected(variables['params'])
       sparsity = sparsity_distributions.DISTRIBUTIONS[recipe.distribution](
         {path: leaf.shape for path, leaf in kernels.items()}, sparsity
       )
-    return planner.predict(variables, sparsity, make_artifact=make_artifact)
-  assert config.target_ratio is not None  # `validate` saw to it.
-  try:
-    return planner.plan(
-      variables,
-      config.target_ratio,
-      allocation=recipe.distribution,
-      make_artifact=make_artifact,
+    return planner.predict(
+      variables, sparsity, make_artifact=self.make_artifact
     )
-  except ValueError as error:
-    raise inputs.with_field(error, 'config.', config_lib.Config) from error
 
-
-def resolve(
-  config: config_lib.Config, plan: planner.Plan, steps_per_epoch: int
-) -> dict[str, Any]:
-  """What follows from a plan."""
-  quantizer = baselines.make_quantizer(config)
-  if quantizer is not None:
-    return {
-      'plan': plan,
-      'recipe': None,
-      'quantizer': quantizer,
-      'select': lambda path, leaf: path in plan.layers,
-      'int8_kernels': (),
+  def make_recipe(self, plan: planner.Plan) -> transforms.Recipe:
+    """The recipe of the config, in steps, with the sparsities of a plan."""
+    config, num_steps = self.config, self.steps_per_epoch
+    sparsities = planner.sparsities(plan)
+    values = set(sparsities.values())
+    fields = config_lib.to_dict(config)['recipe'] | {
+      # One number where one will do: some scopes have room for no other.
+      'sparsity': values.pop() if len(values) == 1 else sparsities,
+      'distribution': 'uniform',  # They are allocated already.
+      'prune_steps': config.prune.epochs * num_steps,
+      'end_step': (config.prune.epochs + config.ternary.epochs) * num_steps,
     }
-  sparsities = planner.sparsities(plan)
-  if not sparsities:
-    raise ValueError(
-      f'config.target_ratio is {config.target_ratio:g}, which is reached'
-      ' without a ternary kernel, wanted a higher one'
+    try:
+      return transforms.Recipe(**fields)
+    except ValueError as error:
+      of_steps = ''
+      if 'prune_steps' in str(error):
+        of_steps = f', which is config.prune.epochs times {num_steps} batches'
+      raise ValueError(f'config.recipe.{error}{of_steps}') from None
+
+  def transformation(
+    self,
+    plan: planner.Plan,
+    inner: optax.GradientTransformation,
+    schedule: optax.Schedule,
+  ) -> optax.GradientTransformationExtraArgs:
+    """The transformation of the recipe; it has no rate of its own."""
+    del schedule
+    return transforms.hq(inner, self.make_recipe(plan), select_quantized(plan))
+
+  def watched(self, plan: planner.Plan) -> dict[str, Any]:
+    """Compared with their codes, as the recipe ranks them at its end."""
+    recipe = self.make_recipe(plan)
+    return {
+      'select': select_quantized(plan),
+      'sparsity': recipe.sparsity,
+      'scope': recipe.scope,
+      'unit_norm': recipe.project,
+    }
+
+  def encode(
+    self, plan: planner.Plan, opt_state: Any, variables: Any
+  ) -> artifact_lib.Artifact:
+    """What the file of a state holds: its codes, as they are."""
+    recipe = self.make_recipe(plan)
+    return self._encode(plan, opt_state, variables, recipe)
+
+  def _encode(
+    self,
+    plan: planner.Plan,
+    opt_state: Any,
+    variables: Any,
+    recipe: transforms.Recipe,
+    *,
+    requantize: bool = False,
+  ) -> artifact_lib.Artifact:
+    finalized = sharding.to_host(
+      _finalize(opt_state, variables['params'], recipe, requantize=requantize)
     )
-  return {
-    'plan': plan,
-    'recipe': make_recipe(config, sparsities, steps_per_epoch),
-    'quantizer': None,
-    'select': lambda path, leaf: path in sparsities,
-    'int8_kernels': planner.with_encoding(plan, 'int8'),
-  }
+    variables = sharding.to_host(variables)
+    leaves = trees.flatten(variables['params'])
+    return self.make_artifact(
+      variables,
+      transforms.flatten_quantized(finalized),
+      {
+        path: artifact_lib.quantize_int8(leaves[path])
+        for path in planner.with_encoding(plan, 'int8')
+      },
+    )
 
-
-def make_recipe(
-  config: config_lib.Config,
-  sparsities: Mapping[str, float],
-  steps_per_epoch: int,
-) -> transforms.Recipe:
-  """The recipe of a config, in steps."""
-  values = set(sparsities.values())
-  fields = config_lib.to_dict(config)['recipe'] | {
-    # One number where one will do: some scopes have room for no other.
-    'sparsity': values.pop() if len(values) == 1 else dict(sparsities),
-    'distribution': 'uniform',  # They are shared out already.
-    'prune_steps': config.prune.epochs * steps_per_epoch,
-    'end_step': (config.prune.epochs + config.ternary.epochs) * steps_per_epoch,
-  }
-  try:
-    return transforms.Recipe(**fields)
-  except ValueError as error:
-    of_steps = ''
-    if 'prune_steps' in str(error):
-      of_steps = (
-        f', which is config.prune.epochs times {steps_per_epoch} batches'
+  def export(
+    self, plan: planner.Plan, opt_state: Any, variables: Any
+  ) -> artifact_lib.Artifact:
+    """That of `encode`, without as many of its smallest weights as must go."""
+    recipe = self.make_recipe(plan)
+    exported = self._encode(plan, opt_state, variables, recipe)
+    target_ratio = self._filled_ratio
+    if target_ratio is None:
+      return exported
+    wanted = rate_control.get_wanted_bytes(plan.dense_bytes, target_ratio)
+    for _ in range(_MAX_ROUNDS):
+      data = artifact_lib.dumps(exported)
+      if len(data) <= plan.dense_bytes / target_ratio:
+        break
+      scale = _find_density_scale(plan, exported, data, wanted)
+      wanted -= plan.dense_bytes // 500  # Less, if it has to come again.
+      scaled = _scale_density(recipe, scale)
+      exported = self._encode(
+        plan, opt_state, variables, scaled, requantize=True
       )
-    raise ValueError(f'config.recipe.{error}{of_steps}') from None
+    return exported
+
+  def adapt(
+    self,
+    plan: planner.Plan,
+    opt_state: Any,
+    exported: artifact_lib.Artifact,
+    data: bytes,
+  ) -> tuple[Any, dict[str, float]]:
+    """More weights live, or fewer, where the file is to fill its target."""
+    target_ratio = self._filled_ratio
+    if target_ratio is None:
+      return opt_state, {}
+    wanted = rate_control.get_wanted_bytes(plan.dense_bytes, target_ratio)
+    scale = _find_density_scale(plan, exported, data, wanted)
+    opt_state = transforms.with_density_scale(opt_state, scale)
+    return opt_state, {'density_scale': scale}
 
 
-def make_transformation(
-  inner: optax.GradientTransformation,
-  recipe: transforms.Recipe | None,
-  quantizer: transforms.Quantizer | None,
-  select: trees.Selector,
-) -> optax.GradientTransformationExtraArgs:
-  """What trains quantized weights: by a recipe, or by another quantizer."""
-  if quantizer is not None:
-    return transforms.straight_through(inner, quantizer, select=select)
-  assert recipe is not None  # Where there is no quantizer.
-  return transforms.hq(inner, recipe, select)
+_finalize = jax.jit(
+  transforms.finalize, static_argnums=2, static_argnames='requantize'
+)
+
+
+def _find_density_scale(
+  plan: planner.Plan,
+  exported: artifact_lib.Artifact,
+  data: bytes,
+  wanted_bytes: int,
+) -> float:
+  found = rate_control.find_density_scale(
+    exported, data, planner.sparsities(plan), wanted_bytes
+  )
+  return distributed.gather(found)[0]  # One for all, to the last bit.
+
+
+def _scale_density(
+  recipe: transforms.Recipe, scale: float
+) -> transforms.Recipe:
+  scaled = lambda value: max(0.0, 1 - (1 - value) * scale)
+  sparsity: Any = recipe.sparsity
+  if isinstance(sparsity, Mapping):
+    found: Any = {path: scaled(s) for path, s in sparsity.items()}
+  else:
+    found = scaled(sparsity)
+  return dataclasses.replace(recipe, sparsity=found)

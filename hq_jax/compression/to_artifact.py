@@ -1,26 +1,21 @@
-"""From the state of training to the model that is exported.
+"""From trained variables and quantized tensors to the contents of a file."""
 
-In the ternary phase, evaluation runs on what is made here: what is evaluated
-is what the file holds.
-"""
-
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import models
-from hq_jax import transforms
 from hq_jax.core import qtensors
-from hq_jax.core import trees
-from hq_jax.runtime import sharding
+
+_T = TypeVar('_T')
 
 
 def make_artifact(
   variables: Mapping[str, Any],
-  ternary: Mapping[str, qtensors.TernaryTensor | qtensors.CodebookTensor],
+  quantized: Mapping[str, qtensors.TernaryTensor | qtensors.CodebookTensor],
   int8: Mapping[str, qtensors.Int8Tensor] = {},
   *,
   max_error: float | None = None,
@@ -33,16 +28,12 @@ def make_artifact(
   """Folds the batch norms and collects what the file holds."""
   variables = jax.tree.map(np.asarray, dict(variables))
   params = variables['params']
-  to_host = lambda found: {
-    f'params/{path}': jax.tree.map(np.asarray, tensor)
-    for path, tensor in found.items()
-  }
   folded, norms = artifact_lib.fold(
     variables,
-    to_host(ternary),
+    in_file(jax.tree.map(np.asarray, dict(quantized))),
     models.pair_norms(params),
     models.find_norms(params),
-    int8=to_host(int8),
+    int8=in_file(jax.tree.map(np.asarray, dict(int8))),
     max_error=max_error,
   )
   return artifact_lib.Artifact(
@@ -56,42 +47,6 @@ def make_artifact(
   )
 
 
-_finalize = jax.jit(
-  transforms.finalize, static_argnums=2, static_argnames='requantize'
-)
-
-
-def artifact_of_state(
-  state: Any,
-  recipe: transforms.Recipe,
-  *,
-  int8_kernels: Collection[str] = (),
-  requantize: bool = False,
-  **arguments: Any,
-) -> artifact_lib.Artifact:
-  """The artifact of a state whose optimizer is `transforms.hq`."""
-  finalized = sharding.to_host(
-    _finalize(state.opt_state, state.params, recipe, requantize=requantize)
-  )
-  variables = sharding.to_host(state.variables)
-  codes = transforms.flatten_quantized(finalized)
-  leaves = trees.flatten(variables['params'])
-  int8 = {
-    path: artifact_lib.quantize_int8(leaves[path]) for path in int8_kernels
-  }
-  return make_artifact(variables, codes, int8, **arguments)
-
-
-def artifact_of_quantizer(
-  state: Any,
-  quantizer: transforms.Quantizer,
-  **arguments: Any,
-) -> artifact_lib.Artifact:
-  """The artifact of a state of `transforms.straight_through`."""
-  encode = lambda state: transforms.encode(
-    state.opt_state, state.params, quantizer
-  )
-  quantized = sharding.to_host(jax.jit(encode)(state))
-  return make_artifact(
-    sharding.to_host(state.variables), quantized, **arguments
-  )
+def in_file(found: Mapping[str, _T]) -> dict[str, _T]:
+  """What is known by a path inside params, by its path in a file."""
+  return {f'params/{path}': x for path, x in found.items()}

@@ -24,6 +24,7 @@ from hq_jax.config.validation import get_defaults as get_defaults
 from hq_jax.config.validation import is_optional as is_optional
 from hq_jax.config.validation import to_dict as to_dict
 from hq_jax.config.validation import validate as validate
+from hq_jax.config.validation import with_field as with_field
 
 __all__ = [
   'OURS',
@@ -45,4 +46,5 @@ __all__ = [
   'set_compression',
   'to_dict',
   'validate',
+  'with_field',
 ]

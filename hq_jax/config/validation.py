@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import re
 import types
 import typing
 from typing import Any
@@ -130,6 +131,15 @@ def check_field(name: str, value: str | None = None) -> None:
       f'config.{name} is {value!r}, but there is no such field'
       f'{arguments.suggest(name, known)}'
     )
+
+
+def with_field(error: ValueError, prefix: str, record: type) -> ValueError:
+  """The same error, by the full name of the field that it begins with."""
+  names = {field.name for field in dataclasses.fields(record)}
+  first = re.match(r'\w*', str(error))
+  if first and first[0] in names:
+    return ValueError(f'{prefix}{error}')
+  return error
 
 
 def to_dict(config: fields_lib.Config) -> dict[str, Any]:

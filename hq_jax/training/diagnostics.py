@@ -1,19 +1,69 @@
 """What is watched while training: distances, zeros, flips, dead channels, bias.
 
 Pure functions of trees, for use inside `jit`; each gives one float32 number for
-each kernel, by path.
+each kernel, by path. Those that a run logs are compiled by `make_diagnose`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
+from hq_jax import transforms
 from hq_jax.core import sphere
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
 from hq_jax.core import trees
+from hq_jax.runtime import sharding
+from hq_jax.training import train_state
+
+
+def make_diagnose(
+  model: nn.Module,
+  mesh: jax.sharding.Mesh,
+  watched: Mapping[str, Any],
+  batch: Mapping[str, Any] | None,
+) -> Callable[[train_state.TrainState], dict[str, dict[str, jax.Array]]]:
+  """Compiles what is logged of a state's kernels; the bias, given a batch."""
+  select = watched['select']
+
+  def diagnose(state, batch):
+    latents = _get_latents(state)
+    found = kernel_diagnostics(state.params, latents, **watched)
+    if batch is None:
+      return found
+
+    def get_loss(params):
+      logits, _ = model.apply(
+        {'params': params, 'batch_stats': state.batch_stats},
+        batch['image'],
+        train=True,
+        mutable=['batch_stats'],
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, batch['label']
+      )
+      return jnp.mean(losses)
+
+    grads = jax.grad(get_loss)
+    bias = ste_bias(grads(state.params), grads(latents), select=select)
+    return found | {'ste_bias': bias}
+
+  if batch is not None:
+    batch = sharding.to_global(batch, mesh)
+  compiled = jax.jit(diagnose, out_shardings=sharding.replicated(mesh))
+  return lambda state: compiled(state, batch)
+
+
+def _get_latents(state: train_state.TrainState) -> Any:
+  """The latent weights; in a stage that has none, the parameters."""
+  if optax.tree.get(state.opt_state, 'latents') is None:
+    return state.params
+  return transforms.latents(state.opt_state, state.params)
 
 
 def kernel_diagnostics(

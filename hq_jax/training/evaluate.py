@@ -14,10 +14,11 @@ from hq_jax.core import trees
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data.images import threaded_reader
+from hq_jax.data.sets import datasets
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
-from hq_jax.training import inputs
 from hq_jax.training import metrics
+from hq_jax.training import setup as setup_lib
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], metrics.Sums]
 
@@ -54,13 +55,41 @@ def evaluate(
   return metrics.means(sums) | {'num_examples': num_examples}
 
 
+def make_evaluation(
+  config: config_lib.Config,
+  model: nn.Module,
+  dataset: datasets.Dataset,
+  mesh: jax.sharding.Mesh,
+  *,
+  preprocessing: Mapping[str, Any] | None = None,
+  unreadable: threaded_reader.Unreadable | None = None,
+) -> Callable[..., dict[str, Any]]:
+  """Makes the evaluation of variables on all test images.
+
+  Images are preprocessed as in training, unless a file says otherwise.
+  """
+  eval_step = make_eval_step(model)
+  batches = eval_batches.make_eval_batches(
+    dataset.test,
+    preprocessing=preprocessing or normalization.preprocessing(dataset),
+    batch_size=config.batch_size,
+    unreadable=unreadable,
+    num_threads=config.data.num_threads,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  return lambda variables, before_batch=lambda: None: evaluate(
+    eval_step, variables, batches, mesh, before_batch
+  )
+
+
 def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   """Evaluates a model that is read from its file."""
   checked = config_lib.validate(config)
   found = artifact_lib.read(path)
-  mesh = inputs.make_mesh(checked)
+  mesh = setup_lib.make_mesh(checked)
   dataset = distributed.first_then_others(
-    lambda: inputs.load_dataset(checked.data)
+    lambda: setup_lib.load_dataset(checked.data)
   )
   for name, theirs, ours in (
     ('input_shape', found.input_shape, dataset.image_shape),
@@ -84,27 +113,22 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   )
   variables = artifact_lib.to_variables(found)
   _check_shapes(path, model, variables, dataset.image_shape)
-  batches = eval_batches.make_eval_batches(
-    dataset.test,
+  evaluation = make_evaluation(
+    checked,
+    model,
+    dataset,
+    mesh,
     preprocessing=found.preprocessing,
-    batch_size=checked.batch_size,
     unreadable=threaded_reader.Unreadable(checked.data.max_unreadable),
-    num_threads=checked.data.num_threads,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
   )
-  return evaluate(make_eval_step(model), variables, batches, mesh)
+  return evaluation(variables)
 
 
 def _check_shapes(
   path: str, model: nn.Module, variables: Any, image_shape: tuple[int, ...]
 ) -> None:
   """Refuses variables that the model cannot be applied to."""
-  expected = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, *image_shape), np.float32),
-  )
+  expected = setup_lib.get_shapes(model, image_shape)
   shapes = {name: x.shape for name, x in trees.flatten(expected).items()}
   found = {name: x.shape for name, x in trees.flatten(variables).items()}
   for name in [*shapes, *found]:

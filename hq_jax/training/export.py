@@ -1,58 +1,43 @@
-"""What a job ships: the file of a state, which fits its target at the end."""
+"""The file at the end of a run: written once, and read back by all."""
 
-from collections.abc import Mapping
-import dataclasses
+import os
+from typing import Any
 
 from hq_jax import artifact as artifact_lib
-from hq_jax import transforms
-from hq_jax.compression import planner
-from hq_jax.compression import rate_control
-from hq_jax.compression import to_artifact
 from hq_jax.runtime import distributed
-from hq_jax.training import setup as setup_lib
-from hq_jax.training import train_state
-
-_MAX_ROUNDS = 4  # until a file that was steered too far fits its target
+from hq_jax.runtime import workdir as workdir_lib
 
 
 def export_model(
-  job: setup_lib.Job, state: train_state.TrainState, *, is_last: bool = False
-) -> artifact_lib.Artifact:
-  """What the file of a state holds."""
-  if job.quantizer is not None:
-    return to_artifact.artifact_of_quantizer(state, job.quantizer, **job.header)
-  assert job.recipe is not None  # Where there is no quantizer.
-  make = lambda recipe, requantize: to_artifact.artifact_of_state(
-    state,
-    recipe,
-    int8_kernels=job.int8_kernels,
-    requantize=requantize,
-    **job.header,
+  workdir: str, exported: artifact_lib.Artifact
+) -> tuple[str, dict[str, Any]]:
+  """Writes `model.hq`, or finds it written already.
+
+  Several processes call it together; what the first reads back is what all
+  have.
+
+  Returns:
+    The path, and the variables that the file holds.
+
+  Raises:
+    ValueError: where another model is there.
+  """
+  path = os.path.join(workdir, workdir_lib.MODEL)
+  data = distributed.raise_on_all(
+    lambda: _write(path, exported) if distributed.is_primary() else None
   )
-  exported = make(job.recipe, False)
-  if not is_last or job.wanted_bytes is None:
-    return exported
-  wanted = job.wanted_bytes
-  assert job.config.target_ratio is not None
-  most = job.plan.dense_bytes / job.config.target_ratio
-  for _ in range(_MAX_ROUNDS):
-    data = artifact_lib.dumps(exported)
-    if len(data) <= most:
-      break
-    factor = rate_control.find_density_scale(
-      exported, data, planner.sparsities(job.plan), wanted
-    )
-    factor = distributed.gather(factor)[0]  # One for all, to the last bit.
-    wanted -= job.plan.dense_bytes // 500  # Less, if it has to come again.
-    exported = make(_scale_kept(job.recipe, factor), True)
-  return exported
+  data = distributed.broadcast_bytes(data)
+  return path, artifact_lib.to_variables(artifact_lib.loads(data, path))
 
 
-def _scale_kept(recipe: transforms.Recipe, factor: float) -> transforms.Recipe:
-  scale = lambda value: max(0.0, 1 - (1 - value) * factor)
-  sparsity = recipe.sparsity
-  if isinstance(sparsity, Mapping):
-    return dataclasses.replace(
-      recipe, sparsity={path: scale(s) for path, s in sparsity.items()}
+def _write(path: str, exported: artifact_lib.Artifact) -> bytes:
+  is_there = os.path.exists(path)
+  if not is_there:
+    artifact_lib.write(path, exported)
+  with open(path, 'rb') as file:
+    data = file.read()
+  if is_there and data != artifact_lib.dumps(exported):
+    raise ValueError(
+      f'{path} is not the model that this run ends with: move it away'
     )
-  return dataclasses.replace(recipe, sparsity=scale(sparsity))
+  return data

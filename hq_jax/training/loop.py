@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: the steps of a stage, and what ends its epochs."""
 
 from collections.abc import Callable, Mapping
 import os
@@ -7,21 +7,61 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 import tqdm
 
+from hq_jax import artifact as artifact_lib
+from hq_jax.compression import method as method_lib
+from hq_jax.compression import planner
 from hq_jax.data import train_batches
 from hq_jax.runtime import checkpoint
 from hq_jax.runtime import distributed
 from hq_jax.runtime import preemption
 from hq_jax.runtime import sharding
 from hq_jax.runtime import workdir as workdir_lib
-from hq_jax.training import epoch_ends
+from hq_jax.training import diagnostics
 from hq_jax.training import finite_guard
 from hq_jax.training import metrics
 from hq_jax.training import setup as setup_lib
-from hq_jax.training import stages
 from hq_jax.training import train_state
 from hq_jax.training import train_step
+
+
+class Stage(NamedTuple):
+  """A part of the run with its own optimizer and checkpoints.
+
+  Attributes:
+    name: of its folder of checkpoints.
+    plan: of the kernels that are watched, and of the file.
+    tx: the optimizer.
+    schedule: its learning rate.
+    first_epoch: epochs of the stages before.
+    phases: name and epochs of each phase.
+    seed: of the order of the images, and what else is drawn.
+    teacher: variables of a network whose answers are learnt from.
+  """
+
+  name: str
+  plan: planner.Plan
+  tx: optax.GradientTransformation
+  schedule: optax.Schedule
+  first_epoch: int
+  phases: tuple[tuple[str, int], ...]
+  seed: int
+  teacher: Any = None
+
+  @property
+  def num_epochs(self) -> int:
+    """The epochs of all phases."""
+    return sum(epochs for _, epochs in self.phases)
+
+  def get_phase(self, epoch: int) -> str:
+    """The phase that an epoch of this stage (from 1) belongs to."""
+    for name, epochs in self.phases:
+      if epoch <= epochs:
+        return name
+      epoch -= epochs
+    return self.phases[-1][0]
 
 
 class Snapshot(NamedTuple):
@@ -37,15 +77,15 @@ class Snapshot(NamedTuple):
 
 
 def fit(
-  job: setup_lib.Job,
-  stage: stages.Stage,
+  setup: setup_lib.Setup,
+  stage: Stage,
   begin: Callable[[], train_state.TrainState],
   history: workdir_lib.History,
-  evaluate_on_test: Callable[..., dict[str, Any]],
+  evaluate: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
 ) -> train_state.TrainState:
   """Goes on from the newest checkpoint of a stage to its end."""
-  run = _Run(job, stage, history, evaluate_on_test, watch)
+  run = _Run(setup, stage, history, evaluate, watch)
   run.begin_or_resume(begin)
   try:
     try:
@@ -57,6 +97,9 @@ def fit(
       raise preemption.Stopped(asked.signal_number, run.save_last()) from None
   except FloatingPointError as error:
     raise FloatingPointError(run.explain(error)) from None
+  except KeyboardInterrupt:  # In a notebook, which may begin again at once.
+    run.close()
+    raise
   run.close()
   return run.state
 
@@ -64,18 +107,33 @@ def fit(
 class _Run:
   """What goes on while a stage is trained; see `fit`."""
 
-  def __init__(self, job, stage, history, evaluate_on_test, watch):
-    self._job: setup_lib.Job = job
-    self._stage: stages.Stage = stage
+  def __init__(self, setup, stage, history, evaluate, watch):
+    self._config = config = setup.config
+    self._mesh: jax.sharding.Mesh = setup.mesh
+    self._method: method_lib.Method = setup.method
+    self._steps_per_epoch: int = setup.steps_per_epoch
+    self._stage: Stage = stage
     self._history: workdir_lib.History = history
-    self._evaluate_on_test = evaluate_on_test
+    self._evaluate = evaluate
     self._watch: preemption.Watch = watch
-    self._steps_per_epoch = job.steps_per_epoch
-    self._before = stage.first_epoch * job.steps_per_epoch
-    self._iterator = _make_iterator(job, stage)
-    self._checkpoints = _open_checkpoints(job, stage, history)
-    self._train_step = _make_step(job, stage)
-    self._diagnose = epoch_ends.make_watch(job)
+    self._before = stage.first_epoch * setup.steps_per_epoch
+    self._iterator = _make_iterator(
+      setup,
+      stage.seed,
+      max_shift=config.data.max_shift,
+      flip=config.data.flip,
+      min_area=config.data.min_area,
+    )
+    self._checkpoints = _open_checkpoints(setup, stage, history)
+    self._train_step = _make_step(setup, stage)
+    # The same images at every epoch and in every stage.
+    first = lambda: next(_make_iterator(setup, config.seed, min_area=1.0))
+    self._diagnose = diagnostics.make_diagnose(
+      setup.model,
+      setup.mesh,
+      setup.method.watched(stage.plan),
+      first() if config.measure_bias else None,
+    )
     self._seconds = 0.0
 
   def begin_or_resume(self, begin: Callable[[], train_state.TrainState]):
@@ -84,11 +142,11 @@ class _Run:
       self.state, self._sums = begin(), self._no_sums()
     else:
       like = Snapshot(jax.eval_shape(begin), self._no_sums())
-      like = sharding.with_shardings(like, self._job.mesh)
+      like = sharding.with_shardings(like, self._mesh)
       self.state, self._sums = self._checkpoints.restore(like, self._iterator)
     self._step = int(self.state.step)
     names = finite_guard.get_names(self.state.params)
-    self._guard = finite_guard.Guard(names, self._job.config.max_skipped_steps)
+    self._guard = finite_guard.Guard(names, self._config.max_skipped_steps)
     # An epoch may have been trained, but not evaluated.
     is_begun = self._step % self._steps_per_epoch == 0 and self._count() > 0
     self.first_epoch = (self._step - is_begun) // self._steps_per_epoch + 1
@@ -111,9 +169,9 @@ class _Run:
   def train(self, epoch: int) -> None:
     """Takes the steps of an epoch that are left."""
     started = time.monotonic()
-    every = self._job.config.checkpoint.every_steps
+    every = self._config.checkpoint.every_steps
     while self._step < epoch * self._steps_per_epoch:
-      batch = sharding.to_global(next(self._iterator), self._job.mesh)
+      batch = sharding.to_global(next(self._iterator), self._mesh)
       self.state, sums, finite = self._train_step(
         self.state, batch, self._stage.teacher
       )
@@ -132,15 +190,14 @@ class _Run:
     """Evaluates, adds the row, and saves where it is time."""
     started = time.monotonic()
     self._guard.finish()
+    row = self._make_row(epoch)
+    state, variables = self.state, self.state.variables
+    if row['phase'] == 'ternary':  # What the file holds is evaluated.
+      state, variables, found = self._make_file(epoch)
+      row |= found
     before_batch = lambda: preemption.interrupt(self._watch.poll())
-    state, row = epoch_ends.finish(
-      self._job,
-      self._stage,
-      epoch,
-      self.state,
-      metrics.means(self._sums),
-      lambda variables: self._evaluate_on_test(variables, before_batch),
-    )
+    test = self._evaluate(variables, before_batch)
+    row['test_loss'], row['test_accuracy'] = test['loss'], test['accuracy']
     row |= jax.tree.map(float, self._diagnose(state))
     if self._guard.num_skipped:
       row['skipped_steps'] = self._guard.num_skipped
@@ -149,9 +206,42 @@ class _Run:
     self.state, self._sums = state, self._no_sums()
     self._history.append(row)
     _show(self._bar, row)
-    every = self._job.config.checkpoint.every_epochs
+    every = self._config.checkpoint.every_epochs
     if epoch % every == 0 or epoch == self._stage.num_epochs:
       self._save()
+
+  def _make_row(self, epoch: int) -> dict[str, Any]:
+    """What training says of an epoch; refuses a loss that is not a number."""
+    train = metrics.means(self._sums)
+    if not np.isfinite(train['loss']):
+      raise FloatingPointError(
+        f'the training loss is {train["loss"]}, wanted a finite one'
+      )
+    return {
+      'phase': self._stage.get_phase(epoch),
+      'step': self._before + self._step,
+      'epoch': self._stage.first_epoch + epoch,
+      'train_loss': train['loss'],
+      'train_accuracy': train['accuracy'],
+      'learning_rate': float(self._stage.schedule(self._step - 1)),
+    }
+
+  def _make_file(
+    self, epoch: int
+  ) -> tuple[train_state.TrainState, dict[str, Any], dict[str, Any]]:
+    """The state, nearer to its target; the file's variables; what to log."""
+    plan, state = self._stage.plan, self.state
+    is_last = epoch == self._stage.num_epochs
+    encode = self._method.export if is_last else self._method.encode
+    exported = encode(plan, state.opt_state, state.variables)
+    data = artifact_lib.dumps(exported)
+    row: dict[str, Any] = {'file_bytes': len(data)}
+    if not is_last:
+      opt_state, found = self._method.adapt(
+        plan, state.opt_state, exported, data
+      )
+      state, row = state.replace(opt_state=opt_state), row | found
+    return state, artifact_lib.to_variables(exported), row
 
   def save_last(self) -> str:
     """Saves before the process ends; what to say of it."""
@@ -198,30 +288,27 @@ class _Run:
     return float(np.asarray(self._sums['loss'])[1])
 
   def _no_sums(self) -> metrics.Sums:
-    return sharding.to_devices(metrics.zeros(), self._job.mesh)
+    return sharding.to_devices(metrics.zeros(), self._mesh)
 
 
-def _make_iterator(job: setup_lib.Job, stage: stages.Stage):
-  data = job.config.data
+def _make_iterator(setup: setup_lib.Setup, seed: int, **augmentation: Any):
   return train_batches.make_train_iterator(
-    job.dataset,
-    batch_size=job.config.batch_size,
-    seed=stage.seed,
-    max_shift=data.max_shift,
-    flip=data.flip,
-    min_area=data.min_area,
-    unreadable=job.unreadable,
-    num_threads=data.num_threads,
+    setup.dataset,
+    batch_size=setup.config.batch_size,
+    seed=seed,
+    unreadable=setup.unreadable,
+    num_threads=setup.config.data.num_threads,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
+    **augmentation,
   )
 
 
 def _open_checkpoints(
-  job: setup_lib.Job, stage: stages.Stage, history: workdir_lib.History
+  setup: setup_lib.Setup, stage: Stage, history: workdir_lib.History
 ) -> checkpoint.Checkpoints:
-  config = job.config.checkpoint
-  before = stage.first_epoch * job.steps_per_epoch
+  config = setup.config.checkpoint
+  before = stage.first_epoch * setup.steps_per_epoch
   last_phase = stage.phases[-1][0]
 
   def get_score(step: int) -> float | None:
@@ -232,18 +319,18 @@ def _open_checkpoints(
 
   every = config.keep_every_epochs
   return checkpoint.Checkpoints(
-    os.path.join(job.workdir, workdir_lib.CHECKPOINTS, stage.name),
-    job.identity,
+    os.path.join(setup.workdir, workdir_lib.CHECKPOINTS, stage.name),
+    setup.identity,
     keep=config.keep,
-    keep_every=None if every is None else every * job.steps_per_epoch,
+    keep_every=None if every is None else every * setup.steps_per_epoch,
     get_score=get_score if config.keep_best else None,
   )
 
 
-def _make_step(job: setup_lib.Job, stage: stages.Stage) -> train_step.TrainStep:
-  config = job.config
+def _make_step(setup: setup_lib.Setup, stage: Stage) -> train_step.TrainStep:
+  config = setup.config
   return train_step.make_train_step(
-    job.model,
+    setup.model,
     stage.tx,
     seed=stage.seed,
     label_smoothing=config.optimizer.label_smoothing,
@@ -252,7 +339,7 @@ def _make_step(job: setup_lib.Job, stage: stages.Stage) -> train_step.TrainStep:
     distill_weight=config.distill.weight,
     temperature=config.distill.temperature,
     skip_non_finite=config.max_skipped_steps > 0,
-    mesh=job.mesh,
+    mesh=setup.mesh,
   )
 
 

@@ -1,8 +1,11 @@
 """What a config and a workdir amount to, checked before anything compiles."""
 
 from collections.abc import Mapping
+import dataclasses
+import functools
+import hashlib
 import os
-from typing import Any, IO, NamedTuple
+from typing import Any, IO
 
 from flax import linen as nn
 import jax
@@ -12,71 +15,58 @@ import optax
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import models
-from hq_jax import transforms
-from hq_jax.compression import method
+from hq_jax.baselines import method as baselines
+from hq_jax.compression import method as method_lib
 from hq_jax.compression import planner
-from hq_jax.compression import rate_control
-from hq_jax.core import trees
+from hq_jax.compression import to_artifact
 from hq_jax.data import normalization
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
+from hq_jax.models import pretrained as pretrained_lib
 from hq_jax.runtime import distributed
+from hq_jax.runtime import sharding
 from hq_jax.runtime import workdir as workdir_lib
-from hq_jax.training import inputs
 from hq_jax.training import optimizers
 
 _LOCK_SECONDS = 120.0
 
 
-class Job(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Setup:
   """A run that was checked and can begin.
 
   Attributes:
     config: validated.
-    workdir: this run's own folder.
+    workdir: this run's own folder; see `claim`.
     identity: what a run must find again when it goes on.
-    lock: held while the run lasts.
     dataset: opened.
     unreadable: counts the images that cannot be read.
     model: the Flax module.
-    pretrained: the weights that training begins with, if not random ones.
+    pretrained: variables that take the place of random ones; {} for none.
     mesh: all devices.
-    header: keyword arguments of `to_artifact.make_artifact`: what the file
-      says, and how exactly.
     steps_per_epoch: the number of batches nearest to the training set's size.
-    wanted_bytes: of the file, where the ternary phase steers to a target.
-    plan: what the file is to be made of.
-    recipe: in steps, with the sparsities of the plan; None with a quantizer
-      that follows none.
-    quantizer: that one; None where the recipe's is used.
-    select: the kernels that become ternary, or are quantized by it.
-    int8_kernels: paths of those that become int8.
+    method: what compresses the network.
+    plan: what the method makes of its shapes.
   """
 
   config: config_lib.Config
   workdir: str
   identity: dict[str, Any]
-  lock: IO[str] | None
   dataset: datasets.Dataset
   unreadable: threaded_reader.Unreadable
   model: nn.Module
-  pretrained: dict[str, Any] | None
+  pretrained: dict[str, Any]
   mesh: jax.sharding.Mesh
-  header: dict[str, Any]
   steps_per_epoch: int
-  wanted_bytes: int | None
+  method: method_lib.Method
   plan: planner.Plan
-  recipe: transforms.Recipe | None
-  quantizer: transforms.Quantizer | None
-  select: trees.Selector
-  int8_kernels: tuple[str, ...]
 
 
 def prepare(
   config: Mapping[str, Any],
-  workdir: str,
+  workdir: str | os.PathLike[str],
   dataset: datasets.Dataset | None = None,
-) -> Job:
+) -> Setup:
   """Does all that can be refused, before anything compiles.
 
   Several processes call it together; what one of them refuses, all do.
@@ -88,95 +78,54 @@ def prepare(
       open it.
 
   Returns:
-    A job for `train.run`.
+    What `train.run` takes.
 
   Raises:
     ValueError: with the field and its value.
   """
+  workdir = os.fspath(workdir)
   workdir_lib.check_name(workdir)
   checked = config_lib.validate(config)
-  mesh = inputs.make_mesh(checked)
+  mesh = make_mesh(checked)
   optimizers.make_optimizer(checked.optimizer, lambda step: 0.0)
-  dataset = dataset or distributed.first_then_others(
-    lambda: inputs.load_dataset(checked.data)
+  found = dataset or distributed.first_then_others(
+    lambda: load_dataset(checked.data)
   )
-  job = distributed.raise_on_all(
-    lambda: _check(checked, workdir, mesh, dataset)
-  )
-  claim = _claim if distributed.is_primary() else workdir_lib.join
-  lock = distributed.first_then_others(lambda: claim(workdir, job.identity))
-  return job._replace(lock=lock)
-
-
-def _claim(workdir: str, identity: Mapping[str, Any]) -> IO[str]:
-  """The lock of the folder, whose model, if it has one, is whole."""
-  # A process that was killed on another host may be there for a while.
-  wait_seconds = 0.0 if distributed.is_single_process() else _LOCK_SECONDS
-  lock = workdir_lib.claim(workdir, identity, wait_seconds)
-  path = os.path.join(workdir, workdir_lib.MODEL)
-  try:
-    if os.path.exists(path):
-      artifact_lib.read(path)
-  except (ValueError, OSError):
-    lock.close()
-    raise
-  return lock
+  return distributed.raise_on_all(lambda: _check(checked, workdir, mesh, found))
 
 
 def _check(
-  checked: config_lib.Config,
+  config: config_lib.Config,
   workdir: str,
   mesh: jax.sharding.Mesh,
   dataset: datasets.Dataset,
-) -> Job:
-  """The job, without the lock of its folder."""
-  inputs.check_dataset(checked, dataset)
-  steps_per_epoch = round(len(dataset.train) / checked.batch_size)
-  model, header = build_model(checked, dataset)
-  shapes = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32),
+) -> Setup:
+  _check_dataset(config, dataset)
+  steps_per_epoch = round(len(dataset.train) / config.batch_size)
+  model, header = build_model(config, dataset)
+  shapes = get_shapes(model, dataset.image_shape)
+  pretrained = _read_pretrained(config, shapes)
+  method = make_method(config, header, steps_per_epoch)
+  plan = method.plan(shapes)
+  tx = method.transformation(
+    plan, optax.identity(), optax.constant_schedule(0.0)
   )
-  pretrained = inputs.read_pretrained(checked, shapes)
-  plan = method.make_plan(checked, shapes, header)
-  planned = method.resolve(checked, plan, steps_per_epoch)
-  try:  # What does not fit these kernels.
-    tx = method.make_transformation(
-      optax.identity(),
-      planned['recipe'],
-      planned['quantizer'],
-      planned['select'],
-    )
+  try:
     jax.eval_shape(tx.init, shapes['params'])
-  except ValueError as error:
+  except ValueError as error:  # What does not fit these kernels.
     raise ValueError(f'config.recipe.{error}') from None
-  wanted_bytes = None
-  recipe = checked.recipe
-  if (
-    checked.fill_target
-    and planned['recipe'] is not None
-    and recipe.straight_through
-    and recipe.sparsity is None
-  ):
-    assert checked.target_ratio is not None  # `validate` saw to it.
-    wanted_bytes = rate_control.get_wanted_bytes(
-      plan.dense_bytes, checked.target_ratio
-    )
-  return Job(
-    config=checked,
+  return Setup(
+    config=config,
     workdir=workdir,
-    identity=config_lib.to_dict(checked) | inputs.identify(checked, dataset),
-    lock=None,
+    identity=config_lib.to_dict(config) | _identify(config, dataset),
     dataset=dataset,
-    unreadable=threaded_reader.Unreadable(checked.data.max_unreadable),
+    unreadable=threaded_reader.Unreadable(config.data.max_unreadable),
     model=model,
     pretrained=pretrained,
     mesh=mesh,
-    header=header,
     steps_per_epoch=steps_per_epoch,
-    wanted_bytes=wanted_bytes,
-    **planned,
+    method=method,
+    plan=plan,
   )
 
 
@@ -192,7 +141,7 @@ def build_model(
       name, num_classes=len(dataset.class_names), arguments=arguments
     )
   except ValueError as error:
-    raise inputs.with_field(error, 'config.', config_lib.Config) from error
+    raise config_lib.with_field(error, 'config.', config_lib.Config) from error
   header = {
     'model': name,
     'model_arguments': arguments,
@@ -204,14 +153,143 @@ def build_model(
   return model, header
 
 
-def replan(job: Job, variables: Any) -> Job:
-  """Plans again, from the weights that are to be compressed."""
-  plan = method.make_plan(job.config, variables, job.header)
-  plans = distributed.gather(planner.sparsities(plan))
-  if any(other != plans[0] for other in plans):
-    # They would compile other programs, and wait for each other for ever.
-    raise ValueError(
-      'processes plan other sparsities from the same weights, wanted hosts with'
-      ' the same CPUs and versions'
+def get_shapes(model: nn.Module, image_shape: tuple[int, ...]) -> Any:
+  """The shapes and types of a network's variables."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def make_method(
+  config: config_lib.Config, header: Mapping[str, Any], steps_per_epoch: int
+) -> method_lib.Method:
+  """The library's own method, or the baseline that a config names."""
+  name, names = config.quantizer.name, (config_lib.OURS, *baselines.NAMES)
+  make_artifact = functools.partial(to_artifact.make_artifact, **header)
+  if name == config_lib.OURS:
+    return method_lib.Hyperspherical(config, steps_per_epoch, make_artifact)
+  if name in baselines.NAMES:
+    return baselines.Baseline(config, make_artifact)
+  raise ValueError(
+    f'config.quantizer.name is {name!r}, wanted one of: {", ".join(names)}'
+  )
+
+
+def claim(setup: Setup) -> IO[str]:
+  """Makes the workdir this run's own, until what it returns is closed.
+
+  Several processes call it together. A model that lies there must be whole.
+  """
+  return distributed.first_then_others(lambda: _claim(setup))
+
+
+def _claim(setup: Setup) -> IO[str]:
+  if not distributed.is_primary():
+    return workdir_lib.join(setup.workdir, setup.identity)
+  # A process that was killed on another host may be there for a while.
+  wait_seconds = 0.0 if distributed.is_single_process() else _LOCK_SECONDS
+  lock = workdir_lib.claim(setup.workdir, setup.identity, wait_seconds)
+  path = os.path.join(setup.workdir, workdir_lib.MODEL)
+  try:
+    if os.path.exists(path):
+      artifact_lib.read(path)
+  except (ValueError, OSError):
+    lock.close()
+    raise
+  return lock
+
+
+def make_mesh(config: config_lib.Config) -> jax.sharding.Mesh:
+  """All devices as a config wants them."""
+  try:
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+  except ValueError as error:
+    raise config_lib.with_field(
+      error, 'config.mesh.', config_lib.Mesh
+    ) from error
+  sharding.check_batch_size(config.batch_size, mesh)
+  return mesh
+
+
+def load_dataset(config: config_lib.Data) -> datasets.Dataset:
+  """Opens the data set of a config."""
+  try:
+    return datasets.load(
+      config.name,
+      config.data_dir,
+      image_size=config.image_size,
+      crop_fraction=config.crop_fraction,
+      train_split=config.train_split,
+      test_split=config.test_split,
     )
-  return job._replace(**method.resolve(job.config, plan, job.steps_per_epoch))
+  except ValueError as error:
+    raise config_lib.with_field(
+      error, 'config.data.', config_lib.Data
+    ) from error
+
+
+def _check_dataset(
+  config: config_lib.Config, dataset: datasets.Dataset
+) -> None:
+  """Refuses a config that does not fit the images."""
+  if config.batch_size > len(dataset.train):
+    raise ValueError(
+      f'config.batch_size is {config.batch_size}, wanted at most the'
+      f' {len(dataset.train)} training images'
+    )
+  least_side = min(dataset.image_shape[:2])
+  max_shift = config.data.max_shift
+  if dataset.resize is not None and max_shift:
+    raise ValueError(
+      f'config.data.max_shift is {max_shift}, wanted 0 where images are cropped'
+      ' at random'
+    )
+  if max_shift >= least_side:
+    raise ValueError(
+      f'config.data.max_shift is {max_shift}, wanted 0 to {least_side - 1} for'
+      f' images of {dataset.image_shape}'
+    )
+
+
+def _read_pretrained(config: config_lib.Config, shapes: Any) -> dict[str, Any]:
+  """The weights that training begins with; {} for random ones."""
+  path, model = config.pretrained, config.model.name
+  if not config.dense.epochs and (path is None or not config.pretrained_head):
+    what = 'network' if path is None else 'classifier'
+    raise ValueError(
+      f'config.dense.epochs is 0, wanted at least 1: the {what} begins with'
+      ' random weights'
+    )
+  if path is None:
+    return {}
+  if model not in pretrained_lib.ARCHITECTURES:
+    raise ValueError(
+      f'config.pretrained is {path!r}, but config.model.name is {model!r},'
+      f' wanted one of: {", ".join(pretrained_lib.ARCHITECTURES)}'
+    )
+  try:
+    return pretrained_lib.to_flax(
+      pretrained_lib.read(path),
+      shapes,
+      architecture=model,
+      new_head=not config.pretrained_head,
+      path=path,
+    )
+  except OSError as error:
+    raise ValueError(
+      f'config.pretrained is {path!r}: {error.strerror}'
+    ) from error
+  except ValueError as error:
+    raise ValueError(f'config.pretrained: {error}') from error
+
+
+def _identify(
+  config: config_lib.Config, dataset: datasets.Dataset
+) -> dict[str, Any]:
+  """What a run must find again when it goes on, besides its config."""
+  found = {}
+  if dataset.fingerprint is not None:
+    found['images'] = dataset.fingerprint
+  if config.pretrained is not None:
+    with open(config.pretrained, 'rb') as file:
+      found['pretrained'] = hashlib.file_digest(file, 'sha256').hexdigest()
+  return {'inputs': found} if found else {}

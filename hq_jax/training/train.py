@@ -12,10 +12,9 @@ from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import report
 from hq_jax import transforms
-from hq_jax.baselines import method as baselines
-from hq_jax.compression import method
+from hq_jax.compression import method as method_lib
+from hq_jax.compression import planner
 from hq_jax.core import trees
-from hq_jax.data import eval_batches
 from hq_jax.runtime import distributed
 from hq_jax.runtime import preemption
 from hq_jax.runtime import provenance
@@ -26,21 +25,21 @@ from hq_jax.training import export
 from hq_jax.training import loop
 from hq_jax.training import optimizers
 from hq_jax.training import setup as setup_lib
-from hq_jax.training import stages
 from hq_jax.training import train_state
 
 
-def run(
-  job: setup_lib.Job, watch: preemption.Watch | None = None
+def train(
+  config: Mapping[str, Any], workdir: str | os.PathLike[str]
 ) -> dict[str, Any] | None:
-  """Trains, compresses, writes the file, reads it back, and reports.
+  """Trains and compresses a network, and writes its file and a report.
 
-  A run that was interrupted goes on from its newest checkpoint and ends with
-  the same bytes.
+  Prints the plan and a line for each epoch. A run that was interrupted goes on
+  from its newest checkpoint and ends with the same bytes; one that has ended
+  finds everything done. The folder is free again when it returns or raises.
 
   Args:
-    job: of `setup.prepare`.
-    watch: knows whether to stop; None for a run that no signal stops.
+    config: of `config.get_defaults`, changed; or nested dictionaries.
+    workdir: the run's folder, of this config alone; made where there is none.
 
   Returns:
     The report, as in `report.json`; None in all processes but the first.
@@ -49,132 +48,124 @@ def run(
     FloatingPointError: where a loss, a gradient or a weight is no longer a
       number.
     OSError: where the disk is full.
-    preemption.Stopped: where a signal came; all is saved.
-    ValueError: where `model.hq` is there already and is another model.
+    ValueError: with the field and its value, before anything compiles; where
+      the folder is another run's, or `model.hq` there is another model.
   """
-  watch = watch or preemption.Watch(job.mesh)
-  history = workdir_lib.History(job.workdir, is_kept=distributed.is_primary())
-  evaluate_on_test = make_evaluation(job)
+  setup = setup_lib.prepare(config, workdir)
+  with setup_lib.claim(setup):
+    return run(setup)
+
+
+def run(
+  setup: setup_lib.Setup, watch: preemption.Watch | None = None
+) -> dict[str, Any] | None:
+  """Trains in a folder that is claimed; stops where a watch hears of a signal.
+
+  See `train`; raises `preemption.Stopped` then, when all is saved.
+  """
+  if distributed.is_primary():
+    print(f'plan: {planner.describe(setup.plan)}', flush=True)
+  watch = watch or preemption.Watch(setup.mesh)
+  history = workdir_lib.History(setup.workdir, is_kept=distributed.is_primary())
+  evaluation = make_evaluation(setup)
   with watch.finishing_steps():
-    dense = fit_dense(job, history, evaluate_on_test, watch)
-    job, state = compress(job, dense, history, evaluate_on_test, watch)
-  exported = export.export_model(job, state, is_last=True)
-  path = os.path.join(job.workdir, workdir_lib.MODEL)
-  write = lambda: write_model(job.workdir, exported)
-  distributed.raise_on_all(
-    lambda: write() if distributed.is_primary() else None
-  )
-  # What the first process reads back is what all evaluate.
-  data = _read(path) if distributed.is_primary() else None
-  data = distributed.broadcast_bytes(data)
+    dense = fit_dense(setup, history, evaluation, watch)
+    plan, state = compress(setup, dense, history, evaluation, watch)
+  exported = setup.method.export(plan, state.opt_state, state.variables)
+  path, in_file = export.export_model(setup.workdir, exported)
   evaluations = {
-    'dense': evaluate_on_test(dense.variables),
-    'ternary': evaluate_on_test(artifact_lib.to_variables(exported)),
-    'file': evaluate_on_test(
-      artifact_lib.to_variables(artifact_lib.loads(data, path))
-    ),
+    'dense': evaluation(dense.variables),
+    'ternary': evaluation(artifact_lib.to_variables(exported)),
+    'file': evaluation(in_file),
   }
+  select = method_lib.select_quantized(plan)
   latents = transforms.latents(state.opt_state, state.params)
-  dense_kernels = _host_kernels(dense.params, job.select)
-  latent_kernels = _host_kernels(latents, job.select)
-  unreadable = distributed.gather(list(job.unreadable.names))
+  dense_kernels = _host_kernels(dense.params, select)
+  latent_kernels = _host_kernels(latents, select)
+  unreadable = distributed.gather(list(setup.unreadable.names))
   if not distributed.is_primary():
     return None
   return report.write(
-    job.workdir,
+    setup.workdir,
     report.Inputs(
       dense_kernels=dense_kernels,
       latent_kernels=latent_kernels,
       file_path=path,
-      dense_bytes=job.plan.dense_bytes,
-      num_weights=job.plan.dense_bytes // 4,
+      dense_bytes=plan.dense_bytes,
+      num_weights=plan.dense_bytes // 4,
       **evaluations,
       history=[_align(row, dense_kernels) for row in history.rows],
-      config=config_lib.to_dict(job.config),
-      seed=job.config.seed,
+      config=config_lib.to_dict(setup.config),
+      seed=setup.config.seed,
       commit=provenance.get_commit(),
       hardware=provenance.get_hardware(),
-      predicted_bytes=job.plan.predicted_bytes,
+      predicted_bytes=plan.predicted_bytes,
       unreadable=tuple(itertools.chain(*unreadable)),
     ),
   )
 
 
-def make_evaluation(job: setup_lib.Job) -> Callable[..., dict[str, Any]]:
-  """Makes the evaluation on a job's test images."""
-  eval_step = evaluate.make_eval_step(job.model)
-  batches = eval_batches.make_eval_batches(
-    job.dataset.test,
-    preprocessing=job.header['preprocessing'],
-    batch_size=job.config.batch_size,
-    unreadable=job.unreadable,
-    num_threads=job.config.data.num_threads,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+def make_evaluation(setup: setup_lib.Setup) -> Callable[..., dict[str, Any]]:
+  """Makes the evaluation of variables on the test images of a run."""
+  return evaluate.make_evaluation(
+    setup.config,
+    setup.model,
+    setup.dataset,
+    setup.mesh,
+    unreadable=setup.unreadable,
   )
-
-  def evaluate_on_test(variables, before_batch=lambda: None):
-    return evaluate.evaluate(
-      eval_step, variables, batches, job.mesh, before_batch
-    )
-
-  return evaluate_on_test
 
 
 def fit_dense(
-  job: setup_lib.Job,
+  setup: setup_lib.Setup,
   history: workdir_lib.History,
-  evaluate_on_test: Callable[..., dict[str, Any]],
+  evaluation: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
 ) -> train_state.TrainState:
   """Trains the dense network, or goes on with it."""
-  stage = make_dense_stage(job)
-  dense = loop.fit(
-    job,
-    stage,
-    lambda: train_state.init(
-      job.model,
-      stage.tx,
-      jax.random.key(job.config.seed),
-      job.dataset.image_shape,
-      job.mesh,
-      job.pretrained,
-    ),
-    history,
-    evaluate_on_test,
-    watch,
+  stage = make_dense_stage(setup)
+  begin = lambda: train_state.init(
+    setup.model,
+    stage.tx,
+    jax.random.key(setup.config.seed),
+    setup.dataset.image_shape,
+    setup.mesh,
+    setup.pretrained,
   )
+  dense = loop.fit(setup, stage, begin, history, evaluation, watch)
   # Of no use any more, and twice the size of the network or more.
   return dense.replace(opt_state=())
 
 
 def compress(
-  job: setup_lib.Job,
+  setup: setup_lib.Setup,
   dense: train_state.TrainState,
   history: workdir_lib.History,
-  evaluate_on_test: Callable[..., dict[str, Any]],
+  evaluation: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
-) -> tuple[setup_lib.Job, train_state.TrainState]:
-  """Plans anew for a dense network, and compresses it, or goes on with that."""
-  job = setup_lib.replan(job, sharding.to_host(dense.variables))
-  stage = make_compress_stage(job, dense.variables)
-  state = loop.fit(
-    job,
-    stage,
-    lambda: train_state.restart(dense, stage.tx, job.mesh),
-    history,
-    evaluate_on_test,
-    watch,
-  )
-  return job, state
+) -> tuple[planner.Plan, train_state.TrainState]:
+  """Plans for a dense network, and compresses it, or goes on with that."""
+  plan = setup.method.plan(sharding.to_host(dense.variables))
+  plans = distributed.gather(planner.sparsities(plan))
+  if any(other != plans[0] for other in plans):
+    # They would compile other programs, and wait for each other for ever.
+    raise ValueError(
+      'processes plan other sparsities from the same weights, wanted hosts with'
+      ' the same CPUs and versions'
+    )
+  teacher = dense.variables if setup.config.distill.weight else None
+  stage = make_compress_stage(setup, plan, teacher)
+  begin = lambda: train_state.restart(dense, stage.tx, setup.mesh)
+  return plan, loop.fit(setup, stage, begin, history, evaluation, watch)
 
 
-def make_dense_stage(job: setup_lib.Job) -> stages.Stage:
+def make_dense_stage(setup: setup_lib.Setup) -> loop.Stage:
   """The stage that trains the dense network."""
-  config = job.config
-  schedule = optimizers.make_schedule([config.dense], job.steps_per_epoch)
-  return stages.Stage(
+  config = setup.config
+  schedule = optimizers.make_schedule([config.dense], setup.steps_per_epoch)
+  return loop.Stage(
     name='dense',
+    plan=setup.plan,
     tx=optimizers.make_optimizer(config.optimizer, schedule),
     schedule=schedule,
     first_epoch=0,
@@ -184,45 +175,24 @@ def make_dense_stage(job: setup_lib.Job) -> stages.Stage:
 
 
 def make_compress_stage(
-  job: setup_lib.Job, dense_variables: Any = None
-) -> stages.Stage:
+  setup: setup_lib.Setup, plan: planner.Plan, teacher: Any = None
+) -> loop.Stage:
   """The stage that prunes and makes ternary."""
-  config = job.config
+  config = setup.config
   schedule = optimizers.make_schedule(
-    [config.prune, config.ternary], job.steps_per_epoch
+    [config.prune, config.ternary], setup.steps_per_epoch
   )
-  return stages.Stage(
+  optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+  return loop.Stage(
     name='compress',
-    tx=method.make_transformation(
-      optimizers.make_optimizer(config.optimizer, schedule),
-      job.recipe,
-      baselines.make_quantizer(config, schedule),
-      job.select,
-    ),
+    plan=plan,
+    tx=setup.method.transformation(plan, optimizer, schedule),
     schedule=schedule,
     first_epoch=config.dense.epochs,
     phases=(('prune', config.prune.epochs), ('ternary', config.ternary.epochs)),
     seed=2 * config.seed + 1,
-    teacher=dense_variables if config.distill.weight else None,
+    teacher=teacher,
   )
-
-
-def write_model(workdir: str, exported: artifact_lib.Artifact) -> str:
-  """Writes `model.hq`, or finds it written already."""
-  path = os.path.join(workdir, workdir_lib.MODEL)
-  if os.path.exists(path):
-    if _read(path) != artifact_lib.dumps(exported):
-      raise ValueError(
-        f'{path} is not the model that this run ends with: move it away'
-      )
-    return path
-  artifact_lib.write(path, exported)
-  return path
-
-
-def _read(path: str) -> bytes:
-  with open(path, 'rb') as file:
-    return file.read()
 
 
 def _align(row: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:

@@ -5,15 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import baselines
 from hq_jax import config as config_lib
 from hq_jax import models
-from hq_jax.baselines import method
+from hq_jax.baselines import method as method_lib
 from hq_jax.compression import to_artifact
-from hq_jax.core import sphere
 from hq_jax.core import trees
 
 MODEL = models.build('mlp', num_classes=5, arguments={'widths': [32, 16]})
@@ -27,14 +27,13 @@ make_artifact = functools.partial(
 )
 
 
-def _config(name, prune_epochs=0, **fields):
-  return config_lib.validate(
-    {
-      'prune': {'epochs': prune_epochs},
-      'recipe': {'refresh_steps': 3},
-      'quantizer': {'name': name, **fields},
-    }
-  )
+def make_method(name, prune_epochs=0, **fields):
+  config = {
+    'prune': {'epochs': prune_epochs},
+    'recipe': {'refresh_steps': 3},
+    'quantizer': {'name': name, **fields},
+  }
+  return method_lib.Baseline(config_lib.validate(config), make_artifact)
 
 
 @pytest.fixture(scope='module')
@@ -56,15 +55,9 @@ def variables(shapes):
   )
 
 
-def test_the_names_are_those_of_the_config():
-  wanted = ('ternary', 'twn', 'binary', 'uniform', 'vector')
-  assert wanted == method.QUANTIZERS
-  assert method.make_quantizer(_config('ternary', prune_epochs=2)) is None
-
-
 def _make_state(name, **fields):
   """The state of a quantizer of one kernel, of 32 weights."""
-  quantizer = method.make_quantizer(_config(name, **fields))
+  quantizer = make_method(name, **fields).make_quantizer()
   latents = {'a': jnp.linspace(-1.0, 1.0, 32).reshape(16, 2)}
   axes = {'a': 1}
   state = quantizer.init(latents, axes)
@@ -72,6 +65,7 @@ def _make_state(name, **fields):
 
 
 def test_each_name_makes_its_quantizer():
+  assert method_lib.NAMES == ('twn', 'binary', 'uniform', 'vector')
   _, state = _make_state('twn')
   assert isinstance(state, baselines.TwnState)
   _, state = _make_state('binary')
@@ -96,7 +90,7 @@ def test_groups_and_codewords_are_those_of_the_config():
 
 @pytest.mark.slow
 def test_groups_are_assigned_as_often_as_the_recipe_says():
-  quantizer = method.make_quantizer(_config('vector', group_size=1))
+  quantizer = make_method('vector', group_size=1).make_quantizer()
   axes = {'a': 1}
   before = {'a': jnp.linspace(-1.0, 1.0, 32).reshape(16, 2)}
   after = {'a': before['a'][::-1]}
@@ -111,27 +105,13 @@ def test_groups_are_assigned_as_often_as_the_recipe_says():
   assert (seen[3] != seen[0]).any()
 
 
-@pytest.mark.parametrize(
-  ('name', 'prune_epochs', 'message'),
-  [
-    (
-      'trinary',
-      0,
-      "config.quantizer.name is 'trinary', wanted one of: ternary, twn,"
-      ' binary, uniform, vector',
-    ),
-    (
-      'binary',
-      2,
-      'config.prune.epochs is 2, wanted 0 with config.quantizer.name binary,'
-      ' which does not prune',
-    ),
-  ],
-)
-def test_what_there_is_not_is_refused(name, prune_epochs, message):
+def test_a_baseline_does_not_prune():
   with pytest.raises(ValueError) as caught:
-    method.make_quantizer(_config(name, prune_epochs))
-  assert str(caught.value) == message
+    make_method('binary', 2)
+  assert str(caught.value) == (
+    'config.prune.epochs is 2, wanted 0 with config.quantizer.name binary,'
+    ' which does not prune'
+  )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +123,7 @@ def test_what_there_is_not_is_refused(name, prune_epochs, message):
   ],
 )
 def test_the_schedule_is_that_of_the_learnt_step(schedule, rate):
-  quantizer = method.make_quantizer(_config('uniform'), schedule)
+  quantizer = make_method('uniform').make_quantizer(schedule)
   latents, axes = {'a': jnp.array([[0.5], [-0.25], [0.125]])}, {'a': 1}
   state = quantizer.init(latents, axes)
   # The step is 2 mean(abs(w)) = 7 / 12, and 0.5 is rounded up to it: a longer
@@ -170,25 +150,26 @@ def _write(variables, quantizer):
   return artifact_lib.dumps(make_artifact(variables, records))
 
 
-QUANTIZERS = {
-  'twn': baselines.twn(),
-  'binary': baselines.binary(),
-  'uniform': baselines.uniform(3),
-  'vector': baselines.vector(2, 8),
+METHODS = {
+  'twn': make_method('twn'),
+  'binary': make_method('binary'),
+  'uniform': make_method('uniform', bits=3),
+  'vector': make_method('vector', group_size=2, num_codewords=8),
 }
 
 
 # Each compiles programs of its own: by default the one with the fewest.
 _slow = lambda name: pytest.param(name, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(
+each_method = pytest.mark.parametrize(
   'name', ['binary', *map(_slow, ('twn', 'uniform', 'vector'))]
 )
-def test_a_prediction_is_the_length_of_the_file(variables, name):
-  quantizer = QUANTIZERS[name]
-  plan = method.predict(name, quantizer, variables, make_artifact)
-  data = _write(variables, quantizer)
+
+
+@each_method
+def test_a_plan_tells_the_length_of_the_file(variables, shapes, name):
+  method = METHODS[name]
+  plan = method.plan(variables)
+  data = _write(variables, method.make_quantizer())
   assert plan.predicted_bytes == len(data)
   rows = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
   assert {path: x.num_bytes for path, x in plan.layers.items()} == {
@@ -204,43 +185,48 @@ def test_a_prediction_is_the_length_of_the_file(variables, name):
   # Kernels, the scale, bias and two statistics of each norm, and a bias.
   wanted = 64 * 32 + 32 * 16 + 16 * 5 + 4 * (32 + 16) + 5
   assert plan.dense_bytes == 4 * wanted
+  # Shapes alone tell nearly as much.
+  guess = method.plan(shapes)
+  assert guess.dense_bytes == plan.dense_bytes
+  assert guess.predicted_bytes == pytest.approx(plan.predicted_bytes, rel=0.05)
+  assert guess.layers.keys() == plan.layers.keys()
+  assert guess == method.plan(shapes)
 
 
-@pytest.mark.parametrize('name', ['binary', _slow('vector')])
-def test_shapes_alone_tell_nearly_as_much(variables, shapes, name):
-  quantizer = QUANTIZERS[name]
-  plan = method.predict(name, quantizer, shapes, make_artifact)
-  known = method.predict(name, quantizer, variables, make_artifact)
-  assert plan.dense_bytes == known.dense_bytes
-  assert plan.predicted_bytes == pytest.approx(known.predicted_bytes, rel=0.05)
-  assert plan.layers.keys() == known.layers.keys()
-  assert plan == method.predict(name, quantizer, shapes, make_artifact)
-
-
-def test_the_distance_is_that_of_each_kernel(variables):
-  plan = method.predict(
-    'binary', QUANTIZERS['binary'], variables, make_artifact
-  )
-  for path, layer in plan.layers.items():
-    w = np.float64(trees.flatten(variables['params'])[path])
-    # Of signs: the cosine of channel j is sum(abs(w_ij)) / (sqrt(n) ||w_j||).
-    cosines = np.abs(w).sum(0) / np.linalg.norm(w, axis=0) / len(w) ** 0.5
-    assert layer.cosine_distance == pytest.approx(1 - cosines.mean(), abs=1e-5)
-
-
-@pytest.mark.slow
-def test_the_distance_is_the_mean_over_channels_of_what_was_made(variables):
-  name = 'vector'
-  plan = method.predict(name, QUANTIZERS[name], variables, make_artifact)
-  data = artifact_lib.loads(_write(variables, QUANTIZERS[name]))
+@each_method
+def test_the_distance_is_that_to_what_the_file_holds(variables, name):
+  plan = METHODS[name].plan(variables)
+  data = artifact_lib.loads(_write(variables, METHODS[name].make_quantizer()))
   # Of the file alone: scales are folded into the norms, which changes no angle.
   found = artifact_lib.to_variables(data)['params']
   for path, layer in plan.layers.items():
-    module, leaf = path.split('/')
-    distance = sphere.cosine_distance(
-      variables['params'][module][leaf], found[module][leaf]
-    )
-    assert layer.cosine_distance == pytest.approx(
-      float(distance.mean()), abs=1e-5
-    )
+    w = np.float64(trees.flatten(variables['params'])[path])
+    q = np.float64(trees.flatten(found)[path])
+    norms = np.linalg.norm(w, axis=0) * np.linalg.norm(q, axis=0)
+    distance = np.mean(1 - (w * q).sum(0) / norms)
+    assert layer.cosine_distance == pytest.approx(distance, abs=1e-5)
     assert 0.001 < layer.cosine_distance < 0.5
+
+
+def test_a_state_becomes_the_file_that_training_sees(variables):
+  method = METHODS['binary']
+  plan = method.plan(variables)
+  schedule = optax.constant_schedule(0.0)
+  tx = method.transformation(plan, optax.sgd(0.0), schedule)
+
+  @jax.jit
+  def step(params):
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, opt_state = tx.update(zero, tx.init(params), params)
+    return optax.apply_updates(params, updates), opt_state
+
+  params, opt_state = step(variables['params'])
+  state = plan, opt_state, variables | {'params': params}
+  exported = method.encode(*state)
+  for path in plan.layers:
+    codes = exported.tensors[f'params/{path}'].codes
+    np.testing.assert_array_equal(codes, np.sign(trees.flatten(params)[path]))
+  # It has no target.
+  data = artifact_lib.dumps(exported)
+  assert artifact_lib.dumps(method.export(*state)) == data
+  assert method.adapt(plan, opt_state, exported, data) == (opt_state, {})

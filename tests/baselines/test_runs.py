@@ -12,8 +12,8 @@ from hq_jax.data import eval_batches
 from hq_jax.runtime import preemption
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import train
-from tests import jobs
 from tests import runs
+from tests import setups
 
 _NUM_STEPS = 10  # Of an epoch: 1,297 images, in batches of 128.
 _NUM_POLLS = _NUM_STEPS + 4  # After each step, and before each test batch.
@@ -25,57 +25,55 @@ ENCODINGS = {
   'twn': layout.TERNARY,
   'uniform': layout.CODEBOOK,
 }
-every_rival = pytest.mark.parametrize('name', ENCODINGS)
+every_baseline = pytest.mark.parametrize('name', ENCODINGS)
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick')]
 
 
 @pytest.fixture
 def prepare(data_dir):
-  """Returns a function that makes a job of three epochs in a folder."""
-  with jobs.preparing() as prepare:
+  """Returns a function that sets up three epochs in a folder."""
 
-    def make(folder, name, **fields):
-      fields = {
-        **jobs.PERCEPTRON,
-        'model.widths': (24,),
-        'batch_size': 128,
-        'dense.epochs': 1,
-        'dense.learning_rate': 0.03,
-        'prune.epochs': 0,
-        'quantizer.name': name,
-        **fields,
-      }
-      job = prepare(jobs.get_config(data_dir, **fields), folder)
-      assert job.steps_per_epoch == _NUM_STEPS
-      return job
+  def make(folder, name, **fields):
+    fields = {
+      **setups.PERCEPTRON,
+      'model.widths': (24,),
+      'batch_size': 128,
+      'dense.epochs': 1,
+      'dense.learning_rate': 0.03,
+      'prune.epochs': 0,
+      'quantizer.name': name,
+      **fields,
+    }
+    setup = setups.prepare(setups.get_config(data_dir, **fields), folder)
+    assert setup.steps_per_epoch == _NUM_STEPS
+    return setup
 
-    yield make
+  return make
 
 
-def _measure(job):
+def _measure(setup):
   """The accuracy of the file, by somebody who has that alone."""
+  artifact = artifact_lib.read(os.path.join(setup.workdir, 'model.hq'))
   (batch,) = eval_batches.make_eval_batches(
-    job.dataset.test, preprocessing=job.header['preprocessing'], batch_size=500
+    setup.dataset.test, preprocessing=artifact.preprocessing, batch_size=500
   )
-  artifact = artifact_lib.read(os.path.join(job.workdir, 'model.hq'))
-  apply = jax.jit(job.model.apply)
+  apply = jax.jit(setup.model.apply)
   logits = apply(artifact_lib.to_variables(artifact), batch['image'])
   return np.mean(np.argmax(np.asarray(logits), axis=-1) == batch['label'])
 
 
-@every_rival
+@every_baseline
 def test_a_run_ends_in_a_file_that_is_the_network(tmp_path, prepare, name):
-  job = prepare(tmp_path, name)
-  assert (job.recipe, job.wanted_bytes, job.int8_kernels) == (None, None, ())
-  report = train.run(job)
+  setup = prepare(tmp_path, name)
+  report = train.run(setup)
   path = tmp_path / 'model.hq'
   assert report['file_bytes'] == path.stat().st_size
   assert report['file_bytes'] == pytest.approx(
-    job.plan.predicted_bytes, rel=0.1
+    setup.plan.predicted_bytes, rel=0.1
   )
   assert report['dense_bytes'] == 4 * (64 * 24 + 4 * 24 + 24 * 10 + 10)
   assert report['file_accuracy'] == report['ternary_accuracy']
-  assert report['file_accuracy'] == pytest.approx(_measure(job), abs=1e-9)
+  assert report['file_accuracy'] == pytest.approx(_measure(setup), abs=1e-9)
   assert report['file_accuracy'] > 0.4  # Chance is 0.1.
   kernels = [row for row in report['layers'] if row['is_kernel']]
   assert {row['path'] for row in kernels} == {
@@ -83,7 +81,7 @@ def test_a_run_ends_in_a_file_that_is_the_network(tmp_path, prepare, name):
     'params/head/kernel',
   }
   assert all(row['encoding'] in ENCODINGS[name] for row in kernels)
-  rows = workdir_lib.History(job.workdir).rows
+  rows = workdir_lib.History(setup.workdir).rows
   assert [row['phase'] for row in rows] == ['dense', 'ternary', 'ternary']
   for row in rows[1:]:
     assert row['test_accuracy'] > 0.2 and 'density_scale' not in row
@@ -106,9 +104,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   train.run(prepare(whole, name, measure_bias=True))
   # Amid the second epoch with quantized weights, between two assignments.
-  job = prepare(stopped, name, measure_bias=True)
+  setup = prepare(stopped, name, measure_bias=True)
   with pytest.raises(preemption.Stopped, match='step 15 of stage compress is'):
-    train.run(job, jobs.SignalAt(job.mesh, 2 * _NUM_POLLS + 5))
+    train.run(setup, setups.SignalAt(setup.mesh, 2 * _NUM_POLLS + 5))
   assert not (stopped / 'model.hq').exists()
   train.run(prepare(stopped, name, measure_bias=True))
   assert _read(stopped) == _read(whole)

@@ -15,7 +15,7 @@ from hq_jax.training import train_step
 pytestmark = pytest.mark.slow
 
 
-def _train(job, data, fsdp, num_steps=4):
+def _train(setup, data, fsdp, num_steps=4):
   """Parameters and statistics after some steps of the dense stage."""
   mesh = jax.make_mesh(
     (data, fsdp),
@@ -23,13 +23,13 @@ def _train(job, data, fsdp, num_steps=4):
     devices=jax.devices()[: data * fsdp],
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
-  stage = train.make_dense_stage(job)
+  stage = train.make_dense_stage(setup)
   state = train_state.init(
-    job.model, stage.tx, jax.random.key(3), job.dataset.image_shape, mesh
+    setup.model, stage.tx, jax.random.key(3), setup.dataset.image_shape, mesh
   )
-  step = train_step.make_train_step(job.model, stage.tx, mesh=mesh)
+  step = train_step.make_train_step(setup.model, stage.tx, mesh=mesh)
   batches = train_batches.make_train_iterator(
-    job.dataset, batch_size=64, seed=5, max_shift=1
+    setup.dataset, batch_size=64, seed=5, max_shift=1
   )
   for _ in range(num_steps):
     batch = sharding.to_global(next(batches), mesh)
@@ -38,23 +38,21 @@ def _train(job, data, fsdp, num_steps=4):
 
 
 @pytest.fixture(scope='module')
-def job(tmp_path_factory):
+def setup(tmp_path_factory):
   config = digits.get_config('debug')
   config.model.widths, config.model.num_blocks = (16,), (1,)
   config.target_ratio = 10
-  found = setup_lib.prepare(config, str(tmp_path_factory.mktemp('job') / 'w'))
-  yield found
-  found.lock.close()
+  return setup_lib.prepare(config, tmp_path_factory.mktemp('setup') / 'w')
 
 
 @pytest.fixture(scope='module')
-def alone(job):
-  return _train(job, 1, 1)
+def alone(setup):
+  return _train(setup, 1, 1)
 
 
 @pytest.mark.parametrize(('data', 'fsdp'), [(4, 1), (8, 1), (1, 4), (2, 4)])
-def test_devices_agree_to_rounding(job, alone, data, fsdp):
-  found = _train(job, data, fsdp)
+def test_devices_agree_to_rounding(setup, alone, data, fsdp):
+  found = _train(setup, data, fsdp)
   for (path, one), (_, other) in zip(alone, found, strict=True):
     # Adam divides: where a gradient is next to nothing, rounding is much.
     largest = np.abs(one).max()

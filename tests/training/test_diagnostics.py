@@ -5,9 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from hq_jax import models
+from hq_jax import transforms
+from hq_jax.runtime import sharding
 from hq_jax.training import diagnostics
+from hq_jax.training import train_state
 
 # As they are used: inside a compiled program.
 _kernel_diagnostics = jax.jit(
@@ -256,3 +261,84 @@ def test_tiny_weights_are_not_dead():
   p = {'kernel': jnp.full((4, 2), 1e-25).at[:, 1].set(0.0)}
   found = diagnostics.kernel_diagnostics(p, p)
   assert float(found['dead_channels']['kernel']) == 0.5
+
+
+@pytest.fixture(scope='module')
+def network():
+  """A perceptron, a batch, and states with dense and with ternary weights."""
+  rng = np.random.default_rng(3)
+  model = models.build('mlp', num_classes=4, arguments={'widths': [8]})
+  batch = {
+    'image': rng.normal(size=(16, 2, 3, 1)).astype(np.float32),
+    'label': rng.integers(0, 4, 16).astype(np.int32),
+  }
+  recipe = transforms.Recipe(sparsity=0.5)
+  tx = transforms.hq(optax.sgd(0.1), recipe)
+  variables = model.init(jax.random.key(0), batch['image'])
+  dense = train_state.TrainState(jnp.int32(0), **variables, opt_state=())
+
+  @jax.jit
+  def step(params):
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, opt_state = tx.update(zero, tx.init(params), params)
+    return optax.apply_updates(params, updates), opt_state
+
+  params, opt_state = step(dense.params)
+  state = dense.replace(params=params, opt_state=opt_state)
+  return model, batch, dense, state
+
+
+def _loss(params, images, labels):
+  """Of the perceptron in training, with the mean and variance of the batch."""
+  x = images.reshape(len(images), -1) @ params['dense1']['kernel']
+  x = (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5)
+  x = x * params['norm1']['scale'] + params['norm1']['bias']
+  logits = jnp.maximum(x, 0) @ params['head']['kernel'] + params['head']['bias']
+  log_p = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  return -log_p[jnp.arange(len(labels)), labels].mean()
+
+
+def test_the_bias_is_that_between_parameters_and_latents(network):
+  model, batch, dense, state = network
+  watched = {'select': lambda path, leaf: path.endswith('kernel')}
+  diagnose = diagnostics.make_diagnose(
+    model, sharding.make_mesh(), watched, batch
+  )
+  found = diagnose(state)
+  assert found.keys() == {
+    *('cosine_distance', 'sparsity', 'dead_channels', 'ste_bias')
+  }
+  assert found['ste_bias'].keys() == {'dense1/kernel', 'head/kernel'}
+  gradient = jax.jit(jax.grad(_loss))
+  # Projected, but not moved; the weights that are not quantized are the same.
+  latents = jax.tree.map(
+    lambda p, w: p if isinstance(w, optax.MaskedNode) else w,
+    state.params,
+    state.opt_state.latents,
+    is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+  )
+  one, other = (
+    gradient(params, batch['image'], batch['label'])
+    for params in (state.params, latents)
+  )
+  for path, value in found['ste_bias'].items():
+    module, leaf = path.split('/')
+    assert (state.params[module][leaf] == 0).mean() == 0.5
+    a, b = (np.float64(tree[module][leaf]).ravel() for tree in (one, other))
+    wanted = 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    assert value.dtype == jnp.float32 and wanted > 0.01
+    assert float(value) == pytest.approx(wanted, rel=1e-3)
+  # Dense weights have none.
+  bias = diagnose(dense)['ste_bias']
+  assert all(abs(float(value)) < 1e-6 for value in bias.values())
+
+
+def test_the_bias_is_measured_where_it_was_asked_for(network):
+  model, _, dense, _ = network
+  watched = {'select': lambda path, leaf: path == 'head/kernel'}
+  diagnose = diagnostics.make_diagnose(
+    model, sharding.make_mesh(), watched, None
+  )
+  found = jax.eval_shape(diagnose, dense)
+  assert found.keys() == {'cosine_distance', 'sparsity', 'dead_channels'}
+  assert found['sparsity'].keys() == {'head/kernel'}

@@ -1,5 +1,6 @@
 """A stage that is stopped, and goes on; and one whose numbers go wrong."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -7,31 +8,67 @@ import signal
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
+import optax
 import pytest
 
-from hq_jax.data import eval_batches
+from hq_jax.compression import planner
 from hq_jax.data import sources
 from hq_jax.data import train_batches
 from hq_jax.runtime import preemption
 from hq_jax.runtime import sharding
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.runtime.checkpoint import manager
-from hq_jax.training import evaluate
 from hq_jax.training import finite_guard
 from hq_jax.training import loop
 from hq_jax.training import train
 from hq_jax.training import train_state
-from tests import jobs
 from tests import runs
+from tests import setups
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 # Of an epoch: 1,297 images to train on and 500 to test, in batches of 256.
 _NUM_STEPS = 5
 _NUM_POLLS = _NUM_STEPS + 2  # After each step, and before each test batch.
 
 
-@pytest.fixture(scope='module', autouse=True)
+def _make_stage(*phases):
+  return loop.Stage(
+    name='compress',
+    plan=planner.Plan({}, 1, 1, 1),
+    tx=optax.identity(),
+    schedule=lambda step: step,
+    first_epoch=7,
+    phases=phases,
+    seed=1,
+  )
+
+
+@pytest.mark.parametrize(
+  ('phases', 'wanted'),
+  [
+    ((('prune', 2), ('ternary', 3)), 'prune prune ternary ternary ternary'),
+    ((('prune', 0), ('ternary', 2)), 'ternary ternary'),
+    ((('prune', 1), ('ternary', 0)), 'prune'),
+    ((('dense', 1),), 'dense'),
+  ],
+)
+def test_epochs_belong_to_phases_in_turn(phases, wanted):
+  stage = _make_stage(*phases)
+  names = wanted.split()
+  assert stage.num_epochs == len(names)
+  # Counted from 1, whatever came before the stage.
+  found = [stage.get_phase(epoch) for epoch in range(1, len(names) + 1)]
+  assert found == names
+
+
+def test_a_stage_without_epochs_has_a_phase_all_the_same():
+  stage = _make_stage(('dense', 0))
+  assert stage.num_epochs == 0
+  assert stage.get_phase(1) == 'dense'
+
+
+@pytest.fixture(scope='module')
 def compiled(tmp_path_factory):
   """Each run compiles the same functions anew: they are kept on the disk."""
   options = {
@@ -50,59 +87,35 @@ def compiled(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def prepare(data_dir):
-  """Returns a function that makes a job of two dense epochs in a folder."""
-  with jobs.preparing() as prepare:
+def prepare(data_dir, compiled):
+  """Returns a function that sets up two dense epochs in a folder."""
 
-    def make(folder, **fields):
-      fields = {
-        'model.widths': (8,),
-        'model.num_blocks': (1,),
-        'target_ratio': 10.0,
-        'batch_size': 256,
-        **fields,
-      }
-      job = prepare(jobs.get_config(data_dir, **fields), folder)
-      assert job.steps_per_epoch == _NUM_STEPS
-      return job
+  def make(folder, **fields):
+    fields = {
+      'model.widths': (8,),
+      'model.num_blocks': (1,),
+      'target_ratio': 10.0,
+      'batch_size': 256,
+      **fields,
+    }
+    setup = setups.prepare(setups.get_config(data_dir, **fields), folder)
+    assert setup.steps_per_epoch == _NUM_STEPS
+    return setup
 
-    yield make
+  return make
 
 
-def _fit(job, signal_at=0):
+def _fit(setup, signal_at=0):
   """The dense stage: the state at its end, and its rows."""
-  watch = jobs.SignalAt(job.mesh, signal_at)
-  history = workdir_lib.History(job.workdir)
-  stage = train.make_dense_stage(job)
-  eval_step = evaluate.make_eval_step(job.model)
-  batches = eval_batches.make_eval_batches(
-    job.dataset.test,
-    preprocessing=job.header['preprocessing'],
-    batch_size=job.config.batch_size,
-  )
-  begin = lambda: train_state.init(
-    job.model,
-    stage.tx,
-    jax.random.key(job.config.seed),
-    job.dataset.image_shape,
-    job.mesh,
-  )
+  watch = setups.SignalAt(setup.mesh, signal_at)
+  history = workdir_lib.History(setup.workdir)
   with watch.finishing_steps():
-    state = loop.fit(
-      job,
-      stage,
-      begin,
-      history,
-      lambda variables, before_batch: evaluate.evaluate(
-        eval_step, variables, batches, job.mesh, before_batch
-      ),
-      watch,
-    )
+    state = train.fit_dense(setup, history, train.make_evaluation(setup), watch)
   return sharding.to_host(state), runs.without_time(history.rows)
 
 
-def _list_steps(job):
-  folder = os.path.join(job.workdir, 'checkpoints', 'dense')
+def _list_steps(setup):
+  folder = os.path.join(setup.workdir, 'checkpoints', 'dense')
   return sorted(int(x) for x in os.listdir(folder) if x.isdigit())
 
 
@@ -115,12 +128,13 @@ def _assert_identical(found, wanted):
 @pytest.fixture(scope='module')
 def finished(prepare, tmp_path_factory):
   """A run that nobody stopped."""
-  job = prepare(tmp_path_factory.mktemp('finished'))
-  found = _fit(job)
-  assert _list_steps(job) == [_NUM_STEPS, 2 * _NUM_STEPS]
+  setup = prepare(tmp_path_factory.mktemp('finished'))
+  found = _fit(setup)
+  assert _list_steps(setup) == [_NUM_STEPS, 2 * _NUM_STEPS]
   return found
 
 
+@slow
 def test_a_row_for_each_epoch(finished):
   state, rows = finished
   assert state.step == 2 * _NUM_STEPS
@@ -131,13 +145,14 @@ def test_a_row_for_each_epoch(finished):
   assert 'skipped_steps' not in rows[0]
 
 
-def _stop(job, signal_at):
+def _stop(setup, signal_at):
   with pytest.raises(preemption.Stopped) as caught:
-    _fit(job, signal_at)
+    _fit(setup, signal_at)
   assert caught.value.signal_number == signal.SIGTERM
   return str(caught.value)
 
 
+@slow
 @pytest.mark.parametrize(
   ('signal_at', 'step', 'num_rows'),
   [
@@ -152,15 +167,16 @@ def _stop(job, signal_at):
 def test_a_run_that_was_stopped_goes_on_to_the_bit(
   tmp_path, prepare, finished, signal_at, step, num_rows
 ):
-  job = prepare(tmp_path)
+  setup = prepare(tmp_path)
   message = f'step {step} of stage dense is saved'
-  assert _stop(job, signal_at) == message
-  assert _list_steps(job)[-1] == step
-  rows = runs.without_time(workdir_lib.History(job.workdir).rows)
+  assert _stop(setup, signal_at) == message
+  assert _list_steps(setup)[-1] == step
+  rows = runs.without_time(workdir_lib.History(setup.workdir).rows)
   assert rows == finished[1][:num_rows]
   _assert_identical(_fit(prepare(tmp_path)), finished)
 
 
+@slow
 def test_a_run_may_be_stopped_again_and_again(tmp_path, prepare, finished):
   for signal_at in (2, 3, 2, 2):
     # In mid-epoch twice, within the evaluation, and in the second epoch.
@@ -168,63 +184,63 @@ def test_a_run_may_be_stopped_again_and_again(tmp_path, prepare, finished):
   _assert_identical(_fit(prepare(tmp_path)), finished)
 
 
+@slow
 def test_a_run_that_was_stopped_before_it_began_has_lost_nothing(
   tmp_path, prepare
 ):
-  job = prepare(tmp_path)
-  watch = preemption.Watch(job.mesh)
-  stage = train.make_dense_stage(job)
-  begin = lambda: train_state.init(
-    job.model, stage.tx, jax.random.key(0), job.dataset.image_shape, job.mesh
-  )
-  history = workdir_lib.History(job.workdir)
+  setup = prepare(tmp_path)
+  watch = preemption.Watch(setup.mesh)
+  history = workdir_lib.History(setup.workdir)
   with watch.finishing_steps():
     watch.receive(signal.SIGINT)
     with pytest.raises(preemption.Stopped) as caught:
-      loop.fit(job, stage, begin, history, lambda *_: {}, watch)
+      train.fit_dense(setup, history, lambda *_: {}, watch)
   assert caught.value.signal_number == signal.SIGINT
   assert str(caught.value) == 'stage dense has not begun; nothing is lost'
-  assert _list_steps(job) == [] and history.rows == []
+  assert _list_steps(setup) == [] and history.rows == []
 
 
+@slow
 def test_steps_within_an_epoch_are_saved_and_change_nothing(
   tmp_path, prepare, finished
 ):
   fields = {'checkpoint.every_steps': 2, 'checkpoint.keep': 9}
-  job = prepare(tmp_path, **fields)
-  _assert_identical(_fit(job), finished)
+  setup = prepare(tmp_path, **fields)
+  _assert_identical(_fit(setup), finished)
   # The multiples of 2, and the ends of the epochs.
-  assert _list_steps(job) == [2, 4, 5, 6, 8, 10]
+  assert _list_steps(setup) == [2, 4, 5, 6, 8, 10]
   # From one of them, as after a death in step 9 or 10.
   folder = tmp_path / 'checkpoints' / 'dense'
   (folder / '10').rename(tmp_path / '10')
   _assert_identical(_fit(prepare(tmp_path, **fields)), finished)
 
 
-def _poison(job, step):
-  """The job with one image of NaN, which is in the batch of that step."""
-  train_set = job.dataset.train
+def _poison(setup, step):
+  """The setup with one image of NaN, which is in the batch of that step."""
+  train_set = setup.dataset.train
   images = np.stack([train_set[i]['image'] for i in range(len(train_set))])
   labels = np.array([train_set[i]['label'] for i in range(len(train_set))])
   numbered = sources.MemorySource(images, np.arange(len(images)))
   batches = train_batches.make_train_iterator(
-    job.dataset._replace(train=numbered),
-    batch_size=job.config.batch_size,
-    seed=train.make_dense_stage(job).seed,
+    setup.dataset._replace(train=numbered),
+    batch_size=setup.config.batch_size,
+    seed=train.make_dense_stage(setup).seed,
   )
   for _ in range(step):
     numbers = next(batches)['label']
   images = images.astype(np.float32)
   images[numbers[0]] = np.nan
   source = sources.MemorySource(images, labels)
-  return job._replace(dataset=job.dataset._replace(train=source))
+  dataset = setup.dataset._replace(train=source)
+  return dataclasses.replace(setup, dataset=dataset)
 
 
+@slow
 def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   fields = {'checkpoint.every_steps': 3}
-  job = _poison(prepare(tmp_path, **fields), 4)
+  setup = _poison(prepare(tmp_path, **fields), 4)
   with pytest.raises(FloatingPointError) as caught:
-    _fit(job)
+    _fit(setup)
   text = str(caught.value)
   assert re.fullmatch(
     r'stage dense, epoch 1: step 4: not finite: (loss, )?(gradient of \S+, )+'
@@ -234,15 +250,19 @@ def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
     text,
   )
   # What is on the disk is sound.
-  assert _list_steps(job) == [3]
-  stage = train.make_dense_stage(job)
+  assert _list_steps(setup) == [3]
+  stage = train.make_dense_stage(setup)
   like = train_state.init(
-    job.model, stage.tx, jax.random.key(9), job.dataset.image_shape, job.mesh
+    setup.model,
+    stage.tx,
+    jax.random.key(9),
+    setup.dataset.image_shape,
+    setup.mesh,
   )
   sums = {name: np.zeros(2, np.float32) for name in ('loss', 'accuracy')}
-  like = loop.Snapshot(like, sharding.to_devices(sums, job.mesh))
+  like = loop.Snapshot(like, sharding.to_devices(sums, setup.mesh))
   checkpoints = manager.Checkpoints(
-    os.path.join(job.workdir, 'checkpoints', 'dense'), job.identity
+    os.path.join(setup.workdir, 'checkpoints', 'dense'), setup.identity
   )
   restored = checkpoints.restore(like)
   checkpoints.close()
@@ -254,9 +274,10 @@ def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   assert state.step == 2 * _NUM_STEPS and len(rows) == 2
 
 
+@slow
 def test_a_step_that_goes_wrong_may_be_skipped(tmp_path, prepare, finished):
-  job = _poison(prepare(tmp_path, max_skipped_steps=1), 4)
-  state, rows = _fit(job)
+  setup = _poison(prepare(tmp_path, max_skipped_steps=1), 4)
+  state, rows = _fit(setup)
   assert state.step == 2 * _NUM_STEPS
   # The image is in one batch of each epoch.
   assert [row['skipped_steps'] for row in rows] == [1, 1]
@@ -266,12 +287,13 @@ def test_a_step_that_goes_wrong_may_be_skipped(tmp_path, prepare, finished):
     assert abs(row['train_loss'] - plain['train_loss']) < 0.3
 
 
+@slow
 def test_without_a_checkpoint_that_is_said(tmp_path, prepare):
   # The step that is to be saved is looked at before.
-  job = _poison(prepare(tmp_path, **{'checkpoint.every_steps': 3}), 3)
+  setup = _poison(prepare(tmp_path, **{'checkpoint.every_steps': 3}), 3)
   with pytest.raises(
     FloatingPointError,
     match=r': step 3: not finite: (loss, )?gradient of .*; there is no check',
   ):
-    _fit(job)
-  assert _list_steps(job) == []
+    _fit(setup)
+  assert _list_steps(setup) == []

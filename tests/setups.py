@@ -1,7 +1,5 @@
-"""Jobs of digits in this process: how they are made, and stopped."""
+"""Runs on the digits in this process: how they are set up, and stopped."""
 
-from collections.abc import Callable, Iterator
-import contextlib
 import os
 import pathlib
 import signal
@@ -32,27 +30,15 @@ def get_config(data_dir: pathlib.Path, **fields: Any) -> config_dict.ConfigDict:
   return config
 
 
-@contextlib.contextmanager
-def preparing() -> Iterator[Callable[..., setup_lib.Job]]:
-  """Gives `setup.prepare`, and frees the folders."""
-  locks = []
-
-  def prepare(
-    config: config_dict.ConfigDict,
-    folder: str | os.PathLike[str],
-    dataset: datasets.Dataset | None = None,
-  ) -> setup_lib.Job:
-    for lock in locks:
-      lock.close()  # Of the run that was stopped in the same folder.
-    job = setup_lib.prepare(config, str(folder), dataset)
-    locks.append(job.lock)
-    return job
-
-  try:
-    yield prepare
-  finally:
-    for lock in locks:
-      lock.close()
+def prepare(
+  config: config_dict.ConfigDict,
+  folder: str | os.PathLike[str],
+  dataset: datasets.Dataset | None = None,
+) -> setup_lib.Setup:
+  """The setup of a run, whose folder is there and is locked by nobody."""
+  setup = setup_lib.prepare(config, folder, dataset)
+  setup_lib.claim(setup).close()
+  return setup
 
 
 class SignalAt(preemption.Watch):
