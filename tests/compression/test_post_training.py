@@ -61,8 +61,9 @@ def test_a_target_is_reached_and_used(ratio):
   written = len(artifact.dumps(found))
   wanted = int(_DENSE_BYTES / ratio)
   assert written <= wanted
-  # Where bytes are plenty, the largest kernel may find them too few to change.
-  assert written >= 0.99 * wanted or ratio < 10
+  # Where bytes are plenty, every kernel has its least distance, or what int8
+  # would take in place of it is more than there is.
+  assert written >= 0.99 * wanted or ratio <= 20
 
 
 def test_a_bare_tree_of_float64_reaches_its_target(rng):

@@ -18,7 +18,6 @@ from hq_jax.core import trees
 
 _ENCODINGS = ('ternary', 'int8', 'float16')
 ALLOCATIONS = ('cosine_distance', *sparsity_distributions.DISTRIBUTIONS)
-_MAX_ATTEMPTS = 8
 _NUM_LISTED = 3  # of the largest kernels, where a ratio is refused
 
 
@@ -149,8 +148,8 @@ def _minimise_distance(
 ) -> records.Plan:
   """The least sum of distances that fits.
 
-  The encodings are those of `lagrangian.solve`. Because they jump, those that
-  fit stay and the sparsities of the ternary kernels use up what is left.
+  The encodings are those of `lagrangian.minimise`. Because they jump, those
+  that fit stay and the sparsities of ternary kernels use up what is left.
   """
   paths = list(network.kernels)
   options = lagrangian.get_options(
@@ -177,26 +176,23 @@ def _minimise_distance(
       code_fraction,
     )
 
-  smallest = lagrangian.smallest(options)
-  least = make(smallest)
-  if least.predicted_bytes > wanted:
-    return least
+  smallest = make(lagrangian.smallest(options))
+  if smallest.predicted_bytes > wanted:
+    return smallest
   # Encodings differ in their scales and headers, which are measured: what they
-  # take more than was thought goes off the budget.
-  budget = wanted - least.fixed_bytes
-  kept = lagrangian.keep_encodings(options, smallest)
-  for _ in range(_MAX_ATTEMPTS):
-    choice = lagrangian.solve(options, budget)
-    chosen = lagrangian.keep_encodings(options, choice)
-    found = make(lagrangian.smallest(chosen))
-    if found.predicted_bytes <= wanted:
-      kept, least = chosen, found
+  # take goes off the budget until the encodings that are chosen fit.
+  budget = wanted - smallest.fixed_bytes
+  while True:
+    choice = lagrangian.minimise(options, budget)
+    kept = lagrangian.keep_encodings(options, choice)
+    least = make(lagrangian.smallest(kept))
+    if least.predicted_bytes <= wanted:
       break
-    budget -= found.predicted_bytes - wanted
+    budget = min(budget - 1, wanted - least.fixed_bytes)
   # The encodings stay; their sparsities use up what is left, less what is lost
   # by rounding to whole bytes.
   budget = wanted - least.fixed_bytes - len(paths)
-  loose, tight = lagrangian.minimise(kept, budget)
+  loose, tight = lagrangian.bracket(kept, budget)
   ends = options.sparsities[loose], options.sparsities[tight]
   mix = lambda t: make(tight, ends[0] + t * (ends[1] - ends[0]))
   return _find_least(mix, 0.0, 1.0, wanted)

@@ -82,7 +82,7 @@ def smallest(options: Options) -> np.ndarray:
   return np.argmin(np.where(allowed, options.num_bytes, np.inf), axis=1)
 
 
-def minimise(options: Options, budget: float) -> tuple[np.ndarray, np.ndarray]:
+def bracket(options: Options, budget: float) -> tuple[np.ndarray, np.ndarray]:
   """The choices at a price of a byte too low to fit, and at one just enough."""
   rows = np.arange(len(options.num_bytes))
   choose = lambda price: np.argmin(
@@ -96,47 +96,20 @@ def minimise(options: Options, budget: float) -> tuple[np.ndarray, np.ndarray]:
   return choose(2.0 ** (price - _SAME_PRICE)), choose(2.0**price)
 
 
-def fill(
-  options: Options, loose: np.ndarray, tight: np.ndarray, budget: float
-) -> np.ndarray:
-  """Takes what fits of the looser of two choices, the best bargain first.
+def minimise(options: Options, budget: float) -> np.ndarray:
+  """The choices at the price that just fits, and what else there is room for.
 
-  Many kernels may change at the same price of a byte, all of them together too
-  much: those of equal shape do, where only shapes are known.
+  Many kernels may change at the same price, all of them together too much:
+  those of equal shape do, where only shapes are known. The best bargains are
+  taken first.
   """
-  rows = np.arange(len(tight))
-  cost = options.num_bytes[rows, loose] - options.num_bytes[rows, tight]
-  gain = options.distances[rows, tight] - options.distances[rows, loose]
-  left = budget - options.num_bytes[rows, tight].sum()
-  choice = tight.copy()
-  for row in np.argsort(-gain / np.maximum(cost, 1e-9), kind='stable'):
-    if 0 < cost[row] <= left:
+  loose, choice = bracket(options, budget)
+  rows = np.arange(len(choice))
+  more_bytes = options.num_bytes[rows, loose] - options.num_bytes[rows, choice]
+  gain = options.distances[rows, choice] - options.distances[rows, loose]
+  left = budget - options.num_bytes[rows, choice].sum()
+  for row in np.argsort(-gain / np.maximum(more_bytes, 1e-9), kind='stable'):
+    if 0 < more_bytes[row] <= left:
       choice[row] = loose[row]
-      left -= cost[row]
+      left -= more_bytes[row]
   return choice
-
-
-def solve(options: Options, budget: float) -> np.ndarray:
-  """Takes what is nearest within a budget, as well as is found quickly.
-
-  `minimise` and `fill`, again and again, each time without the options that
-  have no room beside what was chosen; the nearest choice of all is returned.
-  A price of a byte alone would leave what one large kernel cannot use.
-  """
-  rows = np.arange(len(options.num_bytes))
-  distance = lambda choice: options.distances[rows, choice].sum()
-  best, allowed = smallest(options), options
-  for _ in range(2 * len(rows) + 1):
-    loose, tight = minimise(allowed, budget)
-    choice = fill(allowed, loose, tight, budget)
-    used = options.num_bytes[rows, choice]
-    if used.sum() > budget:
-      break
-    if distance(choice) < distance(best):
-      best = choice
-    fits = options.num_bytes <= (used + budget - used.sum())[:, None]
-    narrowed = np.where(fits, allowed.distances, np.inf)
-    if np.array_equal(narrowed, allowed.distances):
-      break
-    allowed = allowed._replace(distances=narrowed)
-  return best
