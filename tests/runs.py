@@ -66,6 +66,18 @@ def run(
     return running.finish(timeout)
 
 
+def start_quick(
+  data_dir: pathlib.Path,
+  workdir: pathlib.Path,
+  *arguments: str,
+  num_devices: int = 1,
+  **settings: str,
+) -> contextlib.AbstractContextManager['Running']:
+  """Starts a quick run; settings are of its environment."""
+  words = command(*QUICK, f'--workdir={workdir}', *arguments)
+  return start(words, quick_environment(data_dir, num_devices) | settings)
+
+
 def run_quick(
   data_dir: pathlib.Path,
   workdir: pathlib.Path,
@@ -73,8 +85,9 @@ def run_quick(
   num_devices: int = 1,
 ) -> subprocess.CompletedProcess[str]:
   """A quick run from where it is to its end."""
-  words = command(*QUICK, f'--workdir={workdir}', *arguments)
-  with start(words, quick_environment(data_dir, num_devices)) as running:
+  with start_quick(
+    data_dir, workdir, *arguments, num_devices=num_devices
+  ) as running:
     return running.finish()
 
 

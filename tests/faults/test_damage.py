@@ -16,8 +16,7 @@ pytestmark = pytest.mark.slow
 def stopped(data_dir, tmp_path_factory):
   """The folder of a run that was stopped in its second stage."""
   workdir = tmp_path_factory.mktemp('stopped') / 'w'
-  words = runs.command(*runs.QUICK, f'--workdir={workdir}')
-  with runs.start(words, runs.quick_environment(data_dir)) as running:
+  with runs.start_quick(data_dir, workdir) as running:
     moments.wait(running, workdir, 8)
     running.send(signal.SIGTERM)
     assert running.finish().returncode == 143
@@ -57,15 +56,20 @@ def _delete(step):
 def test_the_step_before_takes_over(whole, data_dir, workdir, damage):
   good, newest = _steps(workdir)
   damage(newest)
-  done = runs.run_quick(data_dir, workdir)
-  assert done.returncode == 0
-  line = runs.only_line(done)
+  line = _finish(whole, data_dir, workdir)
   assert f'] {newest} ' in line
   assert line.endswith(
     f': moved to damaged/{newest.name}, step {good.name} is used'
   )
   assert (newest.parent / 'damaged' / newest.name).is_dir()
+
+
+def _finish(whole, data_dir, workdir):
+  """Runs to the end of an undisturbed run; the one line on stderr."""
+  done = runs.run_quick(data_dir, workdir)
+  assert done.returncode == 0
   runs.check_same_end(workdir, whole)
+  return runs.only_line(done)
 
 
 def test_an_empty_folder_of_a_later_step_is_passed_over(
@@ -73,13 +77,9 @@ def test_an_empty_folder_of_a_later_step_is_passed_over(
 ):
   newest = _steps(workdir)[-1]
   (newest.parent / '25').mkdir()
-  done = runs.run_quick(data_dir, workdir)
-  assert done.returncode == 0
-  line = runs.only_line(done)
-  assert line.endswith(
+  assert _finish(whole, data_dir, workdir).endswith(
     f'/25 has no state: moved to damaged/25, step {newest.name} is used'
   )
-  runs.check_same_end(workdir, whole)
 
 
 def _files(folder):

@@ -16,8 +16,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
 ):
   moment = moments.draw(seed)
   workdir = tmp_path / 'w'
-  words = runs.command(*runs.QUICK, f'--workdir={workdir}')
-  with runs.start(words, runs.quick_environment(data_dir)) as running:
+  with runs.start_quick(data_dir, workdir) as running:
     find_process = lambda: running.process.pid
     moments.kill(running, workdir, moment, find_process)
     assert running.finish().returncode == -signal.SIGKILL

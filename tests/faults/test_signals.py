@@ -17,12 +17,21 @@ _SAVED = (
   r'hq_jax: {name}: step (\d+) of stage (\w+) is saved; the same command goes'
   ' on'
 )
+_UNCOMPILED = {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
 
 
 def _asked(name):
   return (
     f'hq_jax: {name}: finishing the step and saving; once more quits at once'
   )
+
+
+def _check_saved(done, how):
+  """That it saved and left as asked; the step and the stage."""
+  assert done.returncode == 128 + how
+  asked, saved = done.stderr.splitlines()
+  assert asked == _asked(how.name)
+  return re.fullmatch(_SAVED.format(name=how.name), saved).groups()
 
 
 def _goes_on(data_dir, workdir, expected, num_devices=1):
@@ -42,16 +51,12 @@ def test_one_process_saves_and_goes_on(
   whole, data_dir, tmp_path, how, stage, num_saves, delay_seconds
 ):
   workdir = tmp_path / 'w'
-  words = runs.command(*runs.QUICK, f'--workdir={workdir}')
-  with runs.start(words, runs.quick_environment(data_dir)) as running:
+  with runs.start_quick(data_dir, workdir) as running:
     moments.wait(running, workdir, num_saves)
     time.sleep(delay_seconds)
     running.send(how)
     done = running.finish()
-  assert done.returncode == 128 + how
-  asked, saved = done.stderr.splitlines()
-  assert asked == _asked(how.name)
-  step, of_stage = re.fullmatch(_SAVED.format(name=how.name), saved).groups()
+  step, of_stage = _check_saved(done, how)
   assert of_stage == stage
   assert moments.find_saves(workdir)[f'checkpoints/{stage}/{step}']
   assert not moments.is_saving(workdir)
@@ -62,31 +67,21 @@ def test_while_an_epoch_is_evaluated_it_saves_and_goes_on(
   whole, data_dir, tmp_path
 ):
   workdir = tmp_path / 'w'
-  words = runs.command(*runs.QUICK, f'--workdir={workdir}')
   # Nothing is compiled yet: so the evaluation takes a second or two.
-  env = runs.quick_environment(data_dir)
-  env['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-  with runs.start(words, env) as running:
+  with runs.start_quick(data_dir, workdir, **_UNCOMPILED) as running:
     # Of step 9; the epoch has one step more.
     moments.wait(running, workdir, 3)
     time.sleep(0.3)
     running.send(signal.SIGINT)
     done = running.finish()
-  assert done.returncode == 130
-  asked, saved = done.stderr.splitlines()
-  assert asked == _asked('SIGINT')
-  found = re.fullmatch(_SAVED.format(name='SIGINT'), saved)
-  assert found.groups() == ('10', 'dense')
+  assert _check_saved(done, signal.SIGINT) == ('10', 'dense')
   assert runs.num_rows(workdir) == 0  # The epoch was trained, not evaluated.
   _goes_on(data_dir, workdir, whole)
 
 
 def test_a_second_signal_quits_at_once(whole, data_dir, tmp_path):
   workdir = tmp_path / 'w'
-  words = runs.command(*runs.QUICK, f'--workdir={workdir}')
-  env = runs.quick_environment(data_dir)
-  env['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-  with runs.start(words, env) as running:
+  with runs.start_quick(data_dir, workdir, **_UNCOMPILED) as running:
     # What comes next is compiled, for seconds.
     running.wait_until((workdir / 'checkpoints' / 'dense').exists)
     running.send(signal.SIGTERM)
