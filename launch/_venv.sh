@@ -60,7 +60,7 @@ make_venv() {
   fi
 }
 
-# Installs the package, $1 being '.' or '.[EXTRA]', into .venv. A stamp is left
+# Installs the package, $1 being such as '.[EXTRA]', into .venv. A stamp is left
 # behind, so that the next call is quick until the requirements change.
 install() {
   if $DRY_RUN; then

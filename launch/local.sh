@@ -12,7 +12,7 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/_venv.sh"
 
-install .
+install '.[train,report]'
 if [[ " $*" == *' --processes'* ]]; then
   launch local --python=.venv/bin/python --config=configs/digits.py \
     --workdir="${WORKDIR:-runs/digits}" "$@"

@@ -1,20 +1,9 @@
 """Packages that only some of the library needs, and what installs them."""
 
 # What is not here belongs to the extra 'train'.
-_EXTRAS = {
-  **dict.fromkeys(
-    [
-      'absl',
-      'chex',
-      'constriction',
-      'jax',
-      'jaxlib',
-      'numpy',
-      'optax',
-      'scipy',
-      'tabulate',
-    ]
-  ),
+_EXTRAS: dict[str, str | None] = {
+  **dict.fromkeys(('chex', 'constriction', 'jax', 'jaxlib', 'numpy')),
+  **dict.fromkeys(('optax', 'scipy', 'tabulate')),
   'matplotlib': 'report',
   'tensorflow': 'prepare',
 }

@@ -95,7 +95,10 @@ def test_script_is_a_strict_bash_script(name):
     (
       'launch/local.sh',
       ['--config.seed=3', 'a b'],
-      ['-m pip install --editable .', f'{_MAIN} --config.seed=3 a\\ b'],
+      [
+        '-m pip install --editable .\\[train\\,report\\]',
+        f'{_MAIN} --config.seed=3 a\\ b',
+      ],
     ),
     (
       'launch/test.sh',
@@ -212,7 +215,7 @@ def test_installs_once_and_again_when_the_requirements_change(
     assert done.returncode == 0, done.stderr
     return log.read_text().splitlines()
 
-  main, pip = f'{_MAIN} x', f'{_PIP} .'
+  main, pip = f'{_MAIN} x', f'{_PIP} .[train,report]'
   assert runs() == ['-m venv --clear .venv', pip, main]
   assert runs() == [main]
   with (checkout / 'setup.cfg').open('a') as file:
@@ -224,7 +227,7 @@ def test_installs_once_and_again_when_the_requirements_change(
 
 def test_a_failed_installation_is_tried_again(checkout, tmp_path):
   python, log = _recorder(tmp_path)
-  pip = f'{_PIP} .'
+  pip = f'{_PIP} .[train,report]'
   script = checkout / 'launch/local.sh'
   done = _run(script, PYTHON=str(python), FAILING=pip, STATUS='1')
   assert done.returncode == 1
