@@ -85,7 +85,7 @@ def test_a_folder_with_pretrained_weights(folder, tmp_path):
   assert done.returncode == 0, done.stderr
   assert 'skipped, 2 of at most 10' in done.stderr
   found = artifact.read(str(workdir / 'model.hq'))
-  assert found.class_names == ('green_triangle', 'red_disc', 'yellow_square')
+  assert found.class_names == ('class0', 'class1', 'class2')
   report = json.loads((workdir / 'report.json').read_text())
   assert 10 <= report['num_examples'] <= 12
   # Training began with these weights: the statistics of a batch norm move by a
@@ -111,7 +111,7 @@ def test_a_folder_goes_on_where_it_was_killed(folder, tmp_path):
   assert files[0].read_bytes() == files[1].read_bytes()
   # With an image more it is another folder.
   copy = shutil.copytree(folder, tmp_path / 'copy')
-  shutil.copy(next(copy.rglob('*.png')), copy / 'red_disc' / 'new.png')
+  shutil.copy(next(copy.rglob('*.png')), copy / 'class0' / 'new.png')
   other = arguments.replace(str(folder), str(copy))
   done = runs.run(folder, other, f'--workdir={tmp_path / "whole"}')
   assert done.returncode == 2

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from hq_jax.data import sources
-from hq_jax.data.sets import datasets
 
 
 def _memory_source():
@@ -24,16 +23,3 @@ def test_gather_keeps_order_and_repeats(indices):
   assert images.dtype == np.uint8 and labels.dtype == np.int32
   assert labels.tolist() == [9, 7, 9]
   assert images[:, 0, 0, 0].tolist() == [8, 0, 8]
-
-
-def test_gather_is_the_same_from_memory_and_from_disk(digits, digits_dir):
-  on_disk = datasets.load('digits', digits_dir, memory_limit_bytes=0).train
-  assert not isinstance(on_disk, sources.MemorySource)
-  indices = np.array([1296, 0, 5, 5])
-  for ours, theirs in zip(
-    sources.gather(digits.train, indices),
-    sources.gather(on_disk, indices),
-    strict=True,
-  ):
-    assert ours.dtype == theirs.dtype
-    np.testing.assert_array_equal(ours, theirs)

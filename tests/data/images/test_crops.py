@@ -1,3 +1,4 @@
+import functools
 import io
 import math
 
@@ -60,17 +61,6 @@ def test_boxes_follow_the_rule(height, width, min_area):
     assert 0 <= top < top + box_height <= height
 
 
-def test_the_central_box_where_none_fits():
-  draw = lambda *size: crops.draw_box(
-    crops.random_words(0, 0), *size, min_area=1
-  )
-  # 1 high and 4/3 wide; 30 wide and 40 high.
-  assert draw(1, 1000) == (499, 0, 1, 1)
-  assert draw(2, 101) == (49, 0, 3, 2)
-  assert draw(100, 30) == (0, 30, 30, 40)
-  assert draw(30, 100) == (30, 0, 40, 30)
-
-
 @pytest.mark.parametrize('shape', [(40, 60), (5, 3), (1, 1000), (1, 1)])
 @pytest.mark.parametrize('channels', [1, 3])
 def test_a_random_crop_is_a_resized_box(shape, channels):
@@ -113,7 +103,7 @@ def test_crops_are_of_the_upright_image(orientation):
     assert np.abs(crop(data) - crop(upright).astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('orientation', [1, 6])
 def test_a_large_jpeg_is_shrunk_while_it_is_decoded(orientation):
   image = encoded.draw_smooth(403, 299)
   data = encoded.encode(
@@ -208,33 +198,26 @@ def test_a_long_image_costs_no_more_than_its_middle():
   assert np.array_equal(found, np.broadcast_to([1, 2, 3], (224, 224, 3)))
 
 
+_random = functools.partial(
+  crops.random_resized_crop, words=crops.random_words(0, 0)
+)
+
+
 @pytest.mark.parametrize(
-  ('arguments', 'message'),
+  ('crop', 'arguments', 'message'),
   [
-    ({'size': 0}, 'size: got 0, wanted an integer, >= 1'),
-    ({'size': 2.5}, 'size: got 2.5, wanted an integer, >= 1'),
-    (
-      {'size': 4, 'min_area': 0},
-      r'min_area: got 0, wanted a fraction in \(0, 1\]',
-    ),
-    ({'size': 4, 'min_area': 1.1}, 'min_area: got 1.1'),
-    ({'size': 4, 'min_area': math.nan}, 'min_area: got nan'),
-    ({'size': 4, 'channels': 4}, 'channels: got 4, wanted 1 or 3'),
+    (_random, {'size': 0}, 'size: got 0, wanted an integer, >= 1'),
+    (_random, {'size': 2.5}, 'size: got 2.5, wanted an integer, >= 1'),
+    (_random, {'size': 4, 'min_area': 0}, 'min_area: got 0, wanted a fraction'),
+    (_random, {'size': 4, 'min_area': 1.1}, 'min_area: got 1.1'),
+    (_random, {'size': 4, 'min_area': math.nan}, 'min_area: got nan'),
+    (_random, {'size': 4, 'channels': 4}, 'channels: got 4, wanted 1 or 3'),
+    (crops.center_crop, {'size': 5, 'resize': 4}, 'resize: got 4, wanted an'),
+    (crops.center_crop, {'size': 5, 'resize': 5, 'channels': 2}, 'channels: g'),
   ],
 )
-def test_arguments_out_of_range(arguments, message):
+def test_arguments_out_of_range(crop, arguments, message):
   data = encoded.encode(Image.new('L', (3, 3)))
-  words = crops.random_words(0, 0)
   with pytest.raises(ValueError, match=f'^{message}') as raised:
-    crops.random_resized_crop(data, words, **arguments)
+    crop(data, **arguments)
   assert not isinstance(raised.value, decode.UnreadableImage)
-
-
-def test_a_center_crop_larger_than_the_image():
-  data = encoded.encode(Image.new('L', (3, 3)))
-  with pytest.raises(
-    ValueError, match=r'^resize: got 4, wanted an integer, >= 5'
-  ):
-    crops.center_crop(data, size=5, resize=4)
-  with pytest.raises(ValueError, match=r'^channels: got 2'):
-    crops.center_crop(data, size=5, resize=5, channels=2)
