@@ -251,7 +251,7 @@ def main() -> None:
     # Before TensorFlow starts its threads, which stay where they were made.
     allowed = sorted(os.sched_getaffinity(0))
     if not 1 <= arguments.cores <= len(allowed):
-      parser.error(f'--cores: got {arguments.cores}, wanted 1..{len(allowed)}')
+      parser.error(f'--cores is {arguments.cores}, wanted 1..{len(allowed)}')
     os.sched_setaffinity(0, allowed[: arguments.cores])
   # What it logs of itself at import is no part of the table.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

@@ -173,10 +173,10 @@ def check_integer(name: str, value: int, low: int, high: int) -> None:
   >>> check_integer('size_px', 4, 8, 64)
   Traceback (most recent call last):
   ...
-  ValueError: size_px: got 4, wanted an integer 8..64
+  ValueError: size_px is 4, wanted an integer 8..64
   """
   if not isinstance(value, int | np.integer) or not low <= value <= high:
-    raise ValueError(f'{name}: got {value!r}, wanted an integer {low}..{high}')
+    raise ValueError(f'{name} is {value!r}, wanted an integer {low}..{high}')
 
 
 def _check(seed: int, split: str, first: int, num: int) -> None:
@@ -184,7 +184,7 @@ def _check(seed: int, split: str, first: int, num: int) -> None:
   check_integer('first', first, 0, MAX_NUM)
   check_integer('num', num, 1, MAX_NUM)
   if split not in _SPLITS:
-    raise ValueError(f'split: got {split!r}, wanted one of {_SPLITS}')
+    raise ValueError(f'split is {split!r}, wanted one of {_SPLITS}')
 
 
 def _words(

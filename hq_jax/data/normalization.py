@@ -34,16 +34,14 @@ def get_crop(preprocessing: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
   resize, crop = (_pixels(name, preprocessing) for name in ('resize', 'crop'))
   if crop > resize:
-    raise ValueError(f'crop: got {crop}, wanted at most resize, {resize}')
+    raise ValueError(f'crop is {crop}, wanted at most resize, {resize}')
   return resize, crop
 
 
 def _pixels(name: str, preprocessing: Mapping[str, Any]) -> int:
   value = preprocessing.get(name)
   if type(value) is not int or not 1 <= value <= _MAX_PIXELS:
-    raise ValueError(
-      f'{name}: got {value!r}, wanted an int of 1..{_MAX_PIXELS}'
-    )
+    raise ValueError(f'{name} is {value!r}, wanted an int of 1..{_MAX_PIXELS}')
   return value
 
 
@@ -54,7 +52,7 @@ def normalize(
   mean = _channel_numbers('mean', preprocessing, images.shape[-1])
   std = _channel_numbers('std', preprocessing, images.shape[-1])
   if not (std > 0).all():
-    raise ValueError(f'std: got {std.tolist()}, wanted numbers above 0')
+    raise ValueError(f'std is {std.tolist()}, wanted numbers above 0')
   # In rows of whole image lines: along an axis of three NumPy is slow.
   normalized = images.astype(np.float32, order='C')
   width = images.shape[-2] if images.ndim > 1 else 1
@@ -75,7 +73,7 @@ def _channel_numbers(
     numbers = np.array([])
   if numbers.shape != (num_channels,) or not np.isfinite(numbers).all():
     raise ValueError(
-      f'{name}: got {preprocessing.get(name)!r}, wanted {num_channels} finite'
+      f'{name} is {preprocessing.get(name)!r}, wanted {num_channels} finite'
       ' number(s), one per channel'
     )
   return numbers

@@ -1,8 +1,6 @@
 """Batches to train on: endless, shuffled, shared out among processes."""
 
-from collections.abc import Callable, Mapping
 import functools
-from typing import Any
 
 import grain
 import numpy as np
@@ -56,9 +54,9 @@ def make_train_iterator(
   options: grain.ReadOptions
   if dataset.resize is not None:
     options = _FILE_READ
-    make_image = functools.partial(
-      _crop_at_random,
-      seed=seed,
+    make_image = lambda data, position: crops.random_resized_crop(
+      data,
+      crops.random_words(seed, position),
       size=dataset.image_shape[0],
       min_area=min_area,
       flip=flip,
@@ -76,13 +74,14 @@ def make_train_iterator(
     read = functools.partial(
       _read_arrays, dataset.train, seed=seed, max_shift=max_shift, flip=flip
     )
-  make_batch = functools.partial(
-    _make_train_batch,
-    read=read,
-    preprocessing=normalization.preprocessing(dataset),
-    batch_size=batch_size,
-    local_first=process_index * local_size,
-  )
+  preprocessing = normalization.preprocessing(dataset)
+  local_first = process_index * local_size
+
+  def make_batch(batch: int, indices: np.ndarray) -> Batch:
+    images, labels = read(indices, batch * batch_size + local_first)
+    images = normalization.normalize(images, preprocessing)
+    return {'image': images, 'label': labels}
+
   # Grain shuffles epoch e with seed + e: neighbouring seeds would meet each
   # other's orders one epoch later. Hashed seeds do not.
   shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -96,13 +95,6 @@ def make_train_iterator(
     .map_with_index(make_batch)
   )
   return iter(batches.to_iter_dataset(options))
-
-
-def _crop_at_random(
-  data: bytes, position: int, *, seed: int, **arguments: Any
-) -> np.ndarray:
-  words = crops.random_words(seed, position)
-  return crops.random_resized_crop(data, words, **arguments)
 
 
 def _read_arrays(
@@ -122,18 +114,3 @@ def _read_arrays(
   if flip:
     images = augment.flip(images, augment.random_flips(*where))
   return images, labels
-
-
-def _make_train_batch(
-  batch: int,
-  indices: np.ndarray,
-  *,
-  read: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
-  preprocessing: Mapping[str, Any],
-  batch_size: int,
-  local_first: int,
-) -> Batch:
-  """Reads and normalizes a share of global batch number `batch`."""
-  images, labels = read(indices, batch * batch_size + local_first)
-  images = normalization.normalize(images, preprocessing)
-  return {'image': images, 'label': labels}

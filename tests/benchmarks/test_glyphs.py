@@ -242,14 +242,14 @@ def test_bars_and_patches_cover_what_they_should():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'seed': -1}, 'seed: got -1, wanted an integer 0..18446744073709551615'),
-    ({'seed': 2**64}, 'seed: got 18446744073709551616, wanted an integer 0'),
-    ({'seed': 0.5}, 'seed: got 0.5, wanted an integer'),
-    ({'split': 'dev'}, "split: got 'dev', wanted one of ('train', 'test')"),
-    ({'first': -40}, 'first: got -40, wanted an integer 0..'),
-    ({'first': 3, 'num': 0}, 'num: got 0, wanted an integer 1..'),
-    ({'size_px': 7}, 'size_px: got 7, wanted an integer 8..64'),
-    ({'size_px': 65}, 'size_px: got 65, wanted an integer 8..64'),
+    ({'seed': -1}, 'seed is -1, wanted an integer 0..18446744073709551615'),
+    ({'seed': 2**64}, 'seed is 18446744073709551616, wanted an integer 0'),
+    ({'seed': 0.5}, 'seed is 0.5, wanted an integer'),
+    ({'split': 'dev'}, "split is 'dev', wanted one of ('train', 'test')"),
+    ({'first': -40}, 'first is -40, wanted an integer 0..'),
+    ({'first': 3, 'num': 0}, 'num is 0, wanted an integer 1..'),
+    ({'size_px': 7}, 'size_px is 7, wanted an integer 8..64'),
+    ({'size_px': 65}, 'size_px is 65, wanted an integer 8..64'),
   ],
 )
 def test_refuses_what_is_out_of_range(changes, message):

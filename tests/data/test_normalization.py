@@ -49,7 +49,7 @@ def test_channels_have_their_own_numbers():
 )
 def test_bad_numbers_are_named(name, value):
   preprocessing = {'mean': [0.0] * 3, 'std': [1.0] * 3, name: value}
-  with pytest.raises(ValueError, match=f'^{name}: got .*wanted'):
+  with pytest.raises(ValueError, match=f'^{name} is .*wanted'):
     normalization.normalize(np.zeros((2, 2, 3)), preprocessing)
 
 
@@ -70,13 +70,13 @@ def test_crops_are_read(preprocessing, wanted):
 @pytest.mark.parametrize(
   ('preprocessing', 'message'),
   [
-    ({'resize': 256}, 'crop: got None, wanted an int of 1..8192'),
-    ({'crop': 8}, 'resize: got None, wanted an int of 1..8192'),
-    ({'resize': 8, 'crop': 9}, 'crop: got 9, wanted at most resize, 8'),
-    ({'resize': 8.0, 'crop': 8}, 'resize: got 8.0, wanted an int'),
-    ({'resize': True, 'crop': 1}, 'resize: got True, wanted an int'),
-    ({'resize': 8193, 'crop': 8}, 'resize: got 8193, wanted an int'),
-    ({'resize': 8, 'crop': 0}, 'crop: got 0, wanted an int of 1..8192'),
+    ({'resize': 256}, 'crop is None, wanted an int of 1..8192'),
+    ({'crop': 8}, 'resize is None, wanted an int of 1..8192'),
+    ({'resize': 8, 'crop': 9}, 'crop is 9, wanted at most resize, 8'),
+    ({'resize': 8.0, 'crop': 8}, 'resize is 8.0, wanted an int'),
+    ({'resize': True, 'crop': 1}, 'resize is True, wanted an int'),
+    ({'resize': 8193, 'crop': 8}, 'resize is 8193, wanted an int'),
+    ({'resize': 8, 'crop': 0}, 'crop is 0, wanted an int of 1..8192'),
   ],
 )
 def test_crops_that_make_no_sense_are_refused(preprocessing, message):

@@ -92,7 +92,7 @@ def test_progress_is_shown_on_demand(tmp_path, capfd):
 @pytest.mark.parametrize(
   ('arguments', 'word'),
   [
-    (['Plain Set'], "name: got 'Plain Set', wanted"),
+    (['Plain Set'], "name is 'Plain Set', wanted"),
     (['plain_sat'], "no data set 'plain_sat', but plain_set"),
     (['zzzzzz'], "no data set 'zzzzzz'\n"),
     (['plain_set/a'], "plain_set has no config 'a', wanted none"),
@@ -104,7 +104,7 @@ def test_progress_is_shown_on_demand(tmp_path, capfd):
       'broken_set cannot be prepared (RuntimeError: the archive',
     ),
     # Before anything is downloaded, and before TensorFlow is asked for.
-    (['voc'], 'voc: got the features image (Image), image/filename (Text)'),
+    (['voc'], 'voc has the features image (Image), image/filename (Text)'),
     (['by_hand_set'], 'is empty: Put pixels.bin into manual_dir.'),
   ],
 )

@@ -74,7 +74,7 @@ def _refuse(config, tmp_path):
     ),
     (
       {'data.name': 'cifar 10'},
-      "config.data.name: got 'cifar 10', wanted a TFDS name such as cifar10,"
+      "config.data.name is 'cifar 10', wanted a TFDS name such as cifar10,"
       ' imagenet_resized/16x16 or cifar10:3.0.2',
     ),
     (

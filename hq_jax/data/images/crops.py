@@ -42,10 +42,12 @@ def draw_box(
   with its ratio held within those limits.
   """
   if not 0 < min_area <= 1:
-    raise ValueError(f'min_area: got {min_area}, wanted a fraction in (0, 1]')
+    raise ValueError(f'min_area is {min_area}, wanted a fraction in (0, 1]')
   for i in range(0, _NUM_TRIES * _WORDS_PER_TRY, _WORDS_PER_TRY):
     # Each try has words of its own, of which most leave two unused.
-    draws = [_uniform(word) for word in words[i : i + _WORDS_PER_TRY].tolist()]
+    # The upper 53 bits as a number in [0, 1).
+    draws = (words[i : i + _WORDS_PER_TRY] >> np.uint64(11)).tolist()
+    draws = [draw * 2.0**-53 for draw in draws]
     area = height * width * (min_area + (1 - min_area) * draws[0])
     low, high = _LOG_ASPECTS
     aspect = math.exp(low + (high - low) * draws[1])
@@ -55,7 +57,14 @@ def draw_box(
       left = int(draws[2] * (width - box_width + 1))
       top = int(draws[3] * (height - box_height + 1))
       return left, top, box_width, box_height
-  return _central_box(height, width)
+  box_width = min(width, round(height * 4 / 3))
+  box_height = min(height, round(width * 4 / 3))
+  return (
+    (width - box_width) // 2,
+    (height - box_height) // 2,
+    box_width,
+    box_height,
+  )
 
 
 def random_resized_crop(
@@ -65,7 +74,6 @@ def random_resized_crop(
   size: int,
   min_area: float = 0.08,
   flip: bool = True,
-  channels: int = 3,
 ) -> np.ndarray:
   """Decodes a file, and resizes a random part of it to a square.
 
@@ -80,16 +88,14 @@ def random_resized_crop(
     words, height, width, min_area=min_area
   )
   box = left, top, left + box_width, top + box_height
-  image = decode.resize_box(file, box, size, channels=channels, can_shrink=True)
+  image = decode.resize_box(file, box, size, can_shrink=True)
   # The word behind those of the tries; its top bit is a fair coin.
   if flip and int(words[_NUM_TRIES * _WORDS_PER_TRY]) >> 63:
     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-  return decode.to_array(image, channels)
+  return decode.to_array(image)
 
 
-def center_crop(
-  data: bytes, *, size: int, resize: int, channels: int = 3
-) -> np.ndarray:
+def center_crop(data: bytes, *, size: int, resize: int) -> np.ndarray:
   """Decodes a file, resizes its shorter side, and cuts out the middle.
 
   What torchvision's `Resize(resize)` and `CenterCrop(size)` do to a Pillow
@@ -104,25 +110,13 @@ def center_crop(
     for length in decode.get_upright_size(file)
   ]
   box = left, top, right, bottom
-  image = decode.resize_box(file, box, size, channels=channels)
-  return decode.to_array(image, channels)
+  image = decode.resize_box(file, box, size)
+  return decode.to_array(image)
 
 
 def _check_size(name: str, value: int, low: int) -> None:
   if not isinstance(value, int | np.integer) or value < low:
-    raise ValueError(f'{name}: got {value!r}, wanted an integer, >= {low}')
-
-
-def _uniform(word: int) -> float:
-  """The upper 53 bits as a number in [0, 1)."""
-  return (word >> 11) * 2.0**-53
-
-
-def _central_box(height: int, width: int) -> tuple[int, int, int, int]:
-  box_width = min(width, round(height * 4 / 3))
-  box_height = min(height, round(width * 4 / 3))
-  left, top = (width - box_width) // 2, (height - box_height) // 2
-  return left, top, box_width, box_height
+    raise ValueError(f'{name} is {value!r}, wanted an integer, >= {low}')
 
 
 def _central_span(length: int, resized: int, size: int) -> tuple[float, float]:

@@ -47,7 +47,7 @@ def read_header(data: bytes) -> ImageFile.ImageFile:
       file = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
       raise UnreadableImage(
-        f'image: got {len(data)} bytes that begin with {bytes(data[:16])!r},'
+        f'image is {len(data)} bytes that begin with {bytes(data[:16])!r},'
         ' wanted a whole JPEG, PNG, GIF, BMP or WebP file'
       ) from None
     if file.format == 'PNG':
@@ -65,10 +65,9 @@ def resize_box(
   box: tuple[float, float, float, float],
   size: int,
   *,
-  channels: int = 3,
   can_shrink: bool = False,
 ) -> Image.Image:
-  """Decodes the pixels and resizes a part of them to a square.
+  """Decodes the pixels and resizes a part of them to a square, in RGB.
 
   With the antialiased bilinear filter.
   """
@@ -82,7 +81,7 @@ def resize_box(
   orientation = exif.read_orientation(file)
   box = exif.find_stored_box(box, file.size, orientation)
   left, top, right, bottom = (side / shrink for side in box)
-  image = _load(file, channels, shrink)
+  image = _load(file, 3, shrink)
   image = image.resize(
     (size, size), Image.Resampling.BILINEAR, (left, top, right, bottom)
   )
@@ -109,7 +108,7 @@ def _reading() -> Iterator[None]:
   except Exception as error:
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise UnreadableImage(
-      f'image: got broken data ({reason}), wanted a whole file'
+      f'image is broken ({reason}), wanted a whole file'
     ) from error
 
 
@@ -125,7 +124,7 @@ def _load(
 ) -> Image.Image:
   """Decodes the pixels."""
   if channels not in (1, 3):
-    raise ValueError(f'channels: got {channels!r}, wanted 1 or 3')
+    raise ValueError(f'channels is {channels!r}, wanted 1 or 3')
   mode = 'L' if channels == 1 else 'RGB'
   with _reading():
     # A JPEG decodes to grey by itself, and to this part of its size: half of

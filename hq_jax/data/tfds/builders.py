@@ -98,7 +98,7 @@ def find_keys(info: tfds.core.DatasetInfo) -> tuple[str, str]:
     keys = info.supervised_keys
     supervised = f', of which supervised {keys}' if keys else ''
     raise ValueError(
-      f'{info.name}: got the features {listed}{supervised}, wanted one image'
+      f'{info.name} has the features {listed}{supervised}, wanted one image'
       ' (an Image or a Tensor of uint8) and one label (a ClassLabel)'
     )
   return images[0], labels[0]

@@ -16,7 +16,7 @@ def parse_name(name: str) -> tuple[str, str | None, str | None]:
   version = match[3] if match else None
   if not match or (version and not tfds.core.Version.is_valid(version)):
     raise ValueError(
-      f'name: got {name!r}, wanted a TFDS name such as cifar10,'
+      f'name is {name!r}, wanted a TFDS name such as cifar10,'
       ' imagenet_resized/16x16 or cifar10:3.0.2'
     )
   return match[1], match[2], version

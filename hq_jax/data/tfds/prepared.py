@@ -153,7 +153,7 @@ def _open_split(
   except Exception as error:  # TFDS raises most kinds of it.
     why = str(error).strip().splitlines()[-1:]
     raise ValueError(
-      f'{field}: got {split!r}, wanted one of {", ".join(builder.info.splits)}'
+      f'{field} is {split!r}, wanted one of {", ".join(builder.info.splits)}'
       f' or a part such as train[:90%] ({"".join(why)})'
     ) from error
   if not files:

@@ -59,7 +59,7 @@ def test_image_and_label_are_found(features, supervised, tmp_path):
   ],
 )
 def test_other_features_are_named(features, supervised, tmp_path):
-  with pytest.raises(ValueError, match=r'^digits: got the features') as caught:
+  with pytest.raises(ValueError, match=r'^digits has the features') as caught:
     builders.find_keys(_info(features, supervised, tmp_path))
   message = str(caught.value)
   assert '\n' not in message

@@ -46,7 +46,7 @@ def test_a_config_is_a_folder(pictures_dir, tmp_path):
   ],
 )
 def test_a_name_that_is_none(name, tmp_path):
-  with pytest.raises(ValueError, match=r'^name: got .*wanted') as caught:
+  with pytest.raises(ValueError, match=r'^name is .*wanted') as caught:
     lookup.find(name, tmp_path)
   assert '\n' not in str(caught.value)
 

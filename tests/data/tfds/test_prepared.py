@@ -97,16 +97,16 @@ def test_a_split_may_be_a_part_of_one(pictures_dir):
     ('blind', {}, r"test_split: .* 'test' in .* no labels, .* of train, test$"),
     ('secret', {'test_split': 'test'}, "test_split: .* 'test' in .* no labels"),
     ('secret', {'train_split': 'test'}, 'train_split: .* no labels'),
-    ('both', {'train_split': 'all of it'}, r"train_split: got 'all of it'.*of"),
+    ('both', {'train_split': 'all of it'}, r"train_split is 'all of it'.*of"),
     (
       'both',
       {'test_split': 'tset'},
-      r"test_split: got 'tset', wanted one of "
+      r"test_split is 'tset', wanted one of "
       r'train, validation, test or',
     ),
-    ('both', {'test_split': 'train[:200%]'}, r'test_split: .*100'),
-    ('both', {'test_split': 'train[:'}, r'test_split: .*train\[:90%\]'),
-    ('both', {'train_split': 'train[8:11]'}, r'train_split: .*10 examples'),
+    ('both', {'test_split': 'train[:200%]'}, r'test_split is .*100'),
+    ('both', {'test_split': 'train[:'}, r'test_split is .*train\[:90%\]'),
+    ('both', {'train_split': 'train[8:11]'}, r'train_split is .*10 examples'),
     ('both', {'train_split': 'train[:1%]'}, r'train_split: .* is empty'),
   ],
 )
