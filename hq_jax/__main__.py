@@ -111,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     return train.run(['hq-jax train', *argv[1:]])
   if argv[:1] == ['launch']:
-    from hq_jax.launch import __main__ as launch
+    from hq_jax.launch import cli
 
-    return launch.main(argv[1:])
+    return cli.main(argv[1:])
   try:
     arguments = _make_parser().parse_args(argv)
     text = arguments.run(arguments)

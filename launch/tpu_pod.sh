@@ -5,7 +5,7 @@
 #   VERB: create, copy, install, run, logs, stop or delete
 #
 # run takes the arguments of hq_jax.main too. All flags of a verb:
-# python3 -m hq_jax.launch tpu_pod VERB --help
+# python3 -m hq_jax launch tpu_pod VERB --help
 #
 # PYTHON=python3.12  runs the launcher (default: that of .venv, or python3)
 set -euo pipefail

@@ -4,7 +4,5 @@ import sys
 
 from hq_jax.launch import cli
 
-main = cli.main
-
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(cli.main(sys.argv[1:]))

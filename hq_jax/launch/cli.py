@@ -51,7 +51,7 @@ def _refuse(message: str) -> int:
 
 def _make_parser() -> flags.Parser:
   parser = flags.Parser(
-    prog='python -m hq_jax.launch',
+    prog='hq-jax launch',
     description='Starts a run on many devices; COMMAND --help tells how.',
     epilog=_EPILOG,
   )
@@ -75,10 +75,8 @@ def _make_parser() -> flags.Parser:
   job.add_flag('nodes', flags.count(1), 'the number of nodes')
   job.add_flag('gpus_per_node', some, 'the number of GPUs of each')
   job.add_flag('cpus_per_task', flags.count(1), 'to decode images', None)
-  time = flags.form(
-    r'([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}', 'one such as 1-12:00:00'
-  )
-  job.add_flag('time', time, 'the limit, such as 1-12:00:00', None)
+  time, example = r'([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}', 'one such as 1-12:00:00'
+  job.add_flag('time', flags.form(time, example), example, None)
   job.add_flag('partition', _WORD, 'names with commas between', None)
   job.add_flag('account', _WORD, 'who pays', None)
   job.add_flag('job_name', _WORD, 'as squeue shows it', 'hq_jax')
@@ -161,10 +159,8 @@ def _supervise(
   if args.dry_run:
     listed = [commands.Command(words) for words in make_commands()]
     return commands.run_all(listed, is_dry=True)
-  policy = supervisor.Policy(
-    args.max_restarts, args.grace_seconds, args.restart_seconds
-  )
-  return supervisor.supervise(make_commands, policy)
+  policy = args.max_restarts, args.grace_seconds, args.restart_seconds
+  return supervisor.supervise(make_commands, supervisor.Policy(*policy))
 
 
 def _slurm(args: argparse.Namespace) -> int:

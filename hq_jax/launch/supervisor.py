@@ -155,10 +155,8 @@ class _Run:
       told = exit_status.decide(self._exits)
       # That others had finished is no proof that the killed one had.
       decision = told if told.status != 0 else decision
-    has_own_reason = (
-      decision.is_final and decision.status not in exit_status.STOPPED
-    )
-    if stopped_by is None or (has_own_reason and not killed):
+    is_own = decision.is_final and decision.status not in exit_status.STOPPED
+    if stopped_by is None or (is_own and not killed):
       return decision
     # Whatever they make of the signal, it is no reason to start again.
     return exit_status.Decision(128 + stopped_by, True, decision.cause)

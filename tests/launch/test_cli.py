@@ -11,15 +11,15 @@ import pytest
 from hq_jax.launch import cli
 from tests import runs
 
-_RUN = ['--config=c.py', '--workdir=/data/a']
-_LOCAL = ['local', '--processes=2', *_RUN]
-_SLURM = ['slurm', '--nodes=1', '--gpus_per_node=1', *_RUN]
-_POD = ['--name=pod', '--zone=us-west4-a']
+_RUN = '--config=c.py --workdir=/data/a'
+_LOCAL = f'local --processes=2 {_RUN}'
+_SLURM = f'slurm --nodes=1 --gpus_per_node=1 {_RUN}'
+_POD = '--name=pod --zone=us-west4-a'
 _LAUNCH = [sys.executable, '-m', 'hq_jax.launch']
 
 
-def _main(capsys, *argv):
-  status = cli.main(argv)
+def _main(capsys, line):
+  status = cli.main(shlex.split(line))
   return (status, *capsys.readouterr())
 
 
@@ -34,7 +34,7 @@ def test_it_needs_no_package_but_python():
     'import sys\nfrom hq_jax.launch import cli\n'
     "print(sorted(n for n in sys.modules if 'site-packages' in"
     " (getattr(sys.modules[n], '__file__', None) or '')))\n"
-    f'sys.exit(cli.main({[*_SLURM, "--dry_run"]}))'
+    f'sys.exit(cli.main({[*_SLURM.split(), "--dry_run"]}))'
   )
   # -S: no package that was installed can be found.
   done = subprocess.run(
@@ -48,98 +48,85 @@ def test_it_needs_no_package_but_python():
 
 
 @pytest.mark.parametrize(
-  ('argv', 'message'),
+  ('line', 'message'),
   [
-    ([], 'the following arguments are required: COMMAND'),
-    (['locl'], "argument COMMAND: invalid choice: 'locl'"),
-    (['local'], 'processes is missing, wanted the number of processes'),
-    (['local', '--processes'], 'argument --processes: expected one argument'),
-    (['local', '--processes=0'], "processes is '0', wanted a whole number of"),
-    (['local', '--processes=two'], "processes is 'two', wanted a whole number"),
-    (['local', '--processes=2'], 'config is missing, wanted the config file'),
-    (['local', '--processes=2', '--config='], "config is '', wanted a path"),
+    ('', 'the following arguments are required: COMMAND'),
+    ('locl', "argument COMMAND: invalid choice: 'locl'"),
+    ('local', 'processes is missing, wanted the number of processes'),
+    ('local --processes', 'argument --processes: expected one argument'),
+    ('local --processes=0', "processes is '0', wanted a whole number of 1 to"),
+    ('local --processes=two', "processes is 'two', wanted a whole number"),
+    ('local --processes=2', 'config is missing, wanted the config file'),
+    (f'{_LOCAL} --config=', "config is '', wanted a path"),
+    ('local --processes=2 --config=a', 'workdir is missing, wanted a folder'),
+    (f'{_LOCAL} --workdir gs://b', "workdir is 'gs://b', wanted a folder that"),
+    (f'{_LOCAL} --grace_seconds=-1', "grace_seconds is '-1', wanted a whole"),
+    (f'{_LOCAL} --dry_run=1', 'argument --dry_run: ignored explicit argument'),
+    (f'{_LOCAL} c', "argument 'c' is not known"),
+    (f'{_LOCAL} --config.x 3 4', "argument '4' is not known"),
+    (f'{_LOCAL} --coordinator=c', "argument '--coordinator=c' is not known"),
     (
-      ['local', '--processes=2', '--config=a'],
-      'workdir is missing, wanted a folder that all hosts share',
-    ),
-    (
-      [*_LOCAL, '--workdir', 'gs://b'],
-      "workdir is 'gs://b', wanted a folder that all hosts share",
-    ),
-    ([*_LOCAL, '--grace_seconds=-1'], "grace_seconds is '-1', wanted a whole"),
-    ([*_LOCAL, '--dry_run=1'], 'argument --dry_run: ignored explicit argument'),
-    ([*_LOCAL, 'c'], "argument 'c' is not known"),
-    (
-      ['local', '--procesess=2', *_RUN],
+      f'local --procesess=2 {_RUN}',
       "argument '--procesess=2' is not known, did you mean --processes?",
     ),
     (
-      ['local', '--processes=2', '--config', 'a', '--wrkdir', 'b'],
+      'local --processes=2 --config a --wrkdir b',
       "argument '--wrkdir' is not known, did you mean --workdir?",
     ),
-    ([*_LOCAL, '--coordinator=c'], "argument '--coordinator=c' is not known"),
-    ([*_SLURM, '--time=1h'], "time is '1h', wanted one such as 1-12:00:00"),
-    ([*_SLURM, '--account=a b'], "account is 'a b', wanted a name"),
-    ([*_SLURM, '--partition='], "partition is '', wanted a name"),
-    (['tpu_pod', *_POD], 'the following arguments are required: VERB'),
-    (['tpu_pod', 'resume', *_POD], "argument VERB: invalid choice: 'resume'"),
-    (['tpu_pod', 'copy', '--name=a'], 'zone is missing, wanted one such as'),
-    (['tpu_pod', 'copy', *_POD, '--x'], "argument '--x' is not known"),
+    (f'{_SLURM} --time=1h', "time is '1h', wanted one such as 1-12:00:00"),
+    (f'{_SLURM} --account="a b"', "account is 'a b', wanted a name"),
+    (f'{_SLURM} --partition=', "partition is '', wanted a name"),
+    ('tpu_pod', 'the following arguments are required: VERB'),
+    (f'tpu_pod make {_POD}', "argument VERB: invalid choice: 'make'"),
+    ('tpu_pod copy --name=a', 'zone is missing, wanted one such as us-west4-a'),
+    (f'tpu_pod copy {_POD} --x', "argument '--x' is not known"),
+    (f'tpu_pod copy {_POD} --config.x=1', "argument '--config.x=1' is not kno"),
+    (f'tpu_pod run {_POD}', 'config is missing, wanted the config file'),
+    ('tpu_pod copy --name=P', "name is 'P', wanted lower-case letters, digits"),
+    ('tpu_pod copy --zone=a', "zone is 'a', wanted one such as us-west4-a"),
+    ('tpu_pod copy --project=1', "project is '1', wanted a project's id"),
+    ('tpu_pod copy --type=16', "type is '16', wanted one such as v5litepod-16"),
+    ('tpu_pod copy --nfs=/a', "nfs is '/a', wanted HOST:/SHARE"),
+    ('tpu_pod copy --mount=a', "mount is 'a', wanted a path that begins with"),
     (
-      ['tpu_pod', 'copy', *_POD, '--config.x=1'],
-      "argument '--config.x=1' is n",
+      'tpu_pod copy --python_version=3',
+      "python_version is '3', wanted one suc",
     ),
-    (['tpu_pod', 'run', *_POD], 'config is missing, wanted the config file'),
     (
-      ['tpu_pod', 'create', *_POD, '--type=v9-8'],
+      f'tpu_pod create {_POD} --type=v9-8',
       "version is missing, wanted a runtime for type 'v9-8'",
-    ),
-    *(
-      (['tpu_pod', 'create', *_POD, f'--{name}={value}'], message)
-      for name, value, message in (
-        ('name', 'My Pod', "name is 'My Pod', wanted lower-case letters"),
-        ('zone', 'a', "zone is 'a', wanted one such as us-west4-a"),
-        ('project', 'a b', "project is 'a b', wanted a project's id"),
-        ('type', '16', "type is '16', wanted one such as v5litepod-16"),
-        ('nfs', '/share', "nfs is '/share', wanted HOST:/SHARE"),
-        ('mount', 'm', "mount is 'm', wanted a path that begins with /"),
-        (
-          'python_version',
-          '3',
-          "python_version is '3', wanted one such as 3.1",
-        ),
-      )
     ),
   ],
 )
-def test_a_wrong_flag_is_one_line(capsys, argv, message):
-  status, out, err = _main(capsys, *argv)
+def test_a_wrong_flag_is_one_line(capsys, line, message):
+  status, out, err = _main(capsys, line)
   assert (status, out) == (2, '')
   assert err.startswith(f'hq_jax: {message}')
   assert err.count('\n') == 1
 
 
 @pytest.mark.parametrize(
-  ('argv', 'expected'),
+  ('line', 'expected'),
   [
-    (['--help'], 'a slice of Cloud TPU VMs'),
-    (['slurm', '--help'], 'the number of nodes (required)'),
-    (['slurm', '-h'], 'as squeue shows it (default: hq_jax)'),
-    (['tpu_pod', 'run', '--help'], 'a path that begins with / (default: /mnt/'),
+    ('--help', 'a slice of Cloud TPU VMs'),
+    ('slurm --help', 'the number of nodes (required)'),
+    ('slurm -h', 'as squeue shows it (default: hq_jax)'),
+    ('tpu_pod run --help', 'a path that begins with / (default: /mnt/hq_jax)'),
   ],
 )
-def test_help_is_that_of_the_command(capsys, argv, expected):
+def test_help_is_that_of_the_command(capsys, line, expected):
   with pytest.raises(SystemExit) as exit_:
-    cli.main(argv)
+    cli.main(line.split())
   assert exit_.value.code == 0
   assert expected in ' '.join(capsys.readouterr().out.split())
 
 
 def test_arguments_may_be_two_words_or_unchecked(capsys):
-  typed = ['--config', 'a', '--workdir', 'b', '--config.x', '3']
-  unchecked = ["--config.name=it's a", '--', '--help', '--']
-  argv = ['local', '--dry_run', '--processes=1', *typed, *unchecked]
-  status, out, _ = _main(capsys, *argv)
+  status, out, _ = _main(
+    capsys,
+    'local --config a --dry_run --workdir b --processes 1 --config.x 3'
+    """ "--config.name=it's a" -- --help --""",
+  )
   assert status == 0
   assert shlex.split(out)[3:-3] == [
     *('--config=a', '--workdir=b', '--config.x', '3'),
@@ -148,21 +135,22 @@ def test_arguments_may_be_two_words_or_unchecked(capsys):
 
 
 def test_a_process_knows_its_place(capsys):
-  argv = ['--dry_run', '--python=a b', '--compile_cache=/c']
-  _, out, _ = _main(capsys, *_LOCAL, *argv, '--devices_per_process=4')
+  flags = '--dry_run --python="a b" --compile_cache=/c --devices_per_process=4'
+  _, out, _ = _main(capsys, f'{_LOCAL} {flags}')
   first, second = map(shlex.split, out.splitlines())
   port = first[-3].rpartition(':')[2]
   assert first == [
     *('env', 'JAX_PLATFORMS=cpu', 'JAX_NUM_CPU_DEVICES=4'),
-    *('JAX_COMPILATION_CACHE_DIR=/c', 'a b', '-m', 'hq_jax.main', *_RUN),
-    *(f'--coordinator=127.0.0.1:{port}', '--num_processes=2', '--process_id=0'),
+    *('JAX_COMPILATION_CACHE_DIR=/c', 'a b', '-m', 'hq_jax.main'),
+    *(*_RUN.split(), f'--coordinator=127.0.0.1:{port}'),
+    *('--num_processes=2', '--process_id=0'),
   ]
   assert second == [*first[:-1], '--process_id=1']
 
 
 def test_a_job_that_is_printed_can_be_typed(capsys, tmp_path):
-  argv = [*_SLURM, '--partition=gpu', '--cpus_per_task=6', '--config.x=$a']
-  status, out, _ = _main(capsys, *argv, '--dry_run')
+  line = f"{_SLURM} --partition=gpu --cpus_per_task=6 --config.x='$a'"
+  status, out, _ = _main(capsys, f'--dry_run {line}')
   assert status == 0
   _write_program(tmp_path / 'sbatch', 'cat > "$NOTE"')
   note = tmp_path / 'note'
@@ -171,64 +159,50 @@ def test_a_job_that_is_printed_can_be_typed(capsys, tmp_path):
   typed = note.read_text()
   subprocess.run(['bash', '-n', note], check=True)
   # And the launcher hands over the same.
-  note.unlink()
-  subprocess.run([*_LAUNCH, *argv], env=environment, cwd=runs.ROOT, check=True)
+  words = [*_LAUNCH, *shlex.split(line)]
+  subprocess.run(words, env=environment, cwd=runs.ROOT, check=True)
   assert note.read_text() == typed
-  assert '#SBATCH --partition=gpu' in typed.splitlines()
-  assert '#SBATCH --cpus-per-task=6' in typed.splitlines()
-
-
-def test_every_verb_of_a_pod_can_be_printed(capsys):
-  for verb, count in (
-    *(('create', 1), ('copy', 3), ('install', 1), ('run', 1), ('logs', 1)),
-    *(('stop', 1), ('delete', 1)),
-  ):
-    run = _RUN if verb == 'run' else []
-    status, out, _ = _main(capsys, 'tpu_pod', verb, '--dry_run', *_POD, *run)
-    assert (status, len(out.splitlines())) == (0, count), verb
-
-
-def test_what_a_worker_is_given_to_run_it_can_read(capsys):
-  argv = [
-    'run',
-    *_POD,
-    *_RUN,
-    '--compile_cache=/c',
-    '--dry_run',
-    '--config.x=1',
-  ]
-  _, out, _ = _main(capsys, 'tpu_pod', *argv, '--', '--unchecked')
-  remote = shlex.split(shlex.split(out)[-1])
-  words = remote[remote.index('hq_jax.launch') + 1 :]
-  status, out, _ = _main(capsys, *words[:1], '--dry_run', *words[1:])
-  assert status == 0
-  assert out.endswith(
-    f' -m hq_jax.main {" ".join(_RUN)} --config.x=1 --unchecked'
-    ' --coordinator=auto\n'
+  assert {'#SBATCH --partition=gpu', '#SBATCH --cpus-per-task=6'} <= set(
+    typed.splitlines()
   )
 
 
-@pytest.mark.parametrize('status', [0, 2])
-def test_the_status_is_that_of_the_run(status, tmp_path):
-  note = tmp_path / 'note'
-  text = f'echo "$@" >> {note}\nexit {status}'
-  program = _write_program(tmp_path / 'program', text)
-  assert cli.main([*_LOCAL, f'--python={program}']) == status
-  places = {line.split()[-1] for line in note.read_text().splitlines()}
-  assert places <= {'--process_id=0', '--process_id=1'}
+@pytest.mark.parametrize(
+  ('verb', 'count'),
+  [
+    *(('create', 1), ('copy', 3), ('install', 1), ('logs', 1), ('stop', 1)),
+    *(('delete', 1), (f'run {_RUN}', 1), (f'run --nfs=h:/s {_RUN}', 2)),
+  ],
+)
+def test_every_verb_of_a_pod_can_be_printed(capsys, verb, count):
+  status, out, _ = _main(capsys, f'tpu_pod --dry_run {verb} {_POD}')
+  assert (status, len(out.splitlines())) == (0, count)
+
+
+def test_what_a_worker_is_given_to_run_it_can_read(capsys):
+  flags = f'{_POD} {_RUN} --compile_cache=/c --config.x=1 --dry_run'
+  _, out, _ = _main(capsys, f'tpu_pod run {flags} -- --unchecked')
+  remote = shlex.split(out)[-1]
+  _, _, line = remote.partition(' -m hq_jax.launch ')
+  assert line.startswith('auto ')
+  status, out, _ = _main(capsys, f'--dry_run {line}')
+  assert status == 0
+  assert out.endswith(
+    f'hq_jax.main {_RUN} --config.x=1 --unchecked --coordinator=auto\n'
+  )
 
 
 def test_auto_starts_its_process_again(tmp_path, capfd):
   program = _write_program(tmp_path / 'program', 'echo "$@"\nexit 1')
-  argv = ['auto', f'--python={program}', '--max_restarts=1', *_RUN]
-  assert cli.main([*argv, '--restart_seconds=0']) == 1
-  line = '-m hq_jax.main --config=c.py --workdir=/data/a --coordinator=auto'
+  flags = f'--python={program} --max_restarts=1 --restart_seconds=0'
+  assert cli.main(['auto', *flags.split(), *_RUN.split()]) == 1
+  line = f'-m hq_jax.main {_RUN} --coordinator=auto'
   assert capfd.readouterr().out.splitlines() == [line] * 2
 
 
 def test_an_interrupt_ends_it_quietly(tmp_path):
   _write_program(tmp_path / 'gcloud', 'echo begun\nexec sleep 60')
-  words = [*_LAUNCH, 'tpu_pod', 'logs', *_POD]
+  words = [*_LAUNCH, 'tpu_pod', 'logs', *_POD.split()]
   with runs.start(words, {'PATH': f'{tmp_path}:/usr/bin:/bin'}) as running:
     assert running.process.stdout.readline() == 'begun\n'
     # From the keyboard it reaches both.
@@ -239,6 +213,6 @@ def test_an_interrupt_ends_it_quietly(tmp_path):
 
 def test_a_missing_gcloud_is_one_line(tmp_path, capfd, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
-  assert cli.main(['tpu_pod', 'delete', *_POD]) == 2
+  assert cli.main(['tpu_pod', 'delete', *_POD.split()]) == 2
   error = capfd.readouterr().err
   assert error == 'hq_jax: gcloud: No such file or directory\n'

@@ -22,8 +22,7 @@ wait
 if [[ -e $NOTES/killed ]]; then status=137; fi
 exit "${status:-0}"
 """
-_SCONTROL = '#!/usr/bin/env bash\necho "$@" >> "$NOTES/scontrol"\n'
-_SLEEP = '#!/usr/bin/env bash\necho "$@" >> "$NOTES/sleep"\n'
+_NOTE = '#!/usr/bin/env bash\necho "$@" >> "$NOTES/${0##*/}"\n'
 _PROGRAM = '#!/usr/bin/env bash\ntouch "$NOTES/begun"\n'
 
 
@@ -37,12 +36,12 @@ def start(tmp_path):
   """Starts a script whose program does as `deed` says, in shell."""
   bin_ = tmp_path / 'bin'
   bin_.mkdir()
-  for name, text in (('srun', _SRUN), ('scontrol', _SCONTROL)):
+  for name, text in (('srun', _SRUN), ('scontrol', _NOTE)):
     _write(bin_ / name, text)
 
   def start_(deed, restarts=None, fast=True):
     if fast:
-      _write(bin_ / 'sleep', _SLEEP)
+      _write(bin_ / 'sleep', _NOTE)
     _write(tmp_path / 'a program', f'{_PROGRAM}{deed}\n')
     program = (str(tmp_path / 'a program'), '--config=a', "--config.b=it's c")
     script = slurm.make_script(program, 1, 1, 2, {})

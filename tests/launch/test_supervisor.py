@@ -12,8 +12,7 @@ import pytest
 from hq_jax.launch import exit_status
 from hq_jax.launch import local
 from hq_jax.launch import supervisor
-
-_ROOT = pathlib.Path(__file__).parents[2]
+from tests import runs
 
 # Notes its process id, and does as its last argument says. The first argument
 # is a folder of notes.
@@ -84,8 +83,7 @@ def test_all_that_finish_are_started_once(tmp_path, capfd):
 
 
 def test_a_death_kills_the_others_and_starts_all_again(tmp_path, capfd):
-  status, starts = _supervise(tmp_path, 'sleep', 'die', max_restarts=1)
-  assert (status, starts) == (137, 2)
+  assert _supervise(tmp_path, 'sleep', 'die', max_restarts=1) == (137, 2)
   assert len(_pids(tmp_path)) == 4
   # The healthy one was not asked to save: it could not.
   assert not list(tmp_path.glob('*.signals'))
@@ -97,23 +95,26 @@ def test_a_death_kills_the_others_and_starts_all_again(tmp_path, capfd):
   ]
 
 
-@pytest.mark.slow
-def test_what_died_once_may_finish(tmp_path):
-  status, starts = _supervise(tmp_path, 'exit0', 'die_once', max_restarts=3)
-  assert (status, starts) == (0, 2)
+_slow = [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
-  'status',
-  [2, 143, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 130))],
+  ('deeds', 'max_restarts', 'status', 'starts'),
+  [
+    (('sleep', 'exit2'), 3, 2, 1),
+    (('sleep', 'exit143'), 3, 143, 1),
+    pytest.param(('sleep', 'exit3'), 3, 3, 1, marks=_slow),
+    pytest.param(('sleep', 'exit130'), 3, 130, 1, marks=_slow),
+    pytest.param(('exit0', 'die_once'), 3, 0, 2, marks=_slow),
+    # Who is killed late has not finished.
+    pytest.param(('sleep', 'exit0'), 0, 137, 1, marks=_slow),
+  ],
 )
-def test_a_final_status_ends_the_run(tmp_path, status):
-  assert _supervise(tmp_path, 'sleep', f'exit{status}') == (status, 1)
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_late_has_not_finished(tmp_path):
-  assert _supervise(tmp_path, 'sleep', 'exit0', max_restarts=0) == (137, 1)
+def test_a_run_ends_or_starts_again(
+  tmp_path, deeds, max_restarts, status, starts
+):
+  found = _supervise(tmp_path, *deeds, max_restarts=max_restarts)
+  assert found == (status, starts)
 
 
 def _launch(notes, *deeds, grace_seconds=20):
@@ -125,7 +126,7 @@ def _launch(notes, *deeds, grace_seconds=20):
     f'sys.exit(supervisor.supervise(lambda: {commands!r}, policy))\n'
   )
   launcher = subprocess.Popen(
-    [sys.executable, '-S', '-c', source], cwd=_ROOT, stderr=subprocess.PIPE
+    [sys.executable, '-S', '-c', source], cwd=runs.ROOT, stderr=subprocess.PIPE
   )
   _wait_until(lambda: len(_pids(notes)) == len(deeds))
   return launcher
@@ -133,11 +134,7 @@ def _launch(notes, *deeds, grace_seconds=20):
 
 @pytest.mark.parametrize(
   ('sent', 'got'),
-  [
-    ('SIGTERM', 15),
-    ('SIGINT', 2),
-    pytest.param('SIGHUP', 15, marks=pytest.mark.slow),
-  ],
+  [('SIGTERM', 15), ('SIGINT', 2), pytest.param('SIGHUP', 15, marks=_slow)],
 )
 def test_a_signal_reaches_every_process_once(tmp_path, sent, got):
   launcher = _launch(tmp_path, 'sleep', 'sleep')
@@ -149,9 +146,7 @@ def test_a_signal_reaches_every_process_once(tmp_path, sent, got):
   assert len(_pids(tmp_path)) == 2
 
 
-@pytest.mark.parametrize(
-  'grace_seconds', [20, pytest.param(0.3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('grace_seconds', [20, pytest.param(0.3, marks=_slow)])
 def test_who_does_not_leave_in_time_is_killed(tmp_path, grace_seconds):
   launcher = _launch(tmp_path, 'deaf', grace_seconds=grace_seconds)
   launcher.terminate()
@@ -170,7 +165,6 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(tmp_path):
   pids = _pids(tmp_path)
   assert all(map(_is_alive, pids))
   launcher.kill()
-  launcher.wait()
   try:
     _wait_until(lambda: not any(map(_is_alive, pids)))
   finally:
@@ -211,9 +205,8 @@ def test_each_start_has_a_port_of_its_own():
 )
 def test_one_exit_explains_the_others(statuses, expected):
   exits = [exit_status.ProcessExit(i, x) for i, x in enumerate(statuses)]
-  decision = exit_status.decide(exits)
   status, is_final, process = expected
-  assert decision == (status, is_final, exits[process])
+  assert exit_status.decide(exits) == (status, is_final, exits[process])
 
 
 def test_signals_are_as_before_when_it_has_ended():
