@@ -196,7 +196,7 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
     variables = sharding.to_devices(variables, setup.mesh)
     dense = train_state.TrainState(step=None, opt_state=(), **variables)
     plan, state = train.compress(setup, dense, history, evaluation, watch)
-    exported = setup.method.export(plan, state.opt_state, state.variables)
+    exported = setup.method.export(plan, state)
     path, in_file = export.export_model(folder, exported)
     file_bytes = os.path.getsize(path)
     found, at_start = evaluation(in_file), evaluation(variables)

@@ -125,15 +125,11 @@ class Baseline:
     """Weights are compared with what they are rounded to."""
     return {'select': method_lib.select_quantized(plan)}
 
-  def encode(
-    self, plan: planner.Plan, opt_state: Any, variables: Any
-  ) -> artifact_lib.Artifact:
+  def encode(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
     """What the file of a state holds."""
     del plan
-    found = self._encode(opt_state, variables['params'])
-    return self.make_artifact(
-      sharding.to_host(variables), sharding.to_host(found)
-    )
+    found = sharding.to_host(self._encode(state.opt_state, state.params))
+    return self.make_artifact(sharding.to_host(state.variables), found)
 
   @functools.cached_property
   def _encode(self) -> Callable[[Any, Any], Any]:
@@ -142,22 +138,20 @@ class Baseline:
       lambda opt_state, params: transforms.encode(opt_state, params, quantizer)
     )
 
-  def export(
-    self, plan: planner.Plan, opt_state: Any, variables: Any
-  ) -> artifact_lib.Artifact:
+  def export(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
     """That of `encode`: it has the size that it has."""
-    return self.encode(plan, opt_state, variables)
+    return self.encode(plan, state)
 
   def adapt(
     self,
     plan: planner.Plan,
-    opt_state: Any,
+    state: Any,
     exported: artifact_lib.Artifact,
     data: bytes,
   ) -> tuple[Any, dict[str, float]]:
     """The state as it is."""
     del plan, exported, data
-    return opt_state, {}
+    return state, {}
 
 
 def _get_values(

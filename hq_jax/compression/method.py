@@ -30,6 +30,7 @@ class Method(Protocol):
   """What compresses the kernels of a network while it is trained.
 
   It is made from a config alone; what it decides for given weights is a plan.
+  A state is one of training, with `params`, `opt_state` and `variables`.
   """
 
   def plan(self, variables: Any) -> planner.Plan:
@@ -46,26 +47,22 @@ class Method(Protocol):
   def watched(self, plan: planner.Plan) -> dict[str, Any]:
     """The kernels to watch, and how: for `diagnostics.kernel_diagnostics`."""
 
-  def encode(
-    self, plan: planner.Plan, opt_state: Any, variables: Any
-  ) -> artifact_lib.Artifact:
+  def encode(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
     """What the file of a state holds."""
 
-  def export(
-    self, plan: planner.Plan, opt_state: Any, variables: Any
-  ) -> artifact_lib.Artifact:
+  def export(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
     """What the file of the last state holds: no more than its target."""
 
   def adapt(
     self,
     plan: planner.Plan,
-    opt_state: Any,
+    state: Any,
     exported: artifact_lib.Artifact,
     data: bytes,
   ) -> tuple[Any, dict[str, float]]:
     """The state whose next file is nearer to its target, and what to log.
 
-    `exported` is the file as it would be now, and `data` its bytes.
+    The data are the bytes of what is exported now.
     """
 
 
@@ -186,26 +183,22 @@ class Hyperspherical:
       'unit_norm': recipe.project,
     }
 
-  def encode(
-    self, plan: planner.Plan, opt_state: Any, variables: Any
-  ) -> artifact_lib.Artifact:
+  def encode(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
     """What the file of a state holds: its codes, as they are."""
-    recipe = self.make_recipe(plan)
-    return self._encode(plan, opt_state, variables, recipe)
+    return self._encode(plan, state, self.make_recipe(plan))
 
   def _encode(
     self,
     plan: planner.Plan,
-    opt_state: Any,
-    variables: Any,
+    state: Any,
     recipe: transforms.Recipe,
     *,
     requantize: bool = False,
   ) -> artifact_lib.Artifact:
     finalized = sharding.to_host(
-      _finalize(opt_state, variables['params'], recipe, requantize=requantize)
+      _finalize(state.opt_state, state.params, recipe, requantize=requantize)
     )
-    variables = sharding.to_host(variables)
+    variables = sharding.to_host(state.variables)
     leaves = trees.flatten(variables['params'])
     return self.make_artifact(
       variables,
@@ -216,12 +209,10 @@ class Hyperspherical:
       },
     )
 
-  def export(
-    self, plan: planner.Plan, opt_state: Any, variables: Any
-  ) -> artifact_lib.Artifact:
+  def export(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
     """That of `encode`, without as many of its smallest weights as must go."""
     recipe = self.make_recipe(plan)
-    exported = self._encode(plan, opt_state, variables, recipe)
+    exported = self._encode(plan, state, recipe)
     target_ratio = self._filled_ratio
     if target_ratio is None:
       return exported
@@ -233,26 +224,24 @@ class Hyperspherical:
       scale = _find_density_scale(plan, exported, data, wanted)
       wanted -= plan.dense_bytes // 500  # Less, if it has to come again.
       scaled = _scale_density(recipe, scale)
-      exported = self._encode(
-        plan, opt_state, variables, scaled, requantize=True
-      )
+      exported = self._encode(plan, state, scaled, requantize=True)
     return exported
 
   def adapt(
     self,
     plan: planner.Plan,
-    opt_state: Any,
+    state: Any,
     exported: artifact_lib.Artifact,
     data: bytes,
   ) -> tuple[Any, dict[str, float]]:
     """More weights live, or fewer, where the file is to fill its target."""
     target_ratio = self._filled_ratio
     if target_ratio is None:
-      return opt_state, {}
+      return state, {}
     wanted = rate_control.get_wanted_bytes(plan.dense_bytes, target_ratio)
     scale = _find_density_scale(plan, exported, data, wanted)
-    opt_state = transforms.with_density_scale(opt_state, scale)
-    return opt_state, {'density_scale': scale}
+    opt_state = transforms.with_density_scale(state.opt_state, scale)
+    return state.replace(opt_state=opt_state), {'density_scale': scale}
 
 
 _finalize = jax.jit(

@@ -11,16 +11,9 @@ from hq_jax.runtime import workdir as workdir_lib
 def export_model(
   workdir: str, exported: artifact_lib.Artifact
 ) -> tuple[str, dict[str, Any]]:
-  """Writes `model.hq`, or finds it written already.
+  """The path of `model.hq`, written now or before, and the variables in it.
 
-  Several processes call it together; what the first reads back is what all
-  have.
-
-  Returns:
-    The path, and the variables that the file holds.
-
-  Raises:
-    ValueError: where another model is there.
+  Several processes call it together, and have what the first reads back.
   """
   path = os.path.join(workdir, workdir_lib.MODEL)
   data = distributed.raise_on_all(

@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 import tqdm
 
 from hq_jax import artifact as artifact_lib
 from hq_jax.compression import method as method_lib
-from hq_jax.compression import planner
 from hq_jax.data import train_batches
 from hq_jax.runtime import checkpoint
 from hq_jax.runtime import distributed
@@ -23,45 +21,9 @@ from hq_jax.training import diagnostics
 from hq_jax.training import finite_guard
 from hq_jax.training import metrics
 from hq_jax.training import setup as setup_lib
+from hq_jax.training import stages
 from hq_jax.training import train_state
 from hq_jax.training import train_step
-
-
-class Stage(NamedTuple):
-  """A part of the run with its own optimizer and checkpoints.
-
-  Attributes:
-    name: of its folder of checkpoints.
-    plan: of the kernels that are watched, and of the file.
-    tx: the optimizer.
-    schedule: its learning rate.
-    first_epoch: epochs of the stages before.
-    phases: name and epochs of each phase.
-    seed: of the order of the images, and what else is drawn.
-    teacher: variables of a network whose answers are learnt from.
-  """
-
-  name: str
-  plan: planner.Plan
-  tx: optax.GradientTransformation
-  schedule: optax.Schedule
-  first_epoch: int
-  phases: tuple[tuple[str, int], ...]
-  seed: int
-  teacher: Any = None
-
-  @property
-  def num_epochs(self) -> int:
-    """The epochs of all phases."""
-    return sum(epochs for _, epochs in self.phases)
-
-  def get_phase(self, epoch: int) -> str:
-    """The phase that an epoch of this stage (from 1) belongs to."""
-    for name, epochs in self.phases:
-      if epoch <= epochs:
-        return name
-      epoch -= epochs
-    return self.phases[-1][0]
 
 
 class Snapshot(NamedTuple):
@@ -78,7 +40,7 @@ class Snapshot(NamedTuple):
 
 def fit(
   setup: setup_lib.Setup,
-  stage: Stage,
+  stage: stages.Stage,
   begin: Callable[[], train_state.TrainState],
   history: workdir_lib.History,
   evaluate: Callable[..., dict[str, Any]],
@@ -89,7 +51,7 @@ def fit(
   run.begin_or_resume(begin)
   try:
     try:
-      run.check_signals_now()
+      preemption.interrupt(watch.poll_now())  # Before anything compiles.
       for epoch in range(run.first_epoch, stage.num_epochs + 1):
         run.train(epoch)
         run.finish(epoch)
@@ -112,7 +74,7 @@ class _Run:
     self._mesh: jax.sharding.Mesh = setup.mesh
     self._method: method_lib.Method = setup.method
     self._steps_per_epoch: int = setup.steps_per_epoch
-    self._stage: Stage = stage
+    self._stage: stages.Stage = stage
     self._history: workdir_lib.History = history
     self._evaluate = evaluate
     self._watch: preemption.Watch = watch
@@ -148,7 +110,8 @@ class _Run:
     names = finite_guard.get_names(self.state.params)
     self._guard = finite_guard.Guard(names, self._config.max_skipped_steps)
     # An epoch may have been trained, but not evaluated.
-    is_begun = self._step % self._steps_per_epoch == 0 and self._count() > 0
+    _, count = np.asarray(self._sums['loss'])
+    is_begun = bool(self._step % self._steps_per_epoch == 0 and count > 0)
     self.first_epoch = (self._step - is_begun) // self._steps_per_epoch + 1
     if self.first_epoch <= self._stage.num_epochs:
       # A later stage may have begun before this one's last checkpoint was lost.
@@ -161,10 +124,6 @@ class _Run:
       unit='step',
       disable=None if distributed.is_primary() else True,
     )
-
-  def check_signals_now(self) -> None:
-    """Stops before anything compiles where a signal has come."""
-    preemption.interrupt(self._watch.poll_now())
 
   def train(self, epoch: int) -> None:
     """Takes the steps of an epoch that are left."""
@@ -230,17 +189,14 @@ class _Run:
     self, epoch: int
   ) -> tuple[train_state.TrainState, dict[str, Any], dict[str, Any]]:
     """The state, nearer to its target; the file's variables; what to log."""
-    plan, state = self._stage.plan, self.state
+    method, plan, state = self._method, self._stage.plan, self.state
     is_last = epoch == self._stage.num_epochs
-    encode = self._method.export if is_last else self._method.encode
-    exported = encode(plan, state.opt_state, state.variables)
+    exported = (method.export if is_last else method.encode)(plan, state)
     data = artifact_lib.dumps(exported)
     row: dict[str, Any] = {'file_bytes': len(data)}
     if not is_last:
-      opt_state, found = self._method.adapt(
-        plan, state.opt_state, exported, data
-      )
-      state, row = state.replace(opt_state=opt_state), row | found
+      state, found = method.adapt(plan, state, exported, data)
+      row |= found
     return state, artifact_lib.to_variables(exported), row
 
   def save_last(self) -> str:
@@ -284,9 +240,6 @@ class _Run:
     snapshot = Snapshot(self.state, self._sums)
     self._checkpoints.save(self._step, snapshot, self._iterator)
 
-  def _count(self) -> float:
-    return float(np.asarray(self._sums['loss'])[1])
-
   def _no_sums(self) -> metrics.Sums:
     return sharding.to_devices(metrics.zeros(), self._mesh)
 
@@ -305,7 +258,7 @@ def _make_iterator(setup: setup_lib.Setup, seed: int, **augmentation: Any):
 
 
 def _open_checkpoints(
-  setup: setup_lib.Setup, stage: Stage, history: workdir_lib.History
+  setup: setup_lib.Setup, stage: stages.Stage, history: workdir_lib.History
 ) -> checkpoint.Checkpoints:
   config = setup.config.checkpoint
   before = stage.first_epoch * setup.steps_per_epoch
@@ -327,7 +280,9 @@ def _open_checkpoints(
   )
 
 
-def _make_step(setup: setup_lib.Setup, stage: Stage) -> train_step.TrainStep:
+def _make_step(
+  setup: setup_lib.Setup, stage: stages.Stage
+) -> train_step.TrainStep:
   config = setup.config
   return train_step.make_train_step(
     setup.model,

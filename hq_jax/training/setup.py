@@ -67,21 +67,9 @@ def prepare(
   workdir: str | os.PathLike[str],
   dataset: datasets.Dataset | None = None,
 ) -> Setup:
-  """Does all that can be refused, before anything compiles.
+  """Does all that can be refused, in all processes together.
 
-  Several processes call it together; what one of them refuses, all do.
-
-  Args:
-    config: a `ConfigDict` or nested dictionaries.
-    workdir: the run's folder.
-    dataset: what `config.data` names, opened before, or a part of it; None to
-      open it.
-
-  Returns:
-    What `train.run` takes.
-
-  Raises:
-    ValueError: with the field and its value.
+  A dataset is what `config.data` names, opened before, or a part of it.
   """
   workdir = os.fspath(workdir)
   workdir_lib.check_name(workdir)

@@ -23,8 +23,8 @@ from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import evaluate
 from hq_jax.training import export
 from hq_jax.training import loop
-from hq_jax.training import optimizers
 from hq_jax.training import setup as setup_lib
+from hq_jax.training import stages
 from hq_jax.training import train_state
 
 
@@ -71,7 +71,7 @@ def run(
   with watch.finishing_steps():
     dense = fit_dense(setup, history, evaluation, watch)
     plan, state = compress(setup, dense, history, evaluation, watch)
-  exported = setup.method.export(plan, state.opt_state, state.variables)
+  exported = setup.method.export(plan, state)
   path, in_file = export.export_model(setup.workdir, exported)
   evaluations = {
     'dense': evaluation(dense.variables),
@@ -123,7 +123,7 @@ def fit_dense(
   watch: preemption.Watch,
 ) -> train_state.TrainState:
   """Trains the dense network, or goes on with it."""
-  stage = make_dense_stage(setup)
+  stage = stages.make_dense_stage(setup)
   begin = lambda: train_state.init(
     setup.model,
     stage.tx,
@@ -154,45 +154,9 @@ def compress(
       ' the same CPUs and versions'
     )
   teacher = dense.variables if setup.config.distill.weight else None
-  stage = make_compress_stage(setup, plan, teacher)
+  stage = stages.make_compress_stage(setup, plan, teacher)
   begin = lambda: train_state.restart(dense, stage.tx, setup.mesh)
   return plan, loop.fit(setup, stage, begin, history, evaluation, watch)
-
-
-def make_dense_stage(setup: setup_lib.Setup) -> loop.Stage:
-  """The stage that trains the dense network."""
-  config = setup.config
-  schedule = optimizers.make_schedule([config.dense], setup.steps_per_epoch)
-  return loop.Stage(
-    name='dense',
-    plan=setup.plan,
-    tx=optimizers.make_optimizer(config.optimizer, schedule),
-    schedule=schedule,
-    first_epoch=0,
-    phases=(('dense', config.dense.epochs),),
-    seed=2 * config.seed,
-  )
-
-
-def make_compress_stage(
-  setup: setup_lib.Setup, plan: planner.Plan, teacher: Any = None
-) -> loop.Stage:
-  """The stage that prunes and makes ternary."""
-  config = setup.config
-  schedule = optimizers.make_schedule(
-    [config.prune, config.ternary], setup.steps_per_epoch
-  )
-  optimizer = optimizers.make_optimizer(config.optimizer, schedule)
-  return loop.Stage(
-    name='compress',
-    plan=plan,
-    tx=setup.method.transformation(plan, optimizer, schedule),
-    schedule=schedule,
-    first_epoch=config.dense.epochs,
-    phases=(('prune', config.prune.epochs), ('ternary', config.ternary.epochs)),
-    seed=2 * config.seed + 1,
-    teacher=teacher,
-  )
 
 
 def _align(row: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:

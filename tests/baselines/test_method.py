@@ -15,6 +15,7 @@ from hq_jax import models
 from hq_jax.baselines import method as method_lib
 from hq_jax.compression import to_artifact
 from hq_jax.core import trees
+from hq_jax.training import train_state
 
 MODEL = models.build('mlp', num_classes=5, arguments={'widths': [32, 16]})
 make_artifact = functools.partial(
@@ -221,12 +222,13 @@ def test_a_state_becomes_the_file_that_training_sees(variables):
     return optax.apply_updates(params, updates), opt_state
 
   params, opt_state = step(variables['params'])
-  state = plan, opt_state, variables | {'params': params}
-  exported = method.encode(*state)
+  stats = variables['batch_stats']
+  state = train_state.TrainState(jnp.int32(1), params, stats, opt_state)
+  exported = method.encode(plan, state)
   for path in plan.layers:
     codes = exported.tensors[f'params/{path}'].codes
     np.testing.assert_array_equal(codes, np.sign(trees.flatten(params)[path]))
   # It has no target.
   data = artifact_lib.dumps(exported)
-  assert artifact_lib.dumps(method.export(*state)) == data
-  assert method.adapt(plan, opt_state, exported, data) == (opt_state, {})
+  assert artifact_lib.dumps(method.export(plan, state)) == data
+  assert method.adapt(plan, state, exported, data) == (state, {})

@@ -18,6 +18,7 @@ from hq_jax.compression import planner
 from hq_jax.compression import to_artifact
 from hq_jax.core import qtensors
 from hq_jax.core import trees
+from hq_jax.training import train_state
 from tests import setups
 
 NETWORKS = {
@@ -198,7 +199,9 @@ def _make_state(density_scale, **fields):
     return optax.apply_updates(params, updates), opt_state
 
   params, opt_state = step(variables['params'])
-  return method, plan, opt_state, variables | {'params': params}
+  stats = variables['batch_stats']
+  state = train_state.TrainState(jnp.int32(1), params, stats, opt_state)
+  return method, plan, state
 
 
 def _get_codes(exported):
@@ -215,13 +218,12 @@ def _assert_equal(found, wanted):
 
 @pytest.mark.usefixtures('quick')
 def test_at_the_end_the_smallest_weights_leave_until_it_fits():
-  method, *state = _make_state(2.5, target_ratio=20.0)
-  plan, opt_state, _ = state
+  method, plan, state = _make_state(2.5, target_ratio=20.0)
   most = plan.dense_bytes / 20
-  before = method.encode(*state)
+  before = method.encode(plan, state)
   data = artifact_lib.dumps(before)
   assert len(data) > 1.05 * most
-  exported = method.export(*state)
+  exported = method.export(plan, state)
   assert 0.95 * most < len(artifact_lib.dumps(exported)) <= most
   all_codes, codes = _get_codes(before), _get_codes(exported)
   assert codes.keys() == {'params/dense1/kernel', 'params/head/kernel'}
@@ -230,13 +232,13 @@ def test_at_the_end_the_smallest_weights_leave_until_it_fits():
     # None changes its sign, and the smallest latents are those that went.
     np.testing.assert_array_equal(found[found != 0], held[found != 0])
     module, leaf = path.split('/')[1:]
-    w = np.abs(opt_state.latents[module][leaf])
+    w = np.abs(state.opt_state.latents[module][leaf])
     size = w / np.linalg.norm(w, axis=0)
     left = (held != 0) & (found == 0)
     assert left.any() and size[left].max() <= size[found != 0].min() + 1e-6
   # Amid training, as many fewer live from the next step on.
-  adapted, row = method.adapt(plan, opt_state, before, data)
-  assert optax.tree.get(adapted, 'density_scale') == np.float32(
+  adapted, row = method.adapt(plan, state, before, data)
+  assert optax.tree.get(adapted.opt_state, 'density_scale') == np.float32(
     row['density_scale']
   )
   assert 0.5 < row['density_scale'] < 1.2
@@ -244,14 +246,13 @@ def test_at_the_end_the_smallest_weights_leave_until_it_fits():
 
 @pytest.mark.usefixtures('quick')
 def test_what_fits_is_exported_as_it_is():
-  method, *state = _make_state(1.0, target_ratio=20.0)
-  plan = state[0]
-  before = method.encode(*state)
+  method, plan, state = _make_state(1.0, target_ratio=20.0)
+  before = method.encode(plan, state)
   (sparsity,) = set(planner.sparsities(plan).values())
   for codes in _get_codes(before).values():
     assert np.mean(codes == 0) == pytest.approx(sparsity, abs=1 / codes.size)
   assert len(artifact_lib.dumps(before)) <= plan.dense_bytes / 20
-  _assert_equal(method.export(*state), before)
+  _assert_equal(method.export(plan, state), before)
 
 
 @pytest.mark.usefixtures('quick')
@@ -259,13 +260,12 @@ def test_what_fits_is_exported_as_it_is():
   'fields', [{'recipe.sparsity': 0.8}, {'fill_target': False}]
 )
 def test_without_a_target_to_fill_nothing_leaves(fields):
-  method, *state = _make_state(1.5, **fields)
-  plan, opt_state, _ = state
-  before = method.encode(*state)
+  method, plan, state = _make_state(1.5, **fields)
+  before = method.encode(plan, state)
   (sparsity,) = set(planner.sparsities(plan).values())
   for codes in _get_codes(before).values():
     zeros = 1 - (1 - sparsity) * 1.5
     assert np.mean(codes == 0) == pytest.approx(zeros, abs=1 / codes.size)
-  _assert_equal(method.export(*state), before)
+  _assert_equal(method.export(plan, state), before)
   data = artifact_lib.dumps(before)
-  assert method.adapt(plan, opt_state, before, data) == (opt_state, {})
+  assert method.adapt(plan, state, before, data) == (state, {})

@@ -8,7 +8,7 @@ from configs import digits
 from hq_jax.data import train_batches
 from hq_jax.runtime import sharding
 from hq_jax.training import setup as setup_lib
-from hq_jax.training import train
+from hq_jax.training import stages
 from hq_jax.training import train_state
 from hq_jax.training import train_step
 
@@ -23,7 +23,7 @@ def _train(setup, data, fsdp, num_steps=4):
     devices=jax.devices()[: data * fsdp],
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
-  stage = train.make_dense_stage(setup)
+  stage = stages.make_dense_stage(setup)
   state = train_state.init(
     setup.model, stage.tx, jax.random.key(3), setup.dataset.image_shape, mesh
   )

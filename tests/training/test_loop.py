@@ -8,10 +8,8 @@ import signal
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
-import optax
 import pytest
 
-from hq_jax.compression import planner
 from hq_jax.data import sources
 from hq_jax.data import train_batches
 from hq_jax.runtime import preemption
@@ -20,52 +18,17 @@ from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.runtime.checkpoint import manager
 from hq_jax.training import finite_guard
 from hq_jax.training import loop
+from hq_jax.training import stages
 from hq_jax.training import train
 from hq_jax.training import train_state
 from tests import runs
 from tests import setups
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 # Of an epoch: 1,297 images to train on and 500 to test, in batches of 256.
 _NUM_STEPS = 5
 _NUM_POLLS = _NUM_STEPS + 2  # After each step, and before each test batch.
-
-
-def _make_stage(*phases):
-  return loop.Stage(
-    name='compress',
-    plan=planner.Plan({}, 1, 1, 1),
-    tx=optax.identity(),
-    schedule=lambda step: step,
-    first_epoch=7,
-    phases=phases,
-    seed=1,
-  )
-
-
-@pytest.mark.parametrize(
-  ('phases', 'wanted'),
-  [
-    ((('prune', 2), ('ternary', 3)), 'prune prune ternary ternary ternary'),
-    ((('prune', 0), ('ternary', 2)), 'ternary ternary'),
-    ((('prune', 1), ('ternary', 0)), 'prune'),
-    ((('dense', 1),), 'dense'),
-  ],
-)
-def test_epochs_belong_to_phases_in_turn(phases, wanted):
-  stage = _make_stage(*phases)
-  names = wanted.split()
-  assert stage.num_epochs == len(names)
-  # Counted from 1, whatever came before the stage.
-  found = [stage.get_phase(epoch) for epoch in range(1, len(names) + 1)]
-  assert found == names
-
-
-def test_a_stage_without_epochs_has_a_phase_all_the_same():
-  stage = _make_stage(('dense', 0))
-  assert stage.num_epochs == 0
-  assert stage.get_phase(1) == 'dense'
 
 
 @pytest.fixture(scope='module')
@@ -134,7 +97,6 @@ def finished(prepare, tmp_path_factory):
   return found
 
 
-@slow
 def test_a_row_for_each_epoch(finished):
   state, rows = finished
   assert state.step == 2 * _NUM_STEPS
@@ -152,7 +114,6 @@ def _stop(setup, signal_at):
   return str(caught.value)
 
 
-@slow
 @pytest.mark.parametrize(
   ('signal_at', 'step', 'num_rows'),
   [
@@ -176,7 +137,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(
   _assert_identical(_fit(prepare(tmp_path)), finished)
 
 
-@slow
 def test_a_run_may_be_stopped_again_and_again(tmp_path, prepare, finished):
   for signal_at in (2, 3, 2, 2):
     # In mid-epoch twice, within the evaluation, and in the second epoch.
@@ -184,7 +144,6 @@ def test_a_run_may_be_stopped_again_and_again(tmp_path, prepare, finished):
   _assert_identical(_fit(prepare(tmp_path)), finished)
 
 
-@slow
 def test_a_run_that_was_stopped_before_it_began_has_lost_nothing(
   tmp_path, prepare
 ):
@@ -200,7 +159,6 @@ def test_a_run_that_was_stopped_before_it_began_has_lost_nothing(
   assert _list_steps(setup) == [] and history.rows == []
 
 
-@slow
 def test_steps_within_an_epoch_are_saved_and_change_nothing(
   tmp_path, prepare, finished
 ):
@@ -224,7 +182,7 @@ def _poison(setup, step):
   batches = train_batches.make_train_iterator(
     setup.dataset._replace(train=numbered),
     batch_size=setup.config.batch_size,
-    seed=train.make_dense_stage(setup).seed,
+    seed=stages.make_dense_stage(setup).seed,
   )
   for _ in range(step):
     numbers = next(batches)['label']
@@ -235,7 +193,6 @@ def _poison(setup, step):
   return dataclasses.replace(setup, dataset=dataset)
 
 
-@slow
 def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   fields = {'checkpoint.every_steps': 3}
   setup = _poison(prepare(tmp_path, **fields), 4)
@@ -251,7 +208,7 @@ def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   )
   # What is on the disk is sound.
   assert _list_steps(setup) == [3]
-  stage = train.make_dense_stage(setup)
+  stage = stages.make_dense_stage(setup)
   like = train_state.init(
     setup.model,
     stage.tx,
@@ -274,7 +231,6 @@ def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   assert state.step == 2 * _NUM_STEPS and len(rows) == 2
 
 
-@slow
 def test_a_step_that_goes_wrong_may_be_skipped(tmp_path, prepare, finished):
   setup = _poison(prepare(tmp_path, max_skipped_steps=1), 4)
   state, rows = _fit(setup)
@@ -287,7 +243,6 @@ def test_a_step_that_goes_wrong_may_be_skipped(tmp_path, prepare, finished):
     assert abs(row['train_loss'] - plain['train_loss']) < 0.3
 
 
-@slow
 def test_without_a_checkpoint_that_is_said(tmp_path, prepare):
   # The step that is to be saved is looked at before.
   setup = _poison(prepare(tmp_path, **{'checkpoint.every_steps': 3}), 3)

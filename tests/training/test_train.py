@@ -18,6 +18,7 @@ from hq_jax.runtime import sharding
 from hq_jax.training import loop
 from hq_jax.training import metrics
 from hq_jax.training import setup as setup_lib
+from hq_jax.training import stages
 from hq_jax.training import train
 from hq_jax.training import train_state
 from tests import setups
@@ -47,9 +48,9 @@ def setup(finished, data_dir):
 @pytest.fixture(scope='module')
 def end(setup):
   """The plan for its dense weights, and the state in which it ended."""
-  dense = restore(setup, train.make_dense_stage(setup))
+  dense = restore(setup, stages.make_dense_stage(setup))
   plan = setup.method.plan(sharding.to_host(dense.variables))
-  return plan, restore(setup, train.make_compress_stage(setup, plan))
+  return plan, restore(setup, stages.make_compress_stage(setup, plan))
 
 
 def restore(setup, stage):
@@ -96,7 +97,7 @@ def test_logits_of_the_file_are_those_of_training(finished, setup, end):
   plan, state = end
   variables = sharding.to_host(state.variables)
   # What the ternary phase evaluates, from the state of training ...
-  exported = setup.method.export(plan, state.opt_state, state.variables)
+  exported = setup.method.export(plan, state)
   # ... and what somebody reads who has the file alone.
   read = artifact_lib.to_variables(read_model(workdir))
   images, labels = all_images(setup)
@@ -114,7 +115,7 @@ def test_logits_of_the_file_are_those_of_training(finished, setup, end):
   # The unfolded network, whose statistics are float32, differs from what it is
   # before the file is made to fit by what the norms lose in float16.
   unfolded = np.asarray(apply(variables, images))
-  before = setup.method.encode(plan, state.opt_state, state.variables)
+  before = setup.method.encode(plan, state)
   np.testing.assert_allclose(
     np.asarray(apply(artifact_lib.to_variables(before), images)),
     unfolded,
@@ -126,8 +127,8 @@ def test_codes_of_the_file_are_the_parameters(finished, setup, end):
   plan, state = end
   found = read_model(finished[0]).tensors
   method = setup.method
-  before = method.encode(plan, state.opt_state, state.variables).tensors
-  last = method.export(plan, state.opt_state, state.variables).tensors
+  before = method.encode(plan, state).tensors
+  last = method.export(plan, state).tensors
   # The sparsity of the plan, and the factor of the epoch before the last.
   factor = float(optax.tree.get(state.opt_state, 'density_scale'))
   wanted = 1 - (1 - method.make_recipe(plan).sparsity) * factor
