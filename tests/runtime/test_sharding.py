@@ -8,15 +8,6 @@ import pytest
 from hq_jax.runtime import sharding
 
 
-def test_replicated_puts_a_copy_on_every_device(rng):
-  values = rng.normal(size=(3, 5))
-  mesh = sharding.make_mesh()
-  found = jax.device_put(values, sharding.replicated(mesh))
-  assert len(found.addressable_shards) == 8
-  for shard in found.addressable_shards:
-    np.testing.assert_array_equal(shard.data, values.astype(np.float32))
-
-
 @pytest.mark.parametrize('fsdp', [1, 4])
 def test_a_global_batch_is_split_along_its_first_axis(fsdp):
   mesh = sharding.make_mesh(fsdp)
@@ -48,16 +39,13 @@ def test_batch_sizes_that_devices_share_evenly():
     )
 
 
-def test_devices_that_share_a_state_are_neighbours():
+def test_devices_that_share_a_state_are_neighbours(make_mesh):
   for fsdp in (1, 2, 4, 8):
     mesh = sharding.make_mesh(fsdp)
     assert dict(mesh.shape) == {'data': 8 // fsdp, 'fsdp': fsdp}
     assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 2
     assert list(mesh.devices.flat) == jax.devices()
     assert sharding.is_fsdp(mesh) == (fsdp > 1)
-
-
-def test_a_mesh_without_the_axis_is_not_cut(make_mesh):
   assert not sharding.is_fsdp(make_mesh(8))
 
 

@@ -86,12 +86,22 @@ def test_a_run_without_its_config_is_refused(tmp_path, name):
   assert _message(workdir.claim, str(tmp_path), _CONFIG) == wanted
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_what_is_no_folder_is_refused(tmp_path):
   path = tmp_path / 'file'
   path.write_text('x')
   message = _message(workdir.claim, str(path), _CONFIG)
   assert message == f'workdir is {path}, which is a file'
   assert path.read_text() == 'x'
+  for name in ('/runs/a', 'a', '.', 'gs:/bucket'):
+    workdir.check_name(name)
+  assert _message(workdir.check_name, '') == (
+    "workdir is '', wanted a folder: --workdir=DIR"
+  )
+  for name in ('gs://bucket/run', 's3://a', 'file:///runs'):
+    assert _message(workdir.check_name, name) == (
+      f'workdir is {name}, wanted a folder of a file system: mount the bucket,'
+      ' or better a network file system'
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,16 +189,11 @@ def _write_rows(folder, rows=_ROWS):
   return folder / 'metrics.jsonl'
 
 
-def test_history_is_read_back(tmp_path):
+@pytest.mark.parametrize('cut', [1, 2, 12])
+def test_history_leaves_out_a_line_that_was_cut(tmp_path, cut):
   assert workdir.History(str(tmp_path)).rows == []
   path = _write_rows(tmp_path)
   assert workdir.History(str(tmp_path)).rows == _ROWS
-  assert path.read_text().count('\n') == 3
-
-
-@pytest.mark.parametrize('cut', [1, 2, 12])
-def test_history_leaves_out_a_line_that_was_cut(tmp_path, cut):
-  path = _write_rows(tmp_path)
   path.write_bytes(path.read_bytes()[:-cut])
   history = workdir.History(str(tmp_path))
   assert history.rows == _ROWS[:2]
@@ -236,30 +241,11 @@ def test_rows_of_a_later_stage_stay_while_an_earlier_one_is_done_again(
     assert [(row['step'], row['value']) for row in found.rows] == wanted
 
 
-def test_a_url_or_nothing_is_no_folder():
-  for name in ('/runs/a', 'a', '.', 'gs:/bucket'):
-    workdir.check_name(name)
-  assert _message(workdir.check_name, '') == (
-    "workdir is '', wanted a folder: --workdir=DIR"
-  )
-  for name in ('gs://bucket/run', 's3://a', 'file:///runs'):
-    assert _message(workdir.check_name, name) == (
-      f'workdir is {name}, wanted a folder of a file system: mount the bucket,'
-      ' or better a network file system'
-    )
-
-
 def test_all_fields_that_differ_are_found_in_order():
   other = {
     'seed': 2,
     'added': 1,
-    'checkpoint': {
-      'every_epochs': 1,
-      'every_steps': 3,
-      'keep': 4,
-      'keep_best': True,
-      'keep_every_epochs': 2,
-    },
+    'checkpoint': {'every_steps': 3, 'keep': 4, 'keep_best': True},
     'mesh': {'fsdp': 2},
     'max_skipped_steps': 9,
     'data': {'name': 'digits', 'data_dir': '/data'},
@@ -271,23 +257,20 @@ def test_all_fields_that_differ_are_found_in_order():
     'config.seed is 0 there and 2 here',
   ]
   assert workdir.find_differences(_CONFIG, other) == wanted
-  assert workdir.find_differences(_CONFIG, _CONFIG) == []
 
 
 def test_another_process_joins_without_the_lock(tmp_path):
-  lock = workdir.claim(str(tmp_path), _CONFIG)
-  files = sorted(os.listdir(tmp_path))
-  workdir.join(str(tmp_path), _CONFIG).close()
-  assert sorted(os.listdir(tmp_path)) == files
-  assert _message(workdir.join, str(tmp_path), _CONFIG | {'seed': 1}) == (
-    f'workdir is {tmp_path}, which belongs to another config: config.seed is 0'
-    ' there and 1 here'
-  )
-  assert 'another process' in _message(workdir.claim, str(tmp_path), _CONFIG)
-  lock.close()
-  joined = workdir.join(str(tmp_path), _CONFIG)
-  _claim(tmp_path)
-  joined.close()
+  with workdir.claim(str(tmp_path), _CONFIG):
+    files = sorted(os.listdir(tmp_path))
+    with workdir.join(str(tmp_path), _CONFIG):
+      assert sorted(os.listdir(tmp_path)) == files
+      other = _CONFIG | {'seed': 1}
+      assert _message(workdir.join, str(tmp_path), other) == (
+        f'workdir is {tmp_path}, which belongs to another config: config.seed'
+        ' is 0 there and 1 here'
+      )
+  with workdir.join(str(tmp_path), _CONFIG):
+    _claim(tmp_path)
 
 
 def test_a_folder_that_is_not_shared_cannot_be_joined(tmp_path):

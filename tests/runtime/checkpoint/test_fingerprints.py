@@ -8,6 +8,7 @@ import pytest
 from hq_jax.runtime.checkpoint import fingerprints
 
 P = jax.sharding.PartitionSpec
+_slow = lambda value: pytest.param(value, marks=pytest.mark.slow)
 _TYPES = (
   *('bool', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int4'),
   *('float32', 'float16', 'bfloat16', 'float8_e4m3fn', 'complex64'),
@@ -61,7 +62,7 @@ def test_it_is_what_the_definition_says(rng, dtype):
   assert _sums(array) == _reference(_patterns(array))
 
 
-@pytest.mark.parametrize('shape', [(), (1,), (0,), (0, 3), (2, 0), (2, 3, 4)])
+@pytest.mark.parametrize('shape', [(), (0,), (2, 0), (2, 3, 4)])
 def test_any_shape_is_taken(rng, shape):
   array = rng.normal(size=shape).astype(np.float32)
   assert _sums(array) == _reference(_patterns(array))
@@ -106,16 +107,7 @@ def test_elements_that_change_places_are_noticed(rng):
       assert after[0] == before[0] and after[1] != before[1], (i, j)
 
 
-@pytest.mark.parametrize(
-  'dtype',
-  [
-    'bfloat16',
-    *(
-      pytest.param(dtype, marks=pytest.mark.slow)
-      for dtype in ('float32', 'bool', 'int8')
-    ),
-  ],
-)
+@pytest.mark.parametrize('dtype', ['bfloat16', _slow('bool'), _slow('int8')])
 def test_devices_and_shardings_do_not_matter(rng, make_mesh, dtype):
   array = _draw(rng, dtype, (8, 16))
   wanted = _reference(_patterns(array))

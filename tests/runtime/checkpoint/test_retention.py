@@ -15,41 +15,29 @@ def _kept(steps, **policy):
 
 
 @pytest.mark.parametrize(
-  ('newest', 'kept'), [(2, [5, 9]), (3, [4, 5, 9]), (9, [1, 4, 5, 9])]
+  ('steps', 'policy', 'kept'),
+  [
+    ([1, 4, 5, 9], {'newest': 2}, [5, 9]),
+    ([9, 1, 5, 4], {'newest': 3}, [9, 5, 4]),  # Whatever their order.
+    ([1, 4], {'newest': 9}, [1, 4]),
+    ([], {'newest': 2, 'every': 3, 'get_score': float}, []),
+    ([10, 15, 20, 25, 30], {'newest': 1, 'every': 10}, [10, 20, 30]),
+    ([10, 15, 20], {'newest': 2, 'every': 100}, [15, 20]),
+  ],
 )
-def test_the_newest_stay(newest, kept):
-  assert _kept([1, 4, 5, 9], newest=newest) == kept
-  # Whatever the order that they come in.
-  assert sorted(_kept([9, 1, 5, 4], newest=newest)) == kept
+def test_the_newest_stay_and_multiples(steps, policy, kept):
+  assert _kept(steps, **policy) == kept
 
 
-def test_no_step_is_no_error():
-  assert _kept([], newest=2, every=3, get_score=lambda step: step) == []
-  assert _kept([7], newest=2) == [7]
-
-
-def test_multiples_stay():
-  steps = [10, 15, 20, 25, 30, 35]
-  assert _kept(steps, newest=2, every=10) == [10, 20, 30, 35]
-  assert _kept(steps, newest=2, every=1) == steps
-  assert _kept(steps, newest=2, every=100) == [30, 35]
-
-
-def test_the_best_stays_too():
-  scores = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.1, 5: 0.2}
-  best = lambda **more: _kept([1, 2, 3, 4, 5], get_score=scores.get, **more)
-  assert best(newest=2) == [2, 4, 5]
-  assert best(newest=2, every=3) == [2, 3, 4, 5]
-  scores[5] = 1.0
-  assert best(newest=2) == [4, 5]
-
-
-def test_of_equal_scores_the_newer_stays():
-  scores = {1: 0.9, 2: 0.9, 3: 0.2, 4: 0.1}
-  assert _kept([1, 2, 3, 4], newest=1, get_score=scores.get) == [2, 4]
-
-
-def test_a_step_without_a_score_does_not_compete():
-  scores = {2: 0.0}
-  assert _kept([1, 2, 3, 4], newest=1, get_score=scores.get) == [2, 4]
-  assert _kept([1, 2, 3, 4], newest=1, get_score={}.get) == [4]
+@pytest.mark.parametrize(
+  ('scores', 'kept'),
+  [
+    ({1: 0.5, 2: 0.9, 3: 0.7, 4: 0.1}, [2, 4]),
+    ({1: 0.5, 2: 0.9, 3: 0.7, 4: 1.0}, [4]),
+    ({1: 0.9, 2: 0.9, 3: 0.2, 4: 0.1}, [2, 4]),  # Of equals the newer.
+    ({2: 0.0}, [2, 4]),  # A step without a score does not compete.
+    ({}, [4]),
+  ],
+)
+def test_the_best_stays_too(scores, kept):
+  assert _kept([1, 2, 3, 4], newest=1, get_score=scores.get) == kept
