@@ -1,4 +1,4 @@
-"""Several processes as one run: how they begin, and how they agree."""
+"""Processes of one run: initialization, communication, shares of a batch."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -25,7 +25,7 @@ def initialize(
   check(coordinator, num_processes, process_id)
   if coordinator == AUTO:
     try:
-      with _saying_what_is_awaited('this process waits for the others'):
+      with _announce_wait('this process waits for the others'):
         jax.distributed.initialize()
     except ValueError as error:
       raise ValueError(
@@ -33,7 +33,7 @@ def initialize(
         ' HOST:PORT, --num_processes and --process_id'
       ) from error
   elif coordinator is not None:
-    with _saying_what_is_awaited(
+    with _announce_wait(
       f'process {process_id} waits for all {num_processes} processes at'
       f' {coordinator}'
     ):
@@ -41,8 +41,8 @@ def initialize(
 
 
 @contextlib.contextmanager
-def _saying_what_is_awaited(what: str) -> Iterator[None]:
-  """JAX waits for minutes without a word, and then aborts."""
+def _announce_wait(what: str) -> Iterator[None]:
+  """A message after some seconds: JAX waits for minutes, and then aborts."""
   say = lambda: print(
     f'hq_jax: {what}; after five minutes JAX gives up',
     file=sys.stderr,
@@ -81,12 +81,8 @@ def check(
         f'{name} is missing, wanted with coordinator {coordinator!r}'
       )
   assert num_processes is not None and process_id is not None  # seen above
-  if num_processes < 1:
-    raise ValueError(f'num_processes is {num_processes}, wanted at least 1')
-  if not 0 <= process_id < num_processes:
-    raise ValueError(
-      f'process_id is {process_id}, wanted 0 to {num_processes - 1}'
-    )
+  check_range('num_processes', num_processes, 1, None)
+  check_range('process_id', process_id, 0, num_processes - 1)
 
 
 def is_single_process() -> bool:
@@ -95,12 +91,12 @@ def is_single_process() -> bool:
 
 
 def is_primary() -> bool:
-  """Whether this is the process that writes and prints for all."""
+  """Whether this is process 0, which writes and prints for all."""
   return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-  """What each process has."""
+  """The value of each process, in all of them; JSON must hold it."""
   if is_single_process():
     return [value]
   text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -115,7 +111,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def broadcast_bytes(data: bytes | None) -> bytes:
-  """The bytes that the first process has."""
+  """The bytes of process 0, in all processes."""
   if is_single_process():
     return data or b''
   mine = np.frombuffer((data or b'') if is_primary() else b'', np.uint8)
@@ -126,9 +122,9 @@ def broadcast_bytes(data: bytes | None) -> bytes:
 
 
 def raise_on_all(run: Callable[[], _T]) -> _T:
-  """Runs a function in all processes; what one refuses, all refuse.
+  """Runs a function in all processes; an error in one is raised in all.
 
-  Without it the others would wait for one that has given up.
+  Otherwise the others would wait for a process that has given up.
   """
   caught: Exception | None = None
   result: Any = None
@@ -148,8 +144,8 @@ def raise_on_all(run: Callable[[], _T]) -> _T:
 def first_then_others(run: Callable[[], _T]) -> _T:
   """Runs a function in process 0, and then in the others.
 
-  For work that the first leaves behind for all, such as a set of images that
-  is generated when it is first opened.
+  For work whose result the others find, such as a data set that is generated
+  when it is first opened.
   """
   if is_single_process():
     return run()
@@ -162,7 +158,7 @@ def first_then_others(run: Callable[[], _T]) -> _T:
 def get_local_size(
   batch_size: int, process_index: int, process_count: int
 ) -> int:
-  """Returns one process's share of a global batch, in images."""
+  """The number of images of a global batch in one process."""
   check_range('process_count', process_count, 1, None)
   check_range('process_index', process_index, 0, process_count - 1)
   check_range('batch_size', batch_size, 1, None)

@@ -23,11 +23,7 @@ _NUM_BEHIND = 2  # Steps that may be under way while older flags are looked at.
 
 
 class Interrupted(Exception):
-  """A signal has come; nothing was saved yet.
-
-  Attributes:
-    signal_number: which signal.
-  """
+  """A signal has come; nothing was saved yet."""
 
   def __init__(self, signal_number: int):
     super().__init__(signal.Signals(signal_number).name)
@@ -35,17 +31,13 @@ class Interrupted(Exception):
 
 
 def interrupt(signal_number: int) -> None:
-  """Raises where there is a signal."""
+  """Raises `Interrupted` unless the number is 0."""
   if signal_number:
     raise Interrupted(signal_number)
 
 
 class Stopped(Exception):
-  """The run was stopped by a signal, and its state was saved.
-
-  Attributes:
-    signal_number: which signal.
-  """
+  """The run was stopped by a signal, and its state was saved."""
 
   def __init__(self, signal_number: int, message: str):
     super().__init__(message)
@@ -53,13 +45,7 @@ class Stopped(Exception):
 
 
 class Watch:
-  """Knows whether a signal has come, here or in another process.
-
-  One that is not installed never stops a run.
-
-  Args:
-    mesh: all devices.
-  """
+  """Whether a signal has come, in any process; alone it never stops a run."""
 
   def __init__(self, mesh: jax.sharding.Mesh):
     self._mesh = mesh
@@ -70,7 +56,7 @@ class Watch:
 
   @contextlib.contextmanager
   def finishing_steps(self) -> Iterator[None]:
-    """Within it a signal waits for `poll`; outside it ends the process."""
+    """A context in which a signal waits for `poll` and does not end the run."""
     self._waits = True
     try:
       yield
@@ -78,10 +64,10 @@ class Watch:
       self._waits = False
 
   def poll(self) -> int:
-    """Says whether to stop; all processes call it together, once a step.
+    """The signal to stop for, or 0; all processes call it once a step.
 
-    The answer is the same in all of them: it goes around with the steps, and
-    is that of a few steps before, so that none is waited for.
+    The answer is the same in all of them, and a few steps old, so that no
+    process waits for another.
     """
     if distributed.is_single_process():
       return self._received
@@ -94,11 +80,11 @@ class Watch:
     return int(self._pending.popleft())
 
   def poll_now(self) -> int:
-    """As `poll`, but waits for all processes."""
+    """The same without a delay: waits for all processes."""
     return max(distributed.gather(self._received))
 
   def receive(self, number: int) -> bool:
-    """Takes a signal."""
+    """Takes a signal; False if it should end the process at once."""
     if not self._waits or self._received:
       return False
     self._received = number
@@ -106,11 +92,7 @@ class Watch:
 
 
 class Listener:
-  """A thread that hears of signals; see `listen`.
-
-  Attributes:
-    watch: who is told of them; None for nobody yet.
-  """
+  """A thread that reads signals and tells `watch`, if there is one."""
 
   def __init__(self) -> None:
     self.watch: Watch | None = None
@@ -120,11 +102,7 @@ class Listener:
     threading.Thread(target=self._hear, daemon=True).start()
 
   def take_signals(self) -> None:
-    """Makes signals wake up the thread, whoever had them before.
-
-    To be called in the main thread. What was ignored stays so: who started this
-    in the background may have wanted it.
-    """
+    """Installs the handlers, in the main thread; what is ignored stays so."""
     signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
     for number in _SIGNALS:
       if signal.getsignal(number) is not signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""What a result was made with: commit, versions, hardware."""
+"""The provenance of a result: commit, versions, hardware."""
 
 from importlib import metadata
 import os

@@ -1,7 +1,7 @@
 """The mesh, the shardings of state and batch, and global arrays.
 
-Devices have two axes: along `data` they hold the same state, along `fsdp` each
-holds its share of it. A batch is shared out along both.
+The mesh has two axes: along `data` devices hold the same state, along `fsdp`
+each holds a part of it. A batch is split along both.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def make_mesh(fsdp: int = 1) -> jax.sharding.Mesh:
 
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """The sharding of what every device has a copy of."""
+  """The sharding of arrays that every device has a copy of."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
@@ -43,16 +43,16 @@ def batch_sharded(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
 
 
 def is_fsdp(mesh: jax.sharding.Mesh) -> bool:
-  """Whether devices share a state instead of having a copy each."""
+  """Whether the state is split among devices."""
   return mesh.shape.get(_FSDP_AXIS, 1) > 1
 
 
 def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
-  """The shardings of parameters, and of all that has their shapes.
+  """The shardings of parameters and of all arrays that have their shapes.
 
-  An array of two axes or more is cut along the last axis that the devices of
-  `fsdp` divide: the output channels, where that can be. Vectors, which are few
-  bytes and are needed whole by the batch norms, are on every device.
+  An array of two axes or more is split along the last axis that the number of
+  `fsdp` devices divides, mostly the output channels. Vectors are replicated:
+  they are few bytes, and batch norms need them whole.
   """
   size = mesh.shape.get(_FSDP_AXIS)
 
@@ -68,7 +68,7 @@ def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
 
 
 def with_shardings(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
-  """Shapes, types and shardings of a state: what a checkpoint is read into."""
+  """Shapes, types and shardings of a state, to restore a checkpoint into."""
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
@@ -99,7 +99,7 @@ def to_global(
 
 
 def to_devices(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
-  """Puts arrays of the host in their places, each device its own part."""
+  """Puts arrays of the host on the devices, sharded as a state."""
 
   def put(leaf, sharding):
     if isinstance(leaf, jax.Array):
@@ -113,7 +113,7 @@ def to_devices(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
 
 
 def to_host(tree: chex.ArrayTree) -> Any:
-  """Brings whole arrays to the host of every process, one after another."""
+  """Gathers whole arrays on the host of every process, one after another."""
 
   def get(leaf):
     if isinstance(leaf, jax.Array) and not (

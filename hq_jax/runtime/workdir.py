@@ -1,4 +1,4 @@
-"""The folder of one run: whose it is, and the history of its metrics."""
+"""The folder of a run: its config, its lock, and the history of metrics."""
 
 from collections.abc import Iterator, Mapping
 import fcntl
@@ -15,7 +15,7 @@ METRICS = 'metrics.jsonl'
 MODEL = 'model.hq'
 CHECKPOINTS = 'checkpoints'
 
-# Fields that do not decide the result, but for rounding: a run may go on with
+# Fields that change the result by rounding at most: a run may go on with
 # others.
 _FREE_FIELDS = (
   'checkpoint.every_epochs',
@@ -58,7 +58,7 @@ def check_name(workdir: str) -> None:
 def claim(
   workdir: str, config: Mapping[str, Any], wait_seconds: float = 0.0
 ) -> IO[str]:
-  """Makes the folder this config's own, or refuses to touch it."""
+  """Locks the folder for a run of this config; closing the file unlocks it."""
   if os.path.exists(workdir) and not os.path.isdir(workdir):
     raise ValueError(f'workdir is {workdir}, which is a file')
   path = os.path.join(workdir, CONFIG)
@@ -132,7 +132,7 @@ def _check_same(workdir: str, text: str, config: Mapping[str, Any]) -> None:
 def find_differences(
   theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> list[str]:
-  """Says which fields differ that decide the result of a run."""
+  """The fields that differ and decide the result of a run, in words."""
   there, here = dict(_flatten(theirs)), dict(_flatten(ours))
   return [
     f'config.{name} is {there.get(name)!r} there and {here.get(name)!r} here'
@@ -144,7 +144,7 @@ def find_differences(
 def join(
   workdir: str, config: Mapping[str, Any], wait_seconds: float = 90.0
 ) -> IO[str]:
-  """Finds the folder that another process of the same run has claimed."""
+  """Opens the folder that another process of the same run has claimed."""
   path = os.path.join(workdir, CONFIG)
   deadline = time.monotonic() + wait_seconds
   while not os.path.exists(path):
@@ -176,9 +176,7 @@ def _flatten(
 class History:
   """The rows of `metrics.jsonl`, one for each epoch, in order.
 
-  Args:
-    workdir: the folder.
-    is_kept: False where another process of the same run writes the file.
+  Unless `is_kept`, another process of the same run writes the file.
   """
 
   def __init__(self, workdir: str, *, is_kept: bool = True):
@@ -190,7 +188,7 @@ class History:
         self.rows = list(_parse(file))
 
   def truncate(self, step: int, until: float = math.inf) -> None:
-    """Forgets what came after a step, because it is done again."""
+    """Drops the rows after a step, whose epochs are run again."""
     self.rows = [row for row in self.rows if not step < row['step'] <= until]
     self._write()
 
@@ -214,7 +212,7 @@ class History:
 
 
 def _parse(lines: IO[str]) -> Iterator[dict[str, Any]]:
-  """The rows up to the first line that was not written whole."""
+  """The rows before the first line that is damaged."""
   for line in lines:
     try:
       row = json.loads(line)

@@ -54,8 +54,8 @@ _REFUSED = [
     "process_id is missing, wanted with coordinator 'here:80'",
   ),
   (('here:80', 0, 0), 'num_processes is 0, wanted at least 1'),
-  (('here:80', 2, 2), 'process_id is 2, wanted 0 to 1'),
-  (('here:80', 2, -1), 'process_id is -1, wanted 0 to 1'),
+  (('here:80', 2, 2), 'process_id is 2, wanted 0..1'),
+  (('here:80', 2, -1), 'process_id is -1, wanted 0..1'),
 ]
 
 

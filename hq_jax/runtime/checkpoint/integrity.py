@@ -1,4 +1,4 @@
-"""Whether what is in a step is what was saved, and what is wanted."""
+"""Checkpoint integrity checks: against what was saved, and what is wanted."""
 
 from collections.abc import Mapping
 import hashlib

@@ -77,7 +77,7 @@ class Checkpoints:
           'meta': ocp.JsonCheckpointHandler(),
         },
       )
-    self._wait_until_all_see_the_same()
+    self._sync_steps()
 
   def latest_step(self) -> int | None:
     """The newest step, damaged or not, or None."""
@@ -159,33 +159,30 @@ class Checkpoints:
 
   def _run(self, call: Callable[[], Any]) -> Any:
     """Calls Orbax; what a thread of it could not write is an OSError."""
+    cause: Exception
     try:
       return call()
     except OSError as error:
       if error.filename is not None or error.errno is None:
         raise
-      said = os.strerror(error.errno)
-      raise self._make_error(error.errno, said) from error
+      number, said, cause = error.errno, os.strerror(error.errno), error
     except ValueError as error:
       # TensorStore raises one that holds what the system said.
-      text = ' '.join(str(error).split())
-      number = errno.ENOSPC if 'RESOURCE_EXHAUSTED' in text else errno.EIO
-      said = os.strerror(number) if number == errno.ENOSPC else text[:200]
-      raise self._make_error(number, said) from error
-
-  def _make_error(self, number: int, said: str) -> OSError:
-    error = OSError(
+      said, number, cause = ' '.join(str(error).split())[:200], errno.EIO, error
+      if 'RESOURCE_EXHAUSTED' in str(error):
+        said, number = os.strerror(errno.ENOSPC), errno.ENOSPC
+    failed = OSError(
       f'{self._directory}: a checkpoint cannot be written ({said})'
     )
-    error.errno = number
-    return error
+    failed.errno = number
+    raise failed from cause
 
   def _try(
     self, step: int, like: chex.ArrayTree, reasons: dict[int, str]
   ) -> tuple[Any, list[Any]] | None:
-    """State and states of iterators of a step, or None and the reason.
+    """Reads the state and the iterators of a step; None if it is damaged.
 
-    All processes go on together: what one finds damaged, all do.
+    A step that is damaged for one process is damaged for all of them.
     """
     found, reasons[step] = orbax_io.attempt(lambda: self._read_meta(step))
     if found is None:
@@ -209,7 +206,7 @@ class Checkpoints:
     return state, data['iterators']
 
   def _read_meta(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The JSON items, which vouch for one another."""
+    """Reads the JSON items and checks their digest."""
     for name in _ITEMS:
       if not os.path.isdir(os.path.join(self._directory, str(step), name)):
         raise orbax_io.DamagedError(f'has no {name}')
@@ -241,7 +238,7 @@ class Checkpoints:
       return reader.restore(path, args=args)
 
   def _set_aside(self, reasons: Mapping[int, str], good: int) -> None:
-    """Moves damaged steps to where nothing looks for them, and says so."""
+    """Moves damaged steps to `damaged/`, with a warning."""
     if not reasons:
       return
     for step, reason in reasons.items():
@@ -254,13 +251,13 @@ class Checkpoints:
     if not distributed.is_single_process():
       multihost_utils.sync_global_devices('damaged checkpoints are set aside')
     self._manager.reload()
-    self._wait_until_all_see_the_same()
+    self._sync_steps()
 
-  def _wait_until_all_see_the_same(self) -> None:
+  def _sync_steps(self) -> None:
     """Waits until every process sees the steps that process 0 does.
 
-    A network file system shows what is new, or gone, up to a minute late to
-    other hosts; and who sees other steps would go on from another one.
+    A network file system shows new and deleted files up to a minute late to
+    other hosts, and processes must restore the same step.
     """
     wanted = distributed.gather(sorted(self._manager.all_steps()))[0]
     deadline = time.monotonic() + _VISIBLE_SECONDS
@@ -284,7 +281,7 @@ def _copy(tree: chex.ArrayTree) -> Any:
 
 
 def _move(directory: str, step: int) -> str:
-  """Moves a step to a name of its own below `damaged/`; which one."""
+  """Moves a step to a new name below `damaged/` and returns the name."""
   os.makedirs(os.path.join(directory, _DAMAGED), exist_ok=True)
   name, count = f'{_DAMAGED}/{step}', 1
   while os.path.lexists(os.path.join(directory, name)):
@@ -297,10 +294,10 @@ def _move(directory: str, step: int) -> str:
 def _set_state(
   iterator: grain.DatasetIterator, states: list[Any], name: str
 ) -> None:
-  """Puts an iterator back, from the states of all processes."""
+  """Restores an iterator from the states of all processes."""
   if len(states) == jax.process_count():
     iterator.set_state(states[jax.process_index()])
-  # Batches are shared out evenly: the place is the same for all.
+  # Batches are split evenly: the position is the same for all.
   elif all(state == states[0] for state in states):
     iterator.set_state(states[0])
   else:

@@ -1,4 +1,4 @@
-"""Reading from files that may be damaged: in all processes, or in none."""
+"""Reads of files that may be damaged, and the messages of Orbax."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -21,13 +21,13 @@ _PASSING = (errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
 class DamagedError(ValueError):
-  """What is in a step is not what was saved."""
+  """A step does not hold what was saved."""
 
 
 def silence_orbax() -> Callable[[], None]:
-  """Drops what Orbax's threads say of what they cannot read or write.
+  """Drops the log messages of Orbax's threads; returns a function to undo it.
 
-  That is pages, and late; `Checkpoints` raises an error that says it.
+  They are pages, and late; `Checkpoints` raises an error that says the same.
   """
   loggers = logging.get_absl_logger(), std_logging.getLogger('asyncio')
   is_ours = lambda record: not re.search('/(orbax|asyncio)/', record.pathname)
@@ -54,7 +54,7 @@ def quiet_orbax() -> Iterator[None]:
 
 
 def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
-  """Tries to read; all processes go on together."""
+  """Reads in all processes; the result, or the first reason of a failure."""
   found, reason = None, ''
   with quiet_orbax():
     try:
@@ -73,7 +73,7 @@ def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
 
 
 def _to_line(error: Exception) -> str:
-  """What went wrong, as the end of a sentence about the step."""
+  """The error as the end of a sentence about the step."""
   if isinstance(error, DamagedError):
     return str(error)
   text = ' '.join(str(error).split())

@@ -1,4 +1,4 @@
-"""Which of the steps stay on the disk."""
+"""The policy of which steps stay on the disk."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
