@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
   from hq_jax import transforms as transforms
   from hq_jax.compression import planner as planner
   from hq_jax.compression.post_training import compress as compress
+  from hq_jax.training.train import train as train
 
 __version__ = '0.1.0'
 __all__ = [
@@ -26,12 +27,14 @@ __all__ = [
   'core',
   'models',
   'planner',
+  'train',
   'transforms',
 ]
 # Of what does not lie in `hq_jax.NAME`.
 _PLACES = {
   'compress': 'hq_jax.compression.post_training:compress',
   'planner': 'hq_jax.compression.planner',
+  'train': 'hq_jax.training.train:train',
 }
 
 

@@ -7,14 +7,12 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
-from hq_jax import models
-from hq_jax.core import trees
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
+from hq_jax.inference import classifier
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
 from hq_jax.training import metrics
@@ -86,7 +84,7 @@ def make_evaluation(
 def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   """Evaluates a model that is read from its file."""
   checked = config_lib.validate(config)
-  found = artifact_lib.read(path)
+  found, model, variables = classifier.load(path)
   mesh = setup_lib.make_mesh(checked)
   dataset = distributed.first_then_others(
     lambda: setup_lib.load_dataset(checked.data)
@@ -106,13 +104,6 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
       f'{path}: its images are {"not " if crop is None else ""}cropped, but'
       f' config.data.image_size is {checked.data.image_size}'
     )
-  model = models.build(
-    found.model,
-    num_classes=len(found.class_names),
-    arguments=found.model_args,
-  )
-  variables = artifact_lib.to_variables(found)
-  _check_shapes(path, model, variables, dataset.image_shape)
   evaluation = make_evaluation(
     checked,
     model,
@@ -122,17 +113,3 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     unreadable=threaded_reader.Unreadable(checked.data.max_unreadable),
   )
   return evaluation(variables)
-
-
-def _check_shapes(
-  path: str, model: nn.Module, variables: Any, image_shape: tuple[int, ...]
-) -> None:
-  """Refuses variables that the model cannot be applied to."""
-  expected = setup_lib.get_shapes(model, image_shape)
-  shapes = {name: x.shape for name, x in trees.flatten(expected).items()}
-  found = {name: x.shape for name, x in trees.flatten(variables).items()}
-  for name in [*shapes, *found]:
-    if found.get(name) != shapes.get(name):
-      raise ValueError(
-        f'{path}: {name} has shape {found.get(name)}, wanted {shapes.get(name)}'
-      )
