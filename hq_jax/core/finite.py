@@ -1,4 +1,4 @@
-"""Finite numbers, and one of two trees."""
+"""Tests for finite numbers, and the choice of one of two trees."""
 
 import chex
 import jax

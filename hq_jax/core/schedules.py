@@ -1,4 +1,4 @@
-"""Sparsity ramps as optax schedules, and the steps at which stages end."""
+"""Sparsity ramps as optax schedules, and the last steps of stages."""
 
 from collections.abc import Callable
 
@@ -151,22 +151,24 @@ def staged(
   return schedule
 
 
+def _ramp(power: float):
+  # The last step is at the full sparsity.
+  return lambda initial, final, begin, steps, stages: sparsity_ramp(
+    initial,
+    final,
+    begin_step=begin,
+    ramp_steps=max(steps - 1, 0),
+    power=power,
+  )
+
+
 # From both sparsities, the first step, the number of steps and of stages.
 RAMPS: dict[str, Callable[[float, float, int, int, int], optax.Schedule]] = {
   'one_shot': lambda initial, final, begin, steps, stages: sparsity_ramp(
     initial, final, begin_step=begin, ramp_steps=0
   ),
-  'linear': lambda initial, final, begin, steps, stages: sparsity_ramp(
-    # The last step is at the full sparsity.
-    initial,
-    final,
-    begin_step=begin,
-    ramp_steps=max(steps - 1, 0),
-    power=1.0,
-  ),
-  'cubic': lambda initial, final, begin, steps, stages: sparsity_ramp(
-    initial, final, begin_step=begin, ramp_steps=max(steps - 1, 0)
-  ),
+  'linear': _ramp(power=1.0),
+  'cubic': _ramp(power=3.0),
   'staged': lambda initial, final, begin, steps, stages: staged(
     initial, final, begin_step=begin, ramp_steps=steps, num_stages=stages
   ),

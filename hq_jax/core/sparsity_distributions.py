@@ -1,4 +1,4 @@
-"""How a sparsity is shared out among the kernels of a network."""
+"""Sparsity allocations: a fraction of zeros for each kernel of a network."""
 
 from collections.abc import Callable, Mapping, Sequence
 import math

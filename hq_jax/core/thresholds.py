@@ -1,4 +1,4 @@
-"""Which weights are kept: exact thresholds, and who competes with whom.
+"""Exact thresholds between the weights that are kept and the others.
 
 A *scope* says among which weights the largest are kept: those of a `layer`
 (kernel), of the whole `tree`, of each output `channel`, or, as `N:M`, each M
@@ -161,79 +161,60 @@ def _check_sizes(sizes: Sequence[int]) -> None:
       )
 
 
-def find_threshold(magnitudes: jax.Array, kept: jax.Array | int) -> Threshold:
-  """The threshold that keeps exactly the `kept` largest magnitudes.
-
-  Ties are kept in the order of their flat index. The magnitude is found by
-  bisection on the bits of the float, exact in 31 counts, and so is the tie
-  index where there is one to split: no sort and no gather, so it works on
-  sharded kernels and gives the same answer on any number of devices.
-
-  >>> import jax.numpy as jnp
-  >>> x = jnp.array([[3., 1.], [2., 2.]])
-  >>> keep_mask(x, find_threshold(x, 2))
-  Array([[ True, False],
-         [ True, False]], dtype=bool)
-
-  Args:
-    magnitudes: non-negative, any shape with fewer than 2^31 elements;
-      subnormal ones count as zero, NaN as the largest.
-    kept: how many to keep, in [0, size]; may be traced.
-
-  Returns:
-    A `Threshold`; its magnitude is infinite where `kept` is 0.
-  """
-  return find_thresholds([magnitudes], [kept])[0]
-
-
 def find_thresholds(
   magnitudes: Sequence[jax.Array],
   kept: Sequence[jax.Array | int],
   axes: Sequence[int] | None = None,
 ) -> list[Threshold]:
-  """As `find_threshold`, for many kernels in one loop: it compiles faster.
+  """The thresholds that keep exactly the `kept` largest of each kernel.
+
+  Ties are kept in the order of their flat index. The magnitude is found by
+  bisection on the bits of the float, exact in 31 counts, and so is the tie
+  index where there is one to split: no sort and no gather, so it works on
+  sharded kernels and gives the same answer on any number of devices. All
+  kernels share one loop, which compiles faster than one for each.
 
   >>> import jax.numpy as jnp
-  >>> found = find_thresholds([jnp.array([1., 2.]), jnp.array([3.])], [1, 1])
-  >>> [float(threshold.magnitude) for threshold in found]
-  [2.0, 3.0]
+  >>> x = jnp.array([[3., 1.], [2., 2.]])
+  >>> (found,) = find_thresholds([x], [2])
+  >>> keep_mask(x, found)
+  Array([[ True, False],
+         [ True, False]], dtype=bool)
 
   Args:
-    magnitudes: one array for each kernel.
-    kept: one number for each kernel.
+    magnitudes: one array for each kernel, non-negative; subnormal ones count
+      as zero, NaN as the largest.
+    kept: how many to keep of each, in [0, size]; may be traced.
     axes: the channel axis of each kernel, if each of its channels is to keep
       that many by itself.
 
   Returns:
     A `Threshold` for each kernel, with one magnitude for each channel where
-    `axes` are given.
+    `axes` are given; it is infinite where none is kept.
 
   Raises:
     ValueError: where a kernel has 2^31 - 1 elements or more.
   """
   _check_sizes([array.size for array in magnitudes])
-  num = len(magnitudes)
   wanted = [jnp.asarray(k, jnp.int32) for k in kept]
   bits = [_ordered_bits(array) for array in magnitudes]
   index = [_flat_index(array.shape) for array in magnitudes]
-  if axes is None:
-    count = lambda i, condition: _count(condition)
-  else:
-    count = lambda i, condition: sphere.sum_by_channel(
-      condition, axes[i], dtype=jnp.int32
-    )
-  kernels = range(num)
+  kernels = range(len(magnitudes))
+
+  def count(i, condition):
+    if axes is None:
+      return _count(condition)
+    return sphere.sum_by_channel(condition, axes[i], dtype=jnp.int32)
+
   shapes = [
     jax.eval_shape(functools.partial(count, i), bits[i]).shape for i in kernels
   ]
-
   kth = _bisect(
     lambda b: [count(i, bits[i] >= b[i]) >= wanted[i] for i in kernels], shapes
   )
   tied = [bits[i] == kth[i] for i in kernels]
   num_wanted = [wanted[i] - count(i, bits[i] > kth[i]) for i in kernels]
   split = [jnp.any(count(i, tied[i]) > num_wanted[i]) for i in kernels]
-
   tie_index = jax.lax.cond(
     jnp.any(jnp.stack(split)),
     lambda: _bisect(
@@ -244,17 +225,17 @@ def find_thresholds(
     ),
     lambda: [jnp.full(shape, _MAX_INT, jnp.int32) for shape in shapes],
   )
-  return [
-    Threshold(
-      jnp.where(
-        wanted[i] > 0,
-        jax.lax.bitcast_convert_type(kth[i], jnp.float32),
-        jnp.inf,
-      ),
-      jnp.where(wanted[i] > 0, tie_index[i], 0),
+  found = []
+  for i in kernels:
+    magnitude = jax.lax.bitcast_convert_type(kth[i], jnp.float32)
+    is_any = wanted[i] > 0
+    found.append(
+      Threshold(
+        jnp.where(is_any, magnitude, jnp.inf),
+        jnp.where(is_any, tie_index[i], 0),
+      )
     )
-    for i in kernels
-  ]
+  return found
 
 
 def find_shared_threshold(
@@ -390,24 +371,20 @@ def get_thresholds(
       )
     size = sum(w.size for w in leaves)
     found = find_shared_threshold(magnitudes, num_kept(size, sparsity))
-  elif scope == 'channel':
+  else:
+    by_channel = scope == 'channel'
     kept = [
-      num_kept(w.size // w.shape[axis], s)
+      num_kept(w.size // (w.shape[axis] if by_channel else 1), s)
       for w, axis, s in zip(leaves, channel_axes, sparsities, strict=True)
     ]
-    found = find_thresholds(magnitudes, kept, channel_axes)
-  else:
-    kept = [
-      num_kept(w.size, s) for w, s in zip(leaves, sparsities, strict=True)
-    ]
-    found = find_thresholds(magnitudes, kept)
-  return jax.tree.unflatten(
-    treedef,
-    [
-      threshold._replace(inverse_norms=norms)
-      for threshold, norms in zip(found, inverse, strict=True)
-    ],
-  )
+    found = find_thresholds(
+      magnitudes, kept, channel_axes if by_channel else None
+    )
+  found = [
+    threshold._replace(inverse_norms=norms)
+    for threshold, norms in zip(found, inverse, strict=True)
+  ]
+  return jax.tree.unflatten(treedef, found)
 
 
 def keep_everything(found: chex.ArrayTree) -> chex.ArrayTree:
@@ -460,13 +437,8 @@ def split(found: chex.ArrayTree) -> Threshold | Quota:
   field = lambda name: jax.tree.map(
     lambda record: getattr(record, name), found, is_leaf=_is_record
   )
-  return first._replace(
-    **{
-      name: field(name)
-      for name, value in first._asdict().items()
-      if value is not None
-    }
-  )
+  names = [name for name, x in first._asdict().items() if x is not None]
+  return first._replace(**{name: field(name) for name in names})
 
 
 def join(record: Threshold | Quota) -> chex.ArrayTree:

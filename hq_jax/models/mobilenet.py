@@ -21,22 +21,11 @@ _STAGES = (
 
 
 class Block(nn.Module):
-  """An inverted residual: 1x1 to more channels, 3x3 on each alone, 1x1 back.
+  """An inverted residual: 1x1 to more channels, 3x3 on each alone, 1x1 back."""
 
-  The last convolution is linear. There is a shortcut where stride and width
-  allow it.
-
-  Attributes:
-    width: output channels.
-    expansion: hidden channels over input channels; with 1 there is no first
-      convolution.
-    stride: of the 3x3 convolution.
-    dtype: of the computation.
-  """
-
-  width: int
-  expansion: int = 6
-  stride: int = 1
+  width: int  # output channels
+  expansion: int = 6  # hidden over input channels; at 1 without the first 1x1
+  stride: int = 1  # of the 3x3 convolution
   dtype: Any = jnp.float32
 
   @nn.compact

@@ -19,18 +19,11 @@ _EXPANSION = 4
 
 
 class Block(nn.Module):
-  """A residual block: two 3x3 convolutions, or a 1x1-3x3-1x1 bottleneck.
+  """A residual block: two 3x3 convolutions, or a 1x1-3x3-1x1 bottleneck."""
 
-  Attributes:
-    width: channels of its 3x3 convolutions.
-    stride: of the first 3x3 convolution.
-    bottleneck: whether it ends with a 1x1 convolution to `4 * width` channels.
-    dtype: of the computation.
-  """
-
-  width: int
-  stride: int = 1
-  bottleneck: bool = False
+  width: int  # channels of its 3x3 convolutions
+  stride: int = 1  # of the first 3x3 convolution
+  bottleneck: bool = False  # ends with a 1x1 convolution to 4 * width channels
   dtype: Any = jnp.float32
 
   @nn.compact

@@ -10,16 +10,10 @@ from hq_jax.models import layers
 
 
 class Block(nn.Module):
-  """A residual block of two 3x3 convolutions.
+  """A residual block of two 3x3 convolutions."""
 
-  Attributes:
-    width: output channels.
-    stride: of the first convolution.
-    dtype: of the computation.
-  """
-
-  width: int
-  stride: int = 1
+  width: int  # output channels
+  stride: int = 1  # of the first convolution
   dtype: Any = jnp.float32
 
   @nn.compact

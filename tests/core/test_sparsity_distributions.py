@@ -1,4 +1,4 @@
-"""How a sparsity is shared out, and values by path."""
+"""Sparsity allocations, and values by path."""
 
 import math
 
@@ -23,12 +23,6 @@ def _total(shapes, found):
   return zeros / sum(sizes.values())
 
 
-def test_uniform():
-  assert sparsity_distributions.uniform(_RESNET, 0.7) == dict.fromkeys(
-    _RESNET, 0.7
-  )
-
-
 def test_erdos_renyi_kernel_literals():
   # (2 + 2) / 4 = 1 and (10 + 20) / 200 = 0.15 of eps. Of 204 weights 51 are
   # kept: with eps = 51 / (4 + 30) = 1.5 the first would have more than all, so
@@ -41,7 +35,7 @@ def test_erdos_renyi_kernel_literals():
   assert found == pytest.approx({'a': 0.4, 'b': 1 - 0.6 * 0.15})
 
 
-@pytest.mark.parametrize('sparsity', [0.0, 0.1, 0.5, 0.8, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize('sparsity', [0.0, 0.5, 0.9, 0.999])
 def test_the_total_is_exact(sparsity):
   for shapes in (_RESNET, {'only': (3, 4)}, {'a': (2, 3), 'b': (2, 3)}):
     found = sparsity_distributions.erdos_renyi_kernel(shapes, sparsity)
@@ -75,11 +69,6 @@ def test_what_becomes_dense_may_make_others_dense():
   assert found == pytest.approx({'a': 0, 'b': 0, 'c': 1 - 53 / 120})
 
 
-def test_no_sparsity_is_dense():
-  found = sparsity_distributions.erdos_renyi_kernel(_RESNET, 0.0)
-  assert max(found.values()) <= 1e-12
-
-
 def test_the_table_has_both():
   found = {
     name: share({'a': (2, 2), 'b': (10, 20)}, 0.75)['a']
@@ -91,14 +80,10 @@ def test_the_table_has_both():
 PATHS = ('conv/kernel', 'head/kernel', 'block.1/kernel')
 
 
-def test_one_value_is_for_all():
-  assert sparsity_distributions.resolve(0.5, PATHS) == dict.fromkeys(PATHS, 0.5)
-  assert sparsity_distributions.resolve(0.5, ()) == {}
-
-
 @pytest.mark.parametrize(
   ('values', 'wanted'),
   [
+    (0.5, (0.5, 0.5, 0.5)),
     ({'.*': 1}, (1, 1, 1)),
     ({'head/.*': 2, '.*': 1}, (1, 2, 1)),
     # The first expression counts.

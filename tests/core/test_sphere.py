@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from hq_jax.core import sphere
+from tests import compiling
 
 # Compiled: op by op, every shape costs a second.
-_exact_norms = jax.jit(sphere.exact_norms, static_argnames='axis')
+_exact_norms = compiling.quick_jit(sphere.exact_norms, static_argnames='axis')
 P = jax.sharding.PartitionSpec
-SHAPES = [(7, 5), (3, 3, 4, 6), (1, 1), (1, 4), (9,)]
 
 
 def _columns(w):
@@ -25,55 +25,12 @@ def _normal(rng, shape):
   return rng.normal(0, 2, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize('shape', SHAPES)
-def test_norms_and_normalize_match_the_equation(rng, shape):
-  w = _normal(rng, shape)
-  if len(shape) == 1:  # Every element is a channel of its own.
-    np.testing.assert_allclose(sphere.norms(w), np.abs(w), rtol=1e-6)
-    np.testing.assert_allclose(sphere.normalize(w), np.sign(w), rtol=1e-6)
-    return
-  np.testing.assert_allclose(sphere.norms(w), _norms(w), rtol=1e-6)
-  np.testing.assert_allclose(
-    sphere.normalize(w), w.astype(np.float64) / _norms(w), rtol=2e-6
-  )
-
-
-@pytest.mark.parametrize('shape', SHAPES[:-1])
-def test_tangent_matches_the_equation(rng, shape):
-  g, w = _normal(rng, shape), _normal(rng, shape)
-  u = w.astype(np.float64) / _norms(w)
-  radial = (_columns(g) * _columns(u)).sum(0)
-  got = sphere.tangent(g, w)
-  np.testing.assert_allclose(got, g - radial * u, rtol=1e-5, atol=3e-6)
-  np.testing.assert_allclose((_columns(got) * _columns(u)).sum(0), 0, atol=5e-6)
-
-
-def test_tangent_does_not_depend_on_the_radius(rng):
-  g, w = _normal(rng, (6, 3)), _normal(rng, (6, 3))
-  np.testing.assert_allclose(
-    sphere.tangent(g, w), sphere.tangent(g, 64 * w), atol=1e-6
-  )
-
-
 def test_cosine_distance_literals():
   a = jnp.array([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 2.0, 0.0]])
   b = jnp.array([[0.0, 2.0, -1.0, 5.0], [3.0, 2.0, -2.0, 1.0]])
   # At right angles, parallel, opposite, and a channel of zeros.
   np.testing.assert_allclose(
     sphere.cosine_distance(a, b), [1, 0, 2, 1], atol=1e-6
-  )
-
-
-def test_cosine_distance_matches_the_equation(rng):
-  a, b = _normal(rng, (3, 2, 5)), _normal(rng, (3, 2, 5))
-  dot = (_columns(a) * _columns(b)).sum(0)
-  np.testing.assert_allclose(
-    sphere.cosine_distance(a, b),
-    1 - dot / (_norms(a) * _norms(b)),
-    atol=1e-6,
-  )
-  np.testing.assert_array_equal(
-    sphere.cosine_distance(a, b), sphere.cosine_distance(b, a)
   )
 
 
@@ -95,25 +52,22 @@ def test_a_channel_of_zeros_stays_zero():
 
 def test_gradients_at_zero_are_zero():
   w = jnp.array([[3.0, 0.0], [4.0, 0.0]])
-  jacobian = jax.jacobian(sphere.normalize)(w)
-  # dg/dw = (I - u u^T) / r with u = (0.6, 0.8), r = 5.
+  distance = lambda w: sphere.cosine_distance(w, jnp.ones_like(w)).sum()
+
+  @compiling.quick_jit
+  def differentiate(w):
+    jacobians = jax.jacobian(lambda w: (sphere.normalize(w), sphere.norms(w)))
+    return *jacobians(w), jax.grad(distance)(w)
+
+  unit, norms, distances = differentiate(w)
+  # du/dw = (I - u u^T) / r with u = (0.6, 0.8), r = 5: by the chain rule, the
+  # gradient of a loss is the tangent of its gradient at u, over r.
   wanted = np.array([[0.128, -0.096], [-0.096, 0.072]])
-  np.testing.assert_allclose(jacobian[:, 0, :, 0], wanted, atol=1e-7)
-  np.testing.assert_array_equal(jacobian[:, 1], 0)
-  np.testing.assert_array_equal(jacobian[:, 0, :, 1], 0)
-  np.testing.assert_allclose(
-    jax.jacobian(sphere.norms)(w), [[[0.6, 0], [0.8, 0]], np.zeros((2, 2))]
-  )
-  g = jax.grad(lambda w: sphere.cosine_distance(w, jnp.ones_like(w)).sum())(w)
-  assert np.isfinite(g).all()
-
-
-def test_gradient_of_the_loss_through_normalize_is_the_tangent(rng):
-  w, v = _normal(rng, (5, 3)), _normal(rng, (5, 3))
-  got = jax.grad(lambda w: jnp.sum(sphere.normalize(w) * v))(w)
-  np.testing.assert_allclose(
-    got, sphere.tangent(v, w) / _norms(w), rtol=1e-4, atol=1e-6
-  )
+  np.testing.assert_allclose(unit[:, 0, :, 0], wanted, atol=1e-7)
+  np.testing.assert_array_equal(unit[:, 1], 0)
+  np.testing.assert_array_equal(unit[:, 0, :, 1], 0)
+  np.testing.assert_allclose(norms, [[[0.6, 0], [0.8, 0]], np.zeros((2, 2))])
+  assert np.isfinite(distances).all()
 
 
 def test_a_nan_is_seen_in_its_channel_only():
@@ -155,24 +109,23 @@ def test_sum_by_channel_literals():
   x = jnp.arange(12).reshape(2, 3, 2)
   assert sphere.sum_by_channel(x).tolist() == [30, 36]
   assert sphere.sum_by_channel(x, 0).tolist() == [[[15]], [[51]]]
-  assert sphere.sum_by_channel(x, 1).tolist() == [[14], [22], [30]]
   assert sphere.sum_by_channel(x, -2).tolist() == [[14], [22], [30]]
   counts = sphere.sum_by_channel(jnp.ones((300, 2), bool), dtype=jnp.int32)
   assert counts.dtype == jnp.int32 and counts.tolist() == [300, 300]
 
 
-@pytest.mark.parametrize('axis', [0, 1, -2])
-def test_channels_on_any_axis(rng, axis):
+@pytest.mark.parametrize('axis', [0, -2, -1])
+def test_all_match_their_equations_on_any_axis(rng, axis):
   a, b = _normal(rng, (4, 3, 5)), _normal(rng, (4, 3, 5))
-  (a if axis == 0 else a.swapaxes(0, 1))[1] = 0  # a channel of zeros
-  others = (1, 2) if axis == 0 else (0, 2)
+  np.moveaxis(a, axis, 0)[1] = 0  # a channel of zeros
+  others = tuple(i for i in range(3) if i != axis % 3)
   wide = np.float64(a)
   dot = lambda x, y: (np.float64(x) * y).sum(others, keepdims=True)
   norm = np.sqrt(dot(a, a))
   unit = wide / np.where(norm == 0, 1, norm)
   cosine = dot(unit, b) / np.sqrt(dot(b, b))
 
-  @jax.jit
+  @compiling.quick_jit
   def compute(a, b):
     return (
       sphere.norms(a, axis),
@@ -182,7 +135,7 @@ def test_channels_on_any_axis(rng, axis):
       sphere.tangent(b, a, axis),
     )
 
-  shape = (4, 1, 1) if axis == 0 else (3, 1)
+  shape = {0: (4, 1, 1), -2: (3, 1), -1: (5,)}[axis]
   wanted = [x.reshape(shape) for x in (norm, norm, 1 - cosine)]
   wanted += [unit, b - dot(unit, b) * unit]
   for got, value in zip(compute(a, b), wanted, strict=True):
@@ -201,13 +154,10 @@ def test_divide_literals():
 
 
 EXACT = {
-  'dense': ((300, 6), -1),
   'conv': ((3, 3, 40, 8), -1),
   'channel_first': ((8, 40, 3, 3), 0),
-  'in_the_middle': ((3, 8, 5), 1),
   'one_weight_a_channel': ((1, 9), -1),
   'one_channel': ((50, 1), -1),
-  'two_weights': ((2, 4), -1),
   # Two limbs of 14 bits: more than 2^16 weights.
   'many_weights': ((70_000, 2), -1),
 }
@@ -235,17 +185,16 @@ def test_exact_norms_of_equal_weights_are_full_sums():
     np.testing.assert_allclose(got, np.sqrt(num) * largest, rtol=1e-6)
 
 
-@pytest.mark.parametrize('size', [1e-36, 1e-30, 1e-10, 1e10, 1e30, 1e35])
-def test_exact_norms_of_any_size(rng, size):
+def test_exact_norms_of_channels_of_any_size(rng):
   # Squares of these are no float32.
-  w = (_normal(rng, (30, 4)) * np.float64(size)).astype(np.float32)
+  sizes = np.float64([1e-36, 1e-30, 1e-10, 1e10, 1e30, 1e35])
+  w = (_normal(rng, (30, 6)) * sizes).astype(np.float32)
   np.testing.assert_allclose(_exact_norms(w), _norms(w), rtol=1e-6)
-
-
-def test_exact_norms_of_channels_of_very_different_sizes():
-  w = np.array([[3e-30, 3.0, 0.0, 3e30, 1e-30], [4e-30, -4.0, 0.0, 4e30, 1.0]])
-  got = _exact_norms(w.astype(np.float32))
-  np.testing.assert_allclose(got, [5e-30, 5, 0, 5e30, 1], rtol=1e-6)
+  w = np.float32([[1.2e-38, 2.3e-38, 9e37, 3e38, 0.0]])  # the ends of the range
+  np.testing.assert_allclose(_exact_norms(w), w[0], rtol=1e-6)
+  w = jnp.asarray(_normal(rng, (30, 6)), jnp.bfloat16)
+  wanted = _norms(w.astype(jnp.float32))
+  np.testing.assert_allclose(_exact_norms(w), wanted, rtol=1e-6)
 
 
 def test_exact_norms_show_what_is_not_finite():
@@ -257,21 +206,12 @@ def test_exact_norms_show_what_is_not_finite():
   np.testing.assert_array_equal(_exact_norms(w), wanted)
 
 
-def test_exact_norms_of_bfloat16(rng):
-  w = jnp.asarray(_normal(rng, (400, 3)), jnp.bfloat16)
-  np.testing.assert_allclose(
-    _exact_norms(w), _norms(w.astype(jnp.float32)), rtol=1e-6
-  )
-
-
 @pytest.mark.parametrize(
   ('sizes', 'spec', 'axis'),
   [
     ((8,), P('d0', None), -1),
     ((8,), P(None, 'd0'), -1),
-    ((8,), P('d0', None), 0),
     ((4, 2), P('d0', 'd1'), -1),
-    ((2, 4), P(('d0', 'd1'), None), -1),
     ((4, 2), P(None, 'd1'), 0),
   ],
 )
@@ -302,9 +242,3 @@ def test_exact_norms_do_not_depend_on_the_order_of_the_weights(rng):
   # And that of a channel not on what else is computed.
   alone = np.asarray(_exact_norms(w[:, 1:2].reshape(50, 100, 1)))
   assert (alone == wanted[1]).all()
-
-
-@pytest.mark.parametrize('size', [1.2e-38, 2.3e-38, 9e37, 3e38])
-def test_exact_norms_at_the_ends_of_the_range(size):
-  w = jnp.full((1, 2), size, jnp.float32)
-  np.testing.assert_allclose(jax.jit(sphere.exact_norms)(w), w[0], rtol=1e-6)

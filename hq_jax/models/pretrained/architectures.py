@@ -1,4 +1,4 @@
-"""The networks whose weights are known, and how others name them."""
+"""The networks whose weights are known, with their names elsewhere."""
 
 from collections.abc import Callable
 import functools
@@ -15,15 +15,10 @@ from hq_jax.models.pretrained import names
 
 
 class Architecture(NamedTuple):
-  """A network, and the names of its modules elsewhere.
+  """A network, and the names of its modules elsewhere."""
 
-  Attributes:
-    build: called with the number of classes, makes the Flax module.
-    namings: the names that its weights may have, torchvision's first.
-  """
-
-  build: Callable[[int], nn.Module]
-  namings: tuple[names.Naming, ...]
+  build: Callable[[int], nn.Module]  # from the number of classes
+  namings: tuple[names.Naming, ...]  # of its weights, torchvision's first
 
 
 _RESNET_NAMINGS = (names.torchvision_resnet, names.hugging_face_resnet)

@@ -1,4 +1,4 @@
-"""What is wrong with weights, in one line."""
+"""Checks of weights: what is wrong with them, in one line."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -42,31 +42,20 @@ def _list_some(items: Sequence[str]) -> str:
   return ', '.join(items[:_SHOWN]) + (f' and {more} more' if more > 0 else '')
 
 
-def compare(got: Shapes, wanted: Shapes) -> dict[str, list[str]]:
-  """Where the shapes of weights differ from those of a network."""
-  return {
-    'missing': [name for name in wanted if name not in got],
-    'not wanted': [name for name in got if name not in wanted],
-    'wrong shape': [
-      name for name in wanted if name in got and got[name] != wanted[name]
-    ],
+def compare(got: Shapes, wanted: Shapes) -> tuple[list[str], str]:
+  """The names at which shapes differ from a network's, and how, in words."""
+  missing = [name for name in wanted if name not in got]
+  extra = [name for name in got if name not in wanted]
+  differ = [n for n in wanted if n in got and got[n] != wanted[n]]
+  words = {
+    'missing': missing,
+    'not wanted': list(map(_quote, extra)),
+    'wrong shape': [f'{n} {got[n]} for {wanted[n]}' for n in differ],
   }
-
-
-def describe(
-  problems: Mapping[str, Sequence[str]], got: Shapes, wanted: Shapes
-) -> str:
-  """What `compare` found, in words."""
-  show = lambda name: (
-    f'{name} {got[name]} for {wanted[name]}'
-    if name in got and name in wanted
-    else _quote(name)
+  text = '; '.join(
+    f'{kind}: {_list_some(found)}' for kind, found in words.items() if found
   )
-  return '; '.join(
-    f'{kind}: {_list_some([show(name) for name in found])}'
-    for kind, found in problems.items()
-    if found
-  )
+  return [*missing, *extra, *differ], text
 
 
 def check(
@@ -80,9 +69,7 @@ def check(
   """Refuses weights that are not those of a network."""
   where = f'{path}: ' if path else ''
   got = {name: np.shape(array) for name, array in state.items()}
-  problems = compare(got, wanted)
-  wrong = [name for found in problems.values() for name in found]
-  text = describe(problems, got, wanted)
+  wrong, text = compare(got, wanted)
   if wrong and all(name.rpartition('.')[0] == head for name in wrong):
     raise ValueError(
       f'{where}the head of the weights is not that of the model ({text}),'

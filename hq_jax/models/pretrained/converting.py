@@ -1,4 +1,4 @@
-"""Between PyTorch state dictionaries and Flax variables."""
+"""Conversion of PyTorch state dictionaries to Flax variables, and back."""
 
 from collections.abc import Mapping
 import os
@@ -60,8 +60,7 @@ def to_flax(
 def to_torchvision(variables: chex.ArrayTree, *, architecture: str) -> State:
   """Makes a state dictionary of torchvision of Flax variables.
 
-  The inverse of `to_flax`, with all `num_batches_tracked` zero. To write it as
-  a file that torchvision's `load_state_dict` takes:
+  The inverse of `to_flax`, with all `num_batches_tracked` zero.
   """
   leaves = trees.flatten(variables)
   (naming, *_) = architectures.get(architecture).namings
@@ -69,12 +68,9 @@ def to_torchvision(variables: chex.ArrayTree, *, architecture: str) -> State:
   shapes = trees.flatten(architectures.get_shapes(architecture, num_classes))
   got = {path: np.shape(leaf) for path, leaf in leaves.items()}
   wanted = {path: leaf.shape for path, leaf in shapes.items()}
-  problems = checking.compare(got, wanted)
-  if any(problems.values()):
-    raise ValueError(
-      f'the variables do not fit {architecture}'
-      f' ({checking.describe(problems, got, wanted)})'
-    )
+  wrong, text = checking.compare(got, wanted)
+  if wrong:
+    raise ValueError(f'the variables do not fit {architecture} ({text})')
   state = {}
   for path, name in names.name_leaves(leaves, naming).items():
     state[name] = _to_torch_layout(np.asarray(leaves[path], np.float32))

@@ -1,4 +1,4 @@
-"""What other libraries call the modules of our networks.
+"""The names of our networks' modules in other libraries.
 
 A naming maps the path of a Flax module to the name of a PyTorch one:
 

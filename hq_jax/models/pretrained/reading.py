@@ -1,4 +1,4 @@
-"""Files of weights, as arrays by their names."""
+"""Reading of weights from files, as arrays by their names."""
 
 from collections.abc import Mapping
 import os
