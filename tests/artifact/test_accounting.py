@@ -6,7 +6,6 @@ import pytest
 from hq_jax import artifact
 from hq_jax.artifact import accounting
 from hq_jax.artifact import format as container
-from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
 
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
@@ -113,18 +112,3 @@ def test_ancillary_bytes_are_counted(small):
   parts = artifact.sizes(data)
   assert parts['ancillary'] == 5
   assert sum(parts.values()) == len(data)
-
-
-def test_layers_of_a_network(resnet):
-  data = artifact.dumps(resnet)
-  rows = artifact.layers(data)
-  assert len(rows) == len(resnet.tensors)
-  for row in rows:
-    tensor = resnet.tensors[row.path]
-    if isinstance(tensor, qtensors.TernaryTensor):
-      assert row.zeros == np.mean(tensor.codes == 0)
-      counts = ternary_coder.count(tensor.codes)
-      assert row.entropy_bits == ternary_coder.entropy_bits(counts)
-      side = 5 + (0 if tensor.scale is None else 2 * tensor.scale.size)
-      most = row.entropy_bits * 1.002 + 8 * (side + 1) / tensor.codes.size
-      assert 0.99 * row.entropy_bits < row.bits < most

@@ -19,6 +19,9 @@ FIELDS = {
 }
 
 
+EMPTY = headers.Header('', {}, (), {}, (), (), {})
+
+
 def _body(text):
   text = text if isinstance(text, bytes) else json.dumps(text).encode()
   return struct.pack('<I', len(text)) + byte_planes.deflate(text)
@@ -64,9 +67,7 @@ def test_header_of_a_residual_network_is_small(resnet):
     ({'params': [4, 4]}, "'params': no encoding"),
     ({'params': ['x', 4]}, "unknown encoding 'x'"),
     ({'params': ['f2', -1]}, 'shape, wanted sizes in'),
-    ({'params': ['f2', 1.0]}, 'shape, wanted sizes in'),
     ({'params': ['f2', True]}, 'shape, wanted sizes in'),
-    ({'params': ['f2', '4']}, 'shape, wanted sizes in'),
     ({'params': ['f2', [4]]}, 'shape, wanted sizes in'),
     ({'params': ['t', 0, 1 << 40]}, 'shape, wanted sizes in'),
     ({'params': ['t', 1 << 16, 1 << 16]}, 'more than 2147483648 elements'),
@@ -83,7 +84,6 @@ def test_header_of_a_residual_network_is_small(resnet):
     ({'params': ['c2', 4, 0, 4, 4]}, '4 codewords of size 0'),
     ({'params': ['c2', 4, 1 << 32, 0, 4]}, '4 codewords of size 4294967296'),
     ({'params': ['c2', 4, True, 4, 4]}, 'wanted their number and their size'),
-    ({'params': ['c2', 4, 1.0, 4, 4]}, 'wanted their number and their size'),
     ({'params': ['c44', 4, 3, 4, 4]}, 'of size 3 in 4 input channels'),
     ({'params': ['c8', 4, 1, 4, 4]}, "unknown encoding 'c8'"),
     ({'params': ['q8', 4, 4]}, "unknown encoding 'q8'"),
@@ -91,6 +91,8 @@ def test_header_of_a_residual_network_is_small(resnet):
     ({'a/b': {'c': ['f2']}, 'a': {'b': {'c': ['f2']}}}, 'a name with /'),
     ({'': ['f2']}, 'tensor path'),
     ({'params': {'': 1e-5}}, 'a folded norm outside of params'),
+    ({'params': {'n': {'': 1}}}, "norm 'n': epsilon is no float"),
+    ({'params': {'n': {'': [[]]}}}, "norm 'n': epsilon is no float"),
     ({'batch_stats': {'n': {'': 1e-5}}}, 'a folded norm outside of params'),
     ({'params': {'\ud800': ['f2']}}, 'wanted what UTF-8 can hold'),
     ({'params': {'n' * 2000: ['f2']}}, 'at most 1024 characters'),
@@ -113,6 +115,9 @@ def test_hostile_trees_are_refused(tree, message):
     (_body(FIELDS | {'more': 1}), 'wanted a JSON object'),
     (_body(FIELDS | {'classes': {}}), "'classes' is no list"),
     (_body(FIELDS | {'model': 1}), "'model' is no str"),
+    (_body(FIELDS | {'input': [[[1]]]}), "'input' holds what is no integer"),
+    (_body(FIELDS | {'input': [1.0]}), "'input' holds what is no integer"),
+    (_body(FIELDS | {'input': [True]}), "'input' holds what is no integer"),
     (_body(b'{"model":1,"model":2}'), 'a key is repeated'),
     (_body(b'[NaN]'), 'NaN in the JSON text'),
     (_body(b'[' * 50_000), 'nested too deeply'),
@@ -148,42 +153,39 @@ def _refused_by_both(header, body, message):
 
 
 def test_texts_are_bounded():
-  empty = headers.Header('', {}, (), {}, (), (), {})
   frame = len(json.dumps(FIELDS, separators=(',', ':')))
   name = 'a' * (headers.MAX_BYTES - frame)
   assert (
-    headers.decode(headers.encode(empty._replace(model=name))).model == name
+    headers.decode(headers.encode(EMPTY._replace(model=name))).model == name
   )
   _refused_by_both(
-    empty._replace(model=f'{name}a'),
+    EMPTY._replace(model=f'{name}a'),
     struct.pack('<I', headers.MAX_BYTES + 1) + byte_planes.deflate(b''),
     '1048577 bytes of JSON, wanted at most 1048576',
   )
 
 
 def test_marks_of_a_text_are_bounded():
-  empty = headers.Header('', {}, (), {}, (), (), {})
   # The fields have 5 commas and 6 opening brackets.
   names = ('',) * (headers.MAX_MARKS - 11 + 1)
-  most = headers.encode(empty._replace(class_names=names))
+  most = headers.encode(EMPTY._replace(class_names=names))
   assert headers.decode(most).class_names == names
   _refused_by_both(
-    empty._replace(class_names=(*names, '')),
+    EMPTY._replace(class_names=(*names, '')),
     _body(FIELDS | {'classes': [*names, '']}),
     '65537 commas and opening brackets in the JSON text, wanted at most 65536',
   )
 
 
 def test_paths_are_bounded():
-  empty = headers.Header('', {}, (), {}, (), (), {})
   number = headers.MAX_PATHS
   spec = layout.Spec('', 'u1', ())
   specs = [spec._replace(path=f'{i:04}') for i in range(number + 1)]
-  most = empty._replace(specs=tuple(specs[:-1]))
+  most = EMPTY._replace(specs=tuple(specs[:-1]))
   assert headers.decode(headers.encode(most)) == most
   tree = {spec.path: ['u1'] for spec in specs}
   message = '8193 tensors and folded norms or more, .* at most 8192'
-  _refused_by_both(empty._replace(specs=tuple(specs)), _tree(tree), message)
+  _refused_by_both(EMPTY._replace(specs=tuple(specs)), _tree(tree), message)
   # A folded norm counts as a tensor does.
   norms = {'params': {'n': {'': 0.5}}}
   _refused_by_both(
@@ -194,29 +196,13 @@ def test_paths_are_bounded():
 
 
 def test_characters_of_paths_are_bounded():
-  empty = headers.Header('', {}, (), {}, (), (), {})
   paths = [f'{i:0512}' for i in range(headers.MAX_CHARACTERS // 512)]
   specs = tuple(layout.Spec(path, 'u1', ()) for path in paths)
-  most = empty._replace(specs=specs)
+  most = EMPTY._replace(specs=specs)
   assert headers.decode(headers.encode(most)) == most
   more = layout.Spec('a', 'u1', ())
   _refused_by_both(
-    empty._replace(specs=(*specs, more)),
+    EMPTY._replace(specs=(*specs, more)),
     _tree({path: ['u1'] for path in (*paths, 'a')}),
     'paths have 524289 characters; wanted at most 8192 and 524288',
   )
-
-
-@pytest.mark.parametrize(
-  ('fields', 'message'),
-  [
-    ({'input': [[[1]]]}, "'input' holds what is no integer"),
-    ({'input': [1.0]}, "'input' holds what is no integer"),
-    ({'input': [True]}, "'input' holds what is no integer"),
-    ({'tree': {'params': {'n': {'': 1}}}}, "norm 'n': epsilon is no float"),
-    ({'tree': {'params': {'n': {'': [[]]}}}}, "norm 'n': epsilon is no float"),
-  ],
-)
-def test_hostile_fields_are_refused(fields, message):
-  with pytest.raises(ValueError, match=message):
-    headers.decode(_body(FIELDS | fields))

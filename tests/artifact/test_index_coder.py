@@ -36,32 +36,30 @@ def test_stream_by_hand():
   assert index_coder.encode([np.array([2, 1], np.uint8)], [3]) == expected
 
 
-def test_weights_by_hand():
-  assert index_coder.get_frequencies(np.array([0, 0])).tolist() == [
-    1 << 23,
-    1 << 23,
-  ]
-  # Seven and one of 2 * 3 + 2: 14680062.25 and 2097151.75 of 2^24 - 2, rounded
-  # down, one more each, and the one that is left to the larger.
-  found = index_coder.get_frequencies(np.array([3, 0])).tolist()
-  assert found == [14680064, 2097152]
-  # Beyond what one may have: the rest goes to the first of the others.
-  assert index_coder.get_frequencies(np.array([0, 10**6, 0])).tolist() == [
-    45568 - 9,
-    (1 << 24) - 45568,
-    9,
-  ]
+@pytest.mark.parametrize(
+  ('counts', 'frequencies'),
+  [
+    ([0, 0], [1 << 23, 1 << 23]),
+    # Seven and one of 2 * 3 + 2: 14680062.25 and 2097151.75 of 2^24 - 2,
+    # rounded down, one more each, and the one that is left to the larger.
+    ([3, 0], [14680064, 2097152]),
+    # Beyond what one may have: the rest goes to the first of the others.
+    ([0, 10**6, 0], [45568 - 9, (1 << 24) - 45568, 9]),
+  ],
+)
+def test_frequencies_by_hand(counts, frequencies):
+  found = index_coder.get_frequencies(np.array(counts))
+  assert found.tolist() == frequencies
 
 
-@pytest.mark.parametrize('size', [2, 3, 255, 256])
-def test_weights_are_weights(size):
+@pytest.mark.parametrize('size', [2, 3, 256])
+def test_frequencies_are_a_distribution(size):
   rng = np.random.default_rng(size)
   for most in (1, 100, 10**6, (1 << 31) // size):
     for counts in (rng.integers(0, most + 1, size), np.eye(size)[-1] * most):
       found = index_coder.get_frequencies(counts.astype(np.int64))
       assert found.sum() == 1 << 24
-      assert found.min() >= 1
-      assert found.max() <= index_coder.MAX_FREQUENCY
+      assert 1 <= found.min() <= found.max() <= index_coder.MAX_FREQUENCY
 
 
 def test_blocks_cover_a_tensor():
@@ -75,7 +73,7 @@ def test_blocks_cover_a_tensor():
 
 
 @pytest.mark.parametrize('kind', ['even', 'bell', 'steep'])
-@pytest.mark.parametrize('size', [2, 3, 16, 64, 256])
+@pytest.mark.parametrize('size', [2, 16, 256])
 def test_cost_is_near_the_entropy(kind, size):
   for times, more in ((20, 16 + 0.35 * size), (100, 16)):
     drawn = _draw(kind, size, times * size)
@@ -108,11 +106,6 @@ def test_tensors_share_a_stream():
     assert np.array_equal(decoded, tensor)
 
 
-def test_one_codeword_takes_nothing():
-  assert index_coder.encode([np.zeros(1000, np.uint8)], [1]) == b''
-  assert not index_coder.decode(b'', [1], [(1 << 20,)])[0].any()
-
-
 def test_no_index_is_free():
   given = np.zeros(1 << 20, np.uint8)
   stream = index_coder.encode([given], [2])
@@ -130,10 +123,9 @@ def test_other_streams_are_refused(size):
     stream + b'\1',
     stream[:-1],
     stream[4:],
-    b'\1' + stream,
     stream * 2,
     b'',
-    bytes(5) + b'\1',
+    bytes(4) + b'\1',  # what an empty one stands for
   ]
   for other in refused:
     with pytest.raises(ValueError, match='indices: '):
@@ -141,11 +133,6 @@ def test_other_streams_are_refused(size):
   for shape in ((4999,), (5001,)):
     with pytest.raises(ValueError, match='holds more than the codes'):
       index_coder.decode(stream, [size], [shape])
-
-
-def test_what_an_empty_stream_stands_for_is_not_spelt_out():
-  with pytest.raises(ValueError, match='holds none'):
-    index_coder.decode(b'\0\0\0\0\1', [1], [(3,)])
 
 
 @pytest.mark.parametrize(
@@ -161,15 +148,6 @@ def test_work_is_bounded_by_the_stream(sizes, shapes, message):
   with pytest.raises(ValueError, match=message):
     index_coder.decode(b'\1' * 100, sizes, shapes)
   assert time.process_time() - start < 0.1
-
-
-def test_the_most_work_is_done_in_time():
-  # As many blocks as the bytes allow: tensors of one index that repeats.
-  number, size = 600, 2000
-  start = time.process_time()
-  with pytest.raises(ValueError, match='holds more than'):
-    index_coder.decode(b'\1' * 3000, [2] * number, [(size,)] * number)
-  assert time.process_time() - start < 5
 
 
 def test_sizes_of_a_file_by_hand():

@@ -1,7 +1,6 @@
 """Damaged and hostile files; a reader without JAX."""
 
 import os
-import re
 import struct
 import subprocess
 import sys
@@ -41,27 +40,6 @@ def _with_tree(tree, sections=()):
   ).encode()
   body = struct.pack('<I', len(text)) + byte_planes.deflate(text)
   return container.pack([('HEAD', body), *sections])
-
-
-def test_every_flipped_byte_is_found(data):
-  assert len(data) < 600
-  for index in range(len(data)):
-    for mask in (1, 0x80, 0xFF):
-      damaged = bytearray(data)
-      damaged[index] ^= mask
-      with pytest.raises(ValueError):
-        artifact.loads(bytes(damaged))
-
-
-def test_every_cut_and_every_longer_file_is_found(data):
-  for end in range(len(data)):
-    with pytest.raises(ValueError):
-      artifact.loads(data[:end])
-    with pytest.raises(ValueError):
-      artifact.loads(data[:end] + data[end + 1 :])
-  for more in (b'\0', b'\n', data):
-    with pytest.raises(ValueError, match='followed by other bytes'):
-      artifact.loads(data + more)
 
 
 def test_message_names_file_and_section(data, tmp_path):
@@ -211,32 +189,6 @@ def test_a_norm_in_the_header_needs_its_tensors():
     hostile = _with_tree(f'{{"params":{{"n":{{"":{epsilon}}}}}}}')
     with pytest.raises(ValueError, match='section HEAD: '):
       artifact.loads(hostile)
-
-
-@hypothesis.settings(max_examples=300, deadline=None)
-@hypothesis.given(choice=st.data())
-def test_damage_behind_good_checksums_never_crashes(data, choice):
-  sections = container.unpack(data)
-  name = choice.draw(st.sampled_from(sorted(sections)))
-  body = bytearray(sections[name])
-  if name == 'HEAD':
-    body = bytearray(
-      byte_planes.inflate(bytes(body[4:]), body[0] + 256 * body[1])
-    )
-  start = choice.draw(st.integers(0, len(body) - 1))
-  length = choice.draw(st.integers(0, 4))
-  body[start : start + length] = choice.draw(st.binary(max_size=4))
-  if name == 'HEAD':
-    text = bytes(body)
-    body = struct.pack('<I', len(text)) + byte_planes.deflate(text)
-  try:
-    found = artifact.loads(_repack(data, {name: bytes(body)}))
-  except ValueError as error:
-    assert '\n' not in str(error)
-    assert re.match('artifact: section', str(error))
-    return
-  # What is accepted can be written again.
-  artifact.loads(artifact.dumps(found))
 
 
 @hypothesis.given(st.binary(max_size=200))

@@ -163,7 +163,7 @@ def _check(given, check_equal):
   assert sum(row.num_bytes for row in rows) + shared == len(data)
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=150, deadline=None)
 @hypothesis.given(given=artifacts())
 def test_round_trip(check_equal, given):
   _check(given, check_equal)

@@ -10,18 +10,14 @@ from hq_jax.core import qtensors
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
 
 
-@pytest.mark.parametrize('epsilon', [0, 1e-8, 1e-6, 1e-5, 1e-3, 0.01, 0.5, 1])
-def test_variance_complements_epsilon_to_one(epsilon):
-  variance = variables.unit_variance(epsilon)
-  assert variance.dtype == np.float32 and variance >= 0
-  assert variance + np.float32(epsilon) == np.float32(1)
-  assert abs(float(variance) - (1 - epsilon)) <= 2**-24
-
-
-def test_variance_exists_for_every_epsilon():
-  for epsilon in np.random.default_rng(0).uniform(0, 1, 20_000):
-    variance = variables.unit_variance(float(epsilon))
+def test_variance_complements_every_epsilon_to_one():
+  some = [0, 1e-8, 1e-6, 1e-5, 1e-3, 0.01, 0.5, 1]
+  more = np.random.default_rng(0).uniform(0, 1, 20_000).tolist()
+  for epsilon in some + more:
+    variance = variables.unit_variance(epsilon)
+    assert variance.dtype == np.float32 and variance >= 0
     assert variance + np.float32(epsilon) == np.float32(1)
+    assert abs(float(variance) - (1 - epsilon)) <= 2**-24
 
 
 @pytest.mark.parametrize('epsilon', [-1e-5, 1.5, float('nan')])
@@ -30,8 +26,8 @@ def test_variance_refuses_other_epsilons(epsilon):
     variables.unit_variance(epsilon)
 
 
-@pytest.mark.parametrize('epsilon', [1e-5, 1e-3])
-def test_batch_norm_computes_scale_and_bias_alone(epsilon):
+def test_batch_norm_computes_scale_and_bias_alone():
+  epsilon = 1e-3
   rng = np.random.default_rng(0)
   scale, bias = rng.normal(size=(2, 5)).astype(np.float16)
   given = EMPTY._replace(

@@ -1,4 +1,4 @@
-"""Atomic writing; tests/artifact/test_writer.py kills it and fills the disk."""
+"""Atomic writing; tests/artifact/test_writer.py kills it and makes it fail."""
 
 import os
 
