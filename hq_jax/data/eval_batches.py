@@ -19,18 +19,27 @@ _Read = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-  """The batches of one pass over a split; iterate over it as often as needed.
+  """The batches of one pass over a split, in the split's order.
 
-  Made by `make_eval_batches`, which describes what it yields.
+  Iterate over it as often as needed. Together the processes see every image
+  exactly once, and each of them gets the same number of batches, all of the
+  same shape: what is missing in the last one is filled up with images whose
+  `valid` is False.
   """
 
   source: sources.Source
+  _: dataclasses.KW_ONLY
   preprocessing: Mapping[str, Any]
   batch_size: int
-  unreadable: threaded_reader.Unreadable
-  num_threads: int | None
-  process_index: int
-  process_count: int
+  unreadable: threaded_reader.Unreadable | None = None
+  num_threads: int | None = None
+  process_index: int = 0
+  process_count: int = 1
+
+  def __post_init__(self) -> None:
+    distributed.get_local_size(
+      self.batch_size, self.process_index, self.process_count
+    )
 
   def __len__(self) -> int:
     return -(-len(self.source) // self.batch_size)
@@ -64,7 +73,10 @@ class EvalBatches:
       data, size=size, resize=resize
     )
     reader = threaded_reader.FileReader(
-      self.source, make_image, self.unreadable, self.num_threads
+      self.source,
+      make_image,
+      self.unreadable or threaded_reader.Unreadable(0),
+      self.num_threads,
     )
     nothing = np.zeros((size, size, 3), np.uint8), 0
     indices = (
@@ -81,31 +93,3 @@ class EvalBatches:
         np.array([label for _, label in filled], np.int32),
         readable,
       )
-
-
-def make_eval_batches(
-  source: sources.Source,
-  *,
-  preprocessing: Mapping[str, Any],
-  batch_size: int,
-  unreadable: threaded_reader.Unreadable | None = None,
-  num_threads: int | None = None,
-  process_index: int = 0,
-  process_count: int = 1,
-) -> EvalBatches:
-  """Returns the batches of one pass over a split, in the split's order.
-
-  Together the processes see every image exactly once, and each of them gets
-  the same number of batches, all of the same shape: what is missing in the
-  last one is filled up with images whose `valid` is False.
-  """
-  distributed.get_local_size(batch_size, process_index, process_count)
-  return EvalBatches(
-    source,
-    preprocessing,
-    batch_size,
-    unreadable or threaded_reader.Unreadable(0),
-    num_threads,
-    process_index,
-    process_count,
-  )

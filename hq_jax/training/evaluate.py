@@ -67,7 +67,7 @@ def make_evaluation(
   Images are preprocessed as in training, unless a file says otherwise.
   """
   eval_step = make_eval_step(model)
-  batches = eval_batches.make_eval_batches(
+  batches = eval_batches.EvalBatches(
     dataset.test,
     preprocessing=preprocessing or normalization.preprocessing(dataset),
     batch_size=config.batch_size,

@@ -54,7 +54,7 @@ def prepare(data_dir):
 def _measure(setup):
   """The accuracy of the file, by somebody who has that alone."""
   artifact = artifact_lib.read(os.path.join(setup.workdir, 'model.hq'))
-  (batch,) = eval_batches.make_eval_batches(
+  (batch,) = eval_batches.EvalBatches(
     setup.dataset.test, preprocessing=artifact.preprocessing, batch_size=500
   )
   apply = jax.jit(setup.model.apply)

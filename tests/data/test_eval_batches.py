@@ -12,7 +12,7 @@ from tests.data import numbered
 
 
 def _make(dataset, **kwargs):
-  return eval_batches.make_eval_batches(
+  return eval_batches.EvalBatches(
     dataset.test, preprocessing=normalization.preprocessing(dataset), **kwargs
   )
 

@@ -68,7 +68,7 @@ def _reference(variables, source):
 
 
 def _evaluate(variables, source, batch_size, mesh):
-  batches = eval_batches.make_eval_batches(
+  batches = eval_batches.EvalBatches(
     source, preprocessing=_PREPROCESSING, batch_size=batch_size
   )
   return evaluate.evaluate(_EVAL_STEP, variables, batches, mesh)

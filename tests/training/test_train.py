@@ -72,7 +72,7 @@ def read_model(workdir):
 
 
 def all_images(setup):
-  (batch,) = eval_batches.make_eval_batches(
+  (batch,) = eval_batches.EvalBatches(
     setup.dataset.test,
     preprocessing=read_model(setup.workdir).preprocessing,
     batch_size=500,

@@ -90,7 +90,12 @@ def load(
     return load_generated(
       name, spec, root, memory_limit_bytes=memory_limit_bytes
     )
-  _check_not_generated(name)
+  if lookup.parse_name(name)[0] in generated.SPECS:
+    # Its statistics are known by its own name alone.
+    raise ValueError(
+      f'config.data.name is {name!r}, wanted one of:'
+      f' {", ".join(generated.SPECS)}'
+    )
   folder = lookup.find(name, root)
   if folder is None:
     raise ValueError(
@@ -102,16 +107,6 @@ def load(
     folder, train_split=train_split, test_split=test_split
   )
   return _load_prepared(name, found, image_size, resize, memory_limit_bytes)
-
-
-def _check_not_generated(name: str) -> None:
-  """Refuses other spellings of sets whose statistics are known by name."""
-  base = lookup.parse_name(name)[0]
-  known = [x for x in generated.SPECS if x.partition('/')[0] == base]
-  if known:
-    raise ValueError(
-      f'config.data.name is {name!r}, wanted one of: {", ".join(known)}'
-    )
 
 
 def load_generated(
