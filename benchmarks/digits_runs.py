@@ -2,7 +2,7 @@
 
   python -m benchmarks.digits_runs --workdir=runs/readme
 
-Each seed at each ratio, for each way to share the zeros out, is a run of its
+Each seed at each ratio, for each sparsity allocation, is a run of its
 own, in a folder of its own below the workdir, as `python -m hq_jax.main` would
 do it; what was run before is not run again. Prints a Markdown table, and as its
 last line a JSON object.
@@ -17,32 +17,26 @@ from typing import Any
 
 from absl import logging
 import numpy as np
+import tabulate
 
 from configs import digits
 from hq_jax.training import train
 
 
 def make_table(reports: Sequence[dict]) -> str:
-  """A Markdown table with a row for each run.
-
-  Args:
-    reports: of `train.run`, with `target_ratio` and `distribution`.
-
-  Returns:
-    The table.
-  """
-  lines = [
-    '| target | zeros shared out | seed | dense bytes | `model.hq` bytes |'
-    ' ratio | dense | file |',
-    '|---|---|---|---|---|---|---|---|',
-  ]
-  lines += [
-    f'| {r["target_ratio"]:g}x | {r["distribution"]} | {r["seed"]} |'
-    f' {r["dense_bytes"]:,} | {r["file_bytes"]:,} | {r["ratio"]:.2f} |'
-    f' {r["dense_accuracy"]:.1%} | {r["file_accuracy"]:.1%} |'
+  """A Markdown table with a row for each run."""
+  heads = ['target', 'sparsity allocation', 'seed', 'dense bytes']
+  heads += ['`model.hq` bytes', 'ratio', 'dense', 'file']
+  rows = [
+    [
+      f'{r["target_ratio"]:g}x',
+      *(r['distribution'], r['seed']),
+      *(f'{r["dense_bytes"]:,}', f'{r["file_bytes"]:,}', f'{r["ratio"]:.2f}'),
+      *(f'{r["dense_accuracy"]:.1%}', f'{r["file_accuracy"]:.1%}'),
+    ]
     for r in reports
   ]
-  return '\n'.join(lines)
+  return tabulate.tabulate(rows, heads, 'github', disable_numparse=True)
 
 
 def _run(

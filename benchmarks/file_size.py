@@ -35,6 +35,7 @@ from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tabulate
 import zstandard
 
 from configs import digits
@@ -53,14 +54,7 @@ CHANNEL_SPREAD = 0.5
 
 
 def get_resnet_shapes(depth: int) -> dict[str, tuple[int, ...]]:
-  """The shapes of the kernels of a ResNet with 1,000 classes.
-
-  Args:
-    depth: 18, 34, 50 or 101.
-
-  Returns:
-    Shapes by path.
-  """
+  """The shapes of the kernels of a ResNet with 1,000 classes."""
   model = resnet.ResNet(num_classes=1000, depth=depth)
   variables = jax.eval_shape(
     model.init, jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32)
@@ -74,9 +68,6 @@ def get_mobilenet_shapes() -> dict[str, tuple[int, ...]]:
 
   From table 2 of Sandler et al., "MobileNetV2: Inverted Residuals and Linear
   Bottlenecks", CVPR 2018.
-
-  Returns:
-    Shapes by path.
   """
   shapes: dict[str, tuple[int, ...]] = {'stem/kernel': (3, 3, 3, 32)}
   stages = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3))
@@ -105,15 +96,6 @@ def draw_codes(
   The odds of a code that is not zero are `(1 - zeros) / zeros`, times
   `exp(spread * normal)` for each input and for each output channel, times
   what makes `zeros` of each layer's codes zero on average.
-
-  Args:
-    shapes: of the kernels, by path.
-    zeros: the fraction of zeros, in (0, 1).
-    spread: of the channels' log-odds; 0 for i.i.d. codes.
-    rng: the source of chance.
-
-  Returns:
-    int8 codes by path.
   """
   codes = {}
   for path, shape in shapes.items():
@@ -133,14 +115,7 @@ def draw_codes(
 
 
 def make_artifact(codes: Codes) -> artifact.Artifact:
-  """An artifact that holds codes and nothing else.
-
-  Args:
-    codes: by path.
-
-  Returns:
-    The artifact.
-  """
+  """An artifact that holds codes and nothing else."""
   return artifact.Artifact(
     model='benchmark',
     model_args={},
@@ -156,14 +131,7 @@ def make_artifact(codes: Codes) -> artifact.Artifact:
 
 
 def entropy_bytes(codes: Codes) -> float:
-  """The order-0 entropies of the layers, `sum(n H) / 8`.
-
-  Args:
-    codes: by path.
-
-  Returns:
-    Bytes.
-  """
+  """The order-0 entropies of the layers, `sum(n H) / 8`."""
   bits = 0.0
   for values in codes.values():
     for code in (-1, 0, 1):
@@ -173,15 +141,7 @@ def entropy_bytes(codes: Codes) -> float:
 
 
 def pack(codes: Codes, per_byte: int) -> bytes:
-  """The codes of all layers in one stream.
-
-  Args:
-    codes: by path.
-    per_byte: 1 (int8), 4 (two bits each) or 5 (digits to the base 3).
-
-  Returns:
-    The stream.
-  """
+  """The codes of all layers in one stream."""
   flat = np.concatenate([values.ravel() for values in codes.values()]) + 1
   flat = np.pad(flat, (0, -len(flat) % per_byte)).astype(np.uint8)
   base = {1: 0, 4: 4, 5: 3}[per_byte]
@@ -192,27 +152,12 @@ def pack(codes: Codes, per_byte: int) -> bytes:
 
 
 def least_bytes(codes: Codes, compress: Callable[[bytes], bytes]) -> int:
-  """The fewest bytes that a general compressor makes of the packed codes.
-
-  Args:
-    codes: by path.
-    compress: from bytes to fewer.
-
-  Returns:
-    Bytes.
-  """
+  """The fewest bytes that a general compressor makes of the packed codes."""
   return min(len(compress(pack(codes, n))) for n in (1, 4, 5))
 
 
 def orbax_bytes(codes: Codes) -> int:
-  """The bytes of all files of an Orbax checkpoint of the int8 codes.
-
-  Args:
-    codes: by path.
-
-  Returns:
-    Bytes.
-  """
+  """The bytes of all files of an Orbax checkpoint of the int8 codes."""
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'checkpoint')
     with ocp.StandardCheckpointer() as checkpointer:
@@ -225,16 +170,7 @@ def orbax_bytes(codes: Codes) -> int:
 
 
 def compare(name: str, codes: Codes) -> dict[str, Any]:
-  """Bytes of the same codes in every form.
-
-  Args:
-    name: of the tree.
-    codes: by path.
-
-  Returns:
-    A row: `name`, `codes` (their number), `entropy`, `ours`, `zstd`, `xz` and
-    `orbax`, in bytes.
-  """
+  """Bytes of the same codes in every form."""
   zstd = zstandard.ZstdCompressor(level=19)
   return {
     'name': name,
@@ -250,39 +186,27 @@ def compare(name: str, codes: Codes) -> dict[str, Any]:
 
 
 def make_table(rows: list[dict[str, Any]]) -> str:
-  """A Markdown table: bytes of ours, and every form over entropy.
-
-  Args:
-    rows: of `compare`.
-
-  Returns:
-    The table.
-  """
-  lines = [
-    '| codes | number | entropy, bytes | ours, bytes | ours / entropy |'
-    ' zstd -19 | xz -9e | Orbax int8 |',
-    '|---|---|---|---|---|---|---|---|',
-  ]
+  """A Markdown table: bytes of ours, and every form over entropy."""
+  heads = ['codes', 'number', 'entropy, bytes', 'ours, bytes']
+  heads += ['ours / entropy', 'zstd -19', 'xz -9e', 'Orbax int8']
+  cells = []
   for row in rows:
     over = {k: row[k] / row['entropy'] for k in ('ours', 'zstd', 'xz', 'orbax')}
-    lines.append(
-      f'| {row["name"]} | {row["codes"]:,} | {row["entropy"]:,.0f} |'
-      f' {row["ours"]:,} | {over["ours"]:.4f} | {over["zstd"]:.3f} |'
-      f' {over["xz"]:.3f} | {over["orbax"]:.3f} |'
+    cells.append(
+      [
+        *(row['name'], f'{row["codes"]:,}', f'{row["entropy"]:,.0f}'),
+        *(f'{row["ours"]:,}', f'{over["ours"]:.4f}', f'{over["zstd"]:.3f}'),
+        *(f'{over["xz"]:.3f}', f'{over["orbax"]:.3f}'),
+      ]
     )
-  return '\n'.join(lines)
+  return tabulate.tabulate(cells, heads, 'github', disable_numparse=True)
 
 
 def measure(path: str, rounds: int) -> dict[str, float]:
   """Writes and reads a file on one core, and watches the memory.
 
-  Args:
-    path: of an `.hq` file; it is read, written under another name, removed.
-    rounds: how often.
-
-  Returns:
-    `write_seconds` and `read_seconds`, medians, and `read_peak_bytes`, the
-    most by which reading it raises the process's resident memory.
+  Seconds are medians; `read_peak_bytes` is the most by which reading raises
+  the resident memory of the process.
   """
   if hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -318,15 +242,7 @@ def _memory(field: str) -> int:
 
 
 def measure_alone(codes: Codes, rounds: int) -> dict[str, float]:
-  """`measure` in a new process.
-
-  Args:
-    codes: by path.
-    rounds: how often.
-
-  Returns:
-    As `measure`.
-  """
+  """`measure` in a new process."""
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.hq')
     artifact.write(path, make_artifact(codes))
@@ -336,14 +252,7 @@ def measure_alone(codes: Codes, rounds: int) -> dict[str, float]:
 
 
 def load_trained(path: str) -> Codes:
-  """The codes of a trained model; trains that of configs/digits.py if need be.
-
-  Args:
-    path: of its `.hq` file, `model.hq` in the workdir of a run.
-
-  Returns:
-    Codes by path.
-  """
+  """The codes of a trained model; configs/digits.py is trained if need be."""
   if not os.path.exists(path):
     config = digits.get_config()
     train.train(config, os.path.dirname(path))

@@ -29,19 +29,7 @@ from hq_jax.training import train_state
 
 
 def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
-  """The result of a run, which is made where it is not there.
-
-  Args:
-    task: which.
-    budget: its epochs.
-    root: the benchmark's folder.
-
-  Returns:
-    What `results/NAME.json` holds.
-
-  Raises:
-    ValueError: where a result of other epochs is there.
-  """
+  """The result of a run, which is made where it is not there."""
   path = task.get_path(root)
   if os.path.exists(path):
     return _check_epochs(_read(path), budget, path)
@@ -68,16 +56,7 @@ def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
 
 
 def fit(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
-  """As `tasks.fit`, found once for all seeds.
-
-  Args:
-    task: which run.
-    budget: its epochs.
-    root: the benchmark's folder.
-
-  Returns:
-    Fields by their names with dots.
-  """
+  """As `tasks.fit`, found once for all seeds."""
   name = (
     f'{task.set.replace("/", "")}-{task.network}-{task.method}'
     f'-{task.ratio:g}x.json'
@@ -96,15 +75,6 @@ def get_start(
   """The file of the dense network that a run starts from, or that it is.
 
   All methods share it that share the network's widths and the seed.
-
-  Args:
-    task: which run.
-    fitted: of `fit`.
-    budget: its epochs.
-    root: the benchmark's folder.
-
-  Returns:
-    A path.
   """
   config = tasks.make_config(task, budget, fitted)
   kind = 'search' if task.kind == 'search' else 'final'
@@ -122,14 +92,6 @@ def fit_dense(
   """Trains the dense network that a run starts from, where it is not there.
 
   Two processes must not do that for the same network at once.
-
-  Args:
-    task: which run.
-    budget: its epochs.
-    root: the benchmark's folder.
-
-  Returns:
-    `params` and `batch_stats`, as nested dictionaries of arrays.
   """
   fitted = fit(task, budget, root) if task.method != 'dense' else {}
   path = get_start(task, fitted, budget, root)

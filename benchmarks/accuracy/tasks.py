@@ -148,27 +148,12 @@ class Task(NamedTuple):
     )
 
   def get_path(self, root: str) -> str:
-    """Where its result is, or will be.
-
-    Args:
-      root: the benchmark's folder.
-
-    Returns:
-      A path.
-    """
+    """Where its result is, or will be."""
     return os.path.join(root, 'results', f'{self.name}.json')
 
 
 def get_budget(task: Task, fraction: float = 1.0) -> Budget:
-  """The budget of a run, or a part of it: for a look at whether all works.
-
-  Args:
-    task: which.
-    fraction: of the epochs; three remain at least.
-
-  Returns:
-    A budget.
-  """
+  """The budget of a run, or a part of it: for a look at whether all works."""
   budget = BUDGETS[task.set, task.network]
   scale = lambda epochs: max(3, round(fraction * epochs))
   return budget._replace(
@@ -180,13 +165,7 @@ def get_budget(task: Task, fraction: float = 1.0) -> Budget:
 def hold_out(dataset: datasets.Dataset, seed: int) -> datasets.Dataset:
   """A set without its test images: a fifth of the training images stands in.
 
-  Args:
-    dataset: in memory, in random order.
-    seed: of the search; `SEARCH_SEED` has the last fifth, the next seed the one
-      before.
-
-  Returns:
-    The data set.
+  `SEARCH_SEED` has the last fifth, the next seed the one before.
   """
   size = len(dataset.train)
   part = (SEARCH_SEED - seed - 1) % _NUM_PARTS
@@ -202,16 +181,7 @@ def hold_out(dataset: datasets.Dataset, seed: int) -> datasets.Dataset:
 
 
 def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
-  """The config of a run.
-
-  Args:
-    task: which.
-    budget: its epochs.
-    fitted: of `fit`.
-
-  Returns:
-    A `ConfigDict`.
-  """
+  """The config of a run."""
   config = config_lib.get_defaults()
   config.seed = task.seed
   config.batch_size = budget.batch_size
@@ -250,14 +220,6 @@ def fit(
   Of codebooks, the one of least cosine distance whose file is small enough; of
   binary and few-level networks, the widest one; on Gaussian weights, before
   anything is trained. A network with a recipe is steered to its ratio.
-
-  Args:
-    task: which.
-    budget: its epochs.
-    dataset: opened.
-
-  Returns:
-    Fields by their names with dots.
   """
   name = METHODS[task.method].get('quantizer.name')
   if name is None:
@@ -304,16 +266,7 @@ def fit(
 
 
 def count_bytes(task: Task, budget: Budget, dataset: datasets.Dataset) -> int:
-  """The float32 bytes of the reference network.
-
-  Args:
-    task: which.
-    budget: its epochs.
-    dataset: opened.
-
-  Returns:
-    Bytes.
-  """
+  """The float32 bytes of the reference network."""
   _, shapes, _ = _build(task, budget, dataset, {})
   return 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
