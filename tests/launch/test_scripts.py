@@ -116,32 +116,29 @@ def test_dry_run_prints_the_commands(checkout, script, args, expected):
   assert not (checkout / '.venv').exists()
 
 
-@pytest.mark.parametrize('args', [[], ['--processes=2']])
-def test_local_becomes_the_program_that_it_runs(checkout, tmp_path, args):
+@pytest.mark.parametrize(
+  ('words', 'program'),
+  [
+    ('--config.seed=3', 'main'),
+    ('--processes=2 --x', 'launch local --python=.venv/bin/python'),
+    ('--x --processes=2', 'launch local --python=.venv/bin/python'),
+  ],
+)
+def test_local_becomes_the_program_that_it_runs(
+  checkout, tmp_path, words, program
+):
   python, log = _recorder(tmp_path)
   process = subprocess.Popen(
-    ['bash', checkout / 'launch/local.sh', *args],
+    ['bash', checkout / 'launch/local.sh', *words.split()],
     env={**os.environ, 'PYTHON': str(python), 'FAILING': '', 'STATUS': '0'},
     stderr=subprocess.DEVNULL,
   )
   assert process.wait(timeout=60) == 0
   # A signal to the script reaches the program.
   assert pathlib.Path(f'{log}.pid').read_text() == f'{process.pid}\n'
-
-
-@pytest.mark.parametrize(
-  'words', ['--processes=2 --config.seed=3', '--config.seed=3 --processes=2']
-)
-def test_local_hands_several_processes_to_the_launcher(
-  checkout, tmp_path, words
-):
-  python, log = _recorder(tmp_path)
-  script = checkout / 'launch/local.sh'
-  done = _run(script, *words.split(), PYTHON=str(python))
-  assert (done.returncode, done.stdout) == (0, '')
   assert log.read_text().splitlines()[-1] == (
-    '-m hq_jax.launch local --python=.venv/bin/python'
-    f' --config=configs/digits.py --workdir=runs/digits {words}'
+    f'-m hq_jax.{program} --config=configs/digits.py --workdir=runs/digits'
+    f' {words}'
   )
 
 
