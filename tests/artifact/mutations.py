@@ -15,56 +15,24 @@ from hq_jax.core import qtensors
 _FIXED = struct.Struct('<8sHH')
 _ROW = struct.Struct('<4sII')
 _NAMES = (
-  'HEAD',
-  'CODE',
-  'INDX',
-  'TF16',
-  'TF32',
-  'TI08',
-  'TU64',
-  'WHAT',
-  'note',
+  *('HEAD', 'CODE', 'INDX', 'TF16', 'TF32', 'TI08', 'TU64'),
+  *('WHAT', 'note'),
 )
-_NUMBERS = (0, 1, 2, 127, 128, 255, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31)
-_NUMBERS += (
-  1 << 20,
-  1 << 22,
-  1 << 24,
-  (1 << 32) - 1,
-  1 << 32,
-  1 << 62,
-  1 << 63,
+_NUMBERS = (
+  *(0, 1, 2, 127, 128, 255, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31),
+  *(1 << 20, 1 << 22, 1 << 24, (1 << 32) - 1, 1 << 32, 1 << 62, 1 << 63),
   1 << 64,
 )
 _SIZES = (*_NUMBERS, -1, -(1 << 63), 0.0, 2.0, 1e300, True, None, '4', [4], {})
 _ENCODINGS = (*layout.DTYPES, *layout.SCALES, 'q8', '', 'f16')
 _TEXTS = (
-  '',
-  '/',
-  'a/b',
-  'kernel',
-  'scale',
-  '\0',
-  '\n',
-  'é',
-  '猫',
-  '\U0001f600',
+  *('', '/', 'a/b', 'kernel', 'scale', '\0', '\n', 'é', '猫', '\U0001f600'),
+  *('\ud800', 'n' * 300, 'n' * 2000),
 )
-_TEXTS += ('\ud800', 'n' * 300, 'n' * 2000)
 _BLOCKS = (
-  b'NaN',
-  b'Infinity',
-  b'1e999',
-  b'-0.0',
-  b'[' * 2000,
-  b'{"a":' * 2000,
-  b'9' * 5000,
-  b'\xff',
-  b'\\ud800',
-  b' ' * 5000,
-  b'[],' * 30000,
-  b'{},' * 30000,
-  b'""',
+  *(b'NaN', b'Infinity', b'1e999', b'-0.0', b'[' * 2000, b'{"a":' * 2000),
+  *(b'9' * 5000, b'\xff', b'\\ud800', b' ' * 5000, b'[],' * 30000),
+  *(b'{},' * 30000, b'""'),
 )
 
 
@@ -259,13 +227,13 @@ def mutate_codes(data, rng):
   if action < 3 and num_tables:
     frequency = [0, 1, 88, 89, 1 << 14, 32679, 32680, 32767, 32768, 65535]
     row = 5 * int(rng.integers(num_tables))
-    way, plus, minus = struct.unpack_from('<BHH', body, row)
+    mode, plus, minus = struct.unpack_from('<BHH', body, row)
     changes = [
-      (way ^ 1, plus, minus),
+      (mode ^ 1, plus, minus),
       (int(rng.choice([2, 255])), plus, minus),
-      (way, minus, plus),
-      (way, _pick(frequency, rng), minus),
-      (way, plus, _pick(frequency, rng)),
+      (mode, minus, plus),
+      (mode, _pick(frequency, rng), minus),
+      (mode, plus, _pick(frequency, rng)),
       (_pick([0, 1], rng), _pick(frequency, rng), 0),
       (_pick([0, 1], rng), 0, _pick(frequency, rng)),
     ]
@@ -330,10 +298,10 @@ def rebuild(data, rng):
   num_ternary = len(layout.ternary(specs))
   if num_ternary:
     rows = rng.choice([0, 0, 1, 9000, 15000, 32768], (num_ternary, 2))
-    ways = rng.integers(0, 2, num_ternary)
+    modes = rng.integers(0, 2, num_ternary)
     tables = [
-      struct.pack('<BHH', way if 0 < sum(row) < 32679 else 0, *row)
-      for way, row in zip(ways.tolist(), rows.tolist(), strict=True)
+      struct.pack('<BHH', mode if 0 < sum(row) < 32679 else 0, *row)
+      for mode, row in zip(modes.tolist(), rows.tolist(), strict=True)
     ]
     body = b''.join(tables) + rng.bytes(rng.integers(0, 300))
     sections[layout.CODES] = body

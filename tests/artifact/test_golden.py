@@ -84,8 +84,8 @@ def test_codes_are_written_to_the_same_bytes():
 
 def test_the_file_has_layers_of_every_kind():
   tables, _ = reader.split_codes(reader.parse(PATH.read_bytes()))
-  ways = [table.has_contexts for table in tables]
-  assert ways == [True, True, True, False, False]
+  modes = [table.has_contexts for table in tables]
+  assert modes == [True, True, True, False, False]
   assert [ternary_coder.TOTAL in table.frequencies for table in tables][-1]
 
 

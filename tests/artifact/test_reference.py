@@ -195,15 +195,15 @@ class Contexts:
 
 
 def decode_stream(data, layers):
-  """`layers`: triples (way, three frequencies, shape); lists of codes."""
+  """`layers`: triples (mode, three frequencies, shape); lists of codes."""
   stream = Stream(data)
   found = []
-  for way, f, shape in layers:
+  for mode, f, shape in layers:
     size = math.prod(shape)
     if 2**15 in f:  # a single symbol
-      assert way == 0
+      assert mode == 0
       found.append([(0, 1, -1)[f.index(2**15)]] * size)
-    elif way:
+    elif mode:
       found.append(Contexts(shape, f).decode(stream))
     else:
       weights = get_static_weights(f)
@@ -241,10 +241,10 @@ def decode_indices(data, layers):
 
 def read_tables(body):
   found = []
-  for way, plus, minus in struct.iter_unpack('<BHH', body):
+  for mode, plus, minus in struct.iter_unpack('<BHH', body):
     f = [2**15 - plus - minus, plus, minus]
-    assert way < 2 and min(f) >= 0 and (max(f) <= 2**15 - 89 or 2**15 in f)
-    found.append((way, f))
+    assert mode < 2 and min(f) >= 0 and (max(f) <= 2**15 - 89 or 2**15 in f)
+    found.append((mode, f))
   return found
 
 
@@ -436,10 +436,10 @@ def test_agrees_on_contexts(shape):
   st.booleans(),
   st.binary(max_size=40),
 )
-def test_agrees_on_any_table(first, second, way, stream):
+def test_agrees_on_any_table(first, second, mode, stream):
   """Also where constriction must rebuild the weights from odd floats."""
   low, high = sorted((first, second))
-  table = ternary_coder.Table(way, (low, high - low, 32768 - high))
+  table = ternary_coder.Table(mode, (low, high - low, 32768 - high))
   stream = stream.rstrip(b'\0')
   shape = (2, 2, 1, len(stream) // 2)
   packed = ternary_coder.pack_tables([table])

@@ -170,7 +170,7 @@ def _check_version(path, versions, check_equal):
 def test_killed_at_any_time_the_old_or_the_new_file_is_there(
   check_equal, tmp_path
 ):
-  _check_kills(tmp_path, check_equal, 3)
+  _check_kills(tmp_path, check_equal, 2)
 
 
 @pytest.mark.slow

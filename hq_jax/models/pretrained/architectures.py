@@ -46,6 +46,7 @@ def get(architecture: str) -> Architecture:
   return ARCHITECTURES[architecture]
 
 
+@functools.cache
 def get_shapes(architecture: str, num_classes: int) -> chex.ArrayTree:
   """The shapes of a network's variables; computes nothing."""
   model = get(architecture).build(num_classes)

@@ -12,12 +12,14 @@ from hq_jax.models import pretrained
 from hq_jax.models.pretrained import architectures
 from hq_jax.models.pretrained import checking
 from hq_jax.models.pretrained import names
+from tests import compiling
 from tests.models.pretrained import states
 
 
 def _compute_logits(architecture, variables):
   model = pretrained.ARCHITECTURES[architecture].build(states.NUM_CLASSES)
-  return jax.jit(model.apply)(variables, states.draw_images())
+  apply = compiling.quick_jit(model.apply)
+  return apply(variables, states.draw_images())
 
 
 @pytest.fixture(scope='module')
@@ -127,12 +129,6 @@ def test_the_names_of_hugging_face(recorded, prefix):
     for i, (name, shape) in enumerate(recorded['resnet18']['shapes'].items())
   }
   renamed = {_to_hugging_face(n, prefix): x for n, x in state.items()}
-  assert {
-    f'{prefix}embedder.embedder.convolution.weight',
-    f'{prefix}encoder.stages.0.layers.0.layer.0.convolution.weight',
-    f'{prefix}encoder.stages.1.layers.0.shortcut.normalization.running_var',
-    'classifier.1.weight',
-  } <= set(renamed)
   _assert_equal_trees(
     pretrained.to_flax(renamed, shapes, architecture='resnet18'),
     pretrained.to_flax(state, shapes, architecture='resnet18'),
@@ -194,12 +190,14 @@ def test_a_new_head(variables, mobilenet_state):
     _assert_equal_trees(backbone, wanted)
 
 
-@pytest.mark.parametrize('dtype', [np.float64, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize('dtype', [np.float64, ml_dtypes.bfloat16])
 def test_other_floating_point(mobilenet_state, mobilenet_shapes, dtype):
   name = 'features.0.1.bias'
   state = mobilenet_state | {name: mobilenet_state[name].astype(dtype)}
+  # Of a head that is not used, the values do not matter.
+  state['classifier.1.bias'] = np.full(20, np.nan, np.float32)
   variables = pretrained.to_flax(
-    state, mobilenet_shapes, architecture='mobilenet_v2'
+    state, mobilenet_shapes, architecture='mobilenet_v2', new_head=True
   )
   bias = variables['params']['norm_stem']['bias']
   assert bias.dtype == np.float32
