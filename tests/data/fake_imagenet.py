@@ -45,44 +45,28 @@ def label_of(image: bytes) -> int:
   return int(digits @ [100, 10, 1])
 
 
-def write_archives(
-  folder: pathlib.Path,
-  *,
-  num_train_per_class: int = 2,
-  num_validation: int = NUM_CLASSES,
-  num_test: int = 0,
-) -> None:
-  """Writes the archives as image-net.org has them; one for each split."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with tarfile.open(folder / 'ILSVRC2012_img_train.tar', 'w') as train:
+def prepare(tmp_path: pathlib.Path, num_test: int = 0) -> pathlib.Path:
+  """Prepares such a set as a user does, in the data_dir that it returns.
+
+  It needs TensorFlow. Two images of each class are to train on.
+  """
+  data_dir, manual_dir = tmp_path / 'data', tmp_path / 'manual'
+  manual_dir.mkdir()
+  with tarfile.open(manual_dir / 'ILSVRC2012_img_train.tar', 'w') as train:
     for label, synset in enumerate(synsets()):
       inner = io.BytesIO()
       with tarfile.open(fileobj=inner, mode='w') as archive:
-        for i in range(num_train_per_class):
+        for i in range(2):
           _add(archive, f'{synset}_{i}.JPEG', _jpeg(label, i))
       _add(train, f'{synset}.tar', inner.getvalue())
-  with tarfile.open(folder / 'ILSVRC2012_img_val.tar', 'w') as archive:
-    for i, label in enumerate(validation_labels(num_validation)):
+  with tarfile.open(manual_dir / 'ILSVRC2012_img_val.tar', 'w') as archive:
+    for i, label in enumerate(validation_labels(NUM_CLASSES)):
       _add(archive, f'ILSVRC2012_val_{i + 1:08d}.JPEG', _jpeg(label, i))
   if num_test:
-    with tarfile.open(folder / 'ILSVRC2012_img_test.tar', 'w') as archive:
+    with tarfile.open(manual_dir / 'ILSVRC2012_img_test.tar', 'w') as archive:
       for i in range(num_test):
         name = f'test/ILSVRC2012_test_{i + 1:08d}.JPEG'
         _add(archive, name, _jpeg(i % NUM_CLASSES, i))
-
-
-def prepare(tmp_path: pathlib.Path, **sizes: int) -> pathlib.Path:
-  """Prepares such a set as a user does; needs TensorFlow.
-
-  Args:
-    tmp_path: a folder to write to.
-    **sizes: of `write_archives`.
-
-  Returns:
-    The data_dir that it is in.
-  """
-  data_dir, manual_dir = tmp_path / 'data', tmp_path / 'manual'
-  write_archives(manual_dir, **sizes)
   done = run_prepare(
     'imagenet2012', f'--data_dir={data_dir}', f'--manual_dir={manual_dir}'
   )

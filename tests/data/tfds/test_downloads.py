@@ -36,26 +36,23 @@ class FetchedSet(tiny_sets.TinySet):
       yield number, {'image': image, 'label': number % 2}
 
 
-@pytest.mark.parametrize('present', [(), ('train',), ('val',)])
+@pytest.mark.parametrize('present', [None, (), ('train',), ('val',)])
 def test_imagenet_without_its_archives_says_what_goes_where(
   present, tmp_path, capsys
 ):
-  manual = tmp_path / 'manual'
-  manual.mkdir()
-  for split in present:
+  manual = tmp_path / 'data' / 'downloads' / 'manual'  # By default.
+  flags = [f'--data_dir={tmp_path / "data"}']
+  if present is not None:
+    manual = tmp_path / 'manual'
+    manual.mkdir()
+    flags.append(f'--manual_dir={manual}')
+  for split in present or ():
     (manual / f'ILSVRC2012_img_{split}.tar').touch()
-  flags = [f'--data_dir={tmp_path / "data"}', f'--manual_dir={manual}']
   err = tiny_sets.check_refused(capsys, 'imagenet2012', *flags)
   for split in ('train', 'val'):
-    assert (f'ILSVRC2012_img_{split}.tar' in err) == (split not in present)
+    is_missing = split not in (present or ())
+    assert (f'ILSVRC2012_img_{split}.tar' in err) == is_missing
   assert str(manual) in err and 'https://image-net.org' in err
-
-
-def test_the_default_manual_dir_is_named(tmp_path, capsys):
-  err = tiny_sets.check_refused(
-    capsys, 'imagenet2012', f'--data_dir={tmp_path}'
-  )
-  assert str(tmp_path / 'downloads' / 'manual') in err
 
 
 def test_what_was_put_there_by_hand_needs_no_network(tmp_path, capsys):

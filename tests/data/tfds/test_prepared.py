@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from hq_jax.data import sources
 from hq_jax.data.tfds import lookup
 from hq_jax.data.tfds import prepared
 from tests import runs
@@ -28,21 +27,6 @@ def test_files_are_read_as_they_are(pictures_dir):
   assert found.class_names == tiny_pictures.CLASSES
   assert found.image_shape == (None, None, 3)
   assert (found.train.split, found.test.split) == ('train', 'test')
-
-
-def test_arrays_are_read_as_they_are(digits, digits_dir):
-  folder = lookup.find('digits', digits_dir)
-  assert folder == digits_dir / 'digits' / '1.0.0'
-  found = prepared.open_prepared(folder)
-  assert found.class_names == tuple('0123456789')
-  assert found.image_shape == (8, 8, 1)
-  for ours, theirs in ((found.train, digits.train), (found.test, digits.test)):
-    assert len(ours) == len(theirs)
-    images, labels = sources.gather(ours, range(50))
-    assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, theirs.images[:50])
-    np.testing.assert_array_equal(labels, theirs.labels[:50])
-  assert found.train[3]['name'] == 'train[3]'
 
 
 def test_an_image_without_channels_has_one(pictures_dir):
