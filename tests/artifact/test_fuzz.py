@@ -59,7 +59,7 @@ def _check_all(base, name, start, number):
 
 @pytest.mark.parametrize('name', SHARES)
 def test_a_damaged_file_is_refused_or_good(bases, name):
-  _check_all(bases[name], name, 0, 1500)
+  _check_all(bases[name], name, 0, 1000)
 
 
 @pytest.mark.slow

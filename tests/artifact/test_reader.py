@@ -6,8 +6,6 @@ import subprocess
 import sys
 import tracemalloc
 
-import hypothesis
-from hypothesis import strategies as st
 import numpy as np
 import pytest
 
@@ -71,17 +69,6 @@ def test_what_is_no_file_is_refused(tmp_path):
     file.truncate(reader.MAX_FILE_BYTES + 1)
   with pytest.raises(ValueError, match='wanted at most'):
     artifact.read(tmp_path / 'huge.hq')
-
-
-def test_no_more_is_allocated_than_a_file_has(data, tmp_path):
-  path = tmp_path / 'net.hq'
-  path.write_bytes(data)
-  tracemalloc.start()
-  try:
-    artifact.read(path)
-    assert tracemalloc.get_traced_memory()[1] < 1 << 17
-  finally:
-    tracemalloc.stop()
 
 
 def test_sections_are_all_there_and_all_known(data):
@@ -189,13 +176,6 @@ def test_a_norm_in_the_header_needs_its_tensors():
     hostile = _with_tree(f'{{"params":{{"n":{{"":{epsilon}}}}}}}')
     with pytest.raises(ValueError, match='section HEAD: '):
       artifact.loads(hostile)
-
-
-@hypothesis.given(st.binary(max_size=200))
-def test_noise_is_refused(noise):
-  for start in (b'', container.MAGIC, container.MAGIC + b'\1\0'):
-    with pytest.raises(ValueError):
-      artifact.loads(start + noise)
 
 
 def test_reading_needs_no_jax(small, tmp_path):

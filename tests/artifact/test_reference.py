@@ -21,6 +21,7 @@ from hq_jax import artifact
 from hq_jax.artifact import index_coder
 from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
+from tests.artifact import layers as layers_lib
 
 TYPES = {
   **{'f2': ('TF16', 'e'), 'f4': ('TF32', 'f'), 'f8': ('TF64', 'd')},
@@ -420,12 +421,7 @@ def test_agrees_on_any_stream(layers):
   [(3, 3, 12, 32), (2, 2, 3, 9, 31), (5, 40, 36), (96, 50), (3, 1, 1, 700)],
 )
 def test_agrees_on_contexts(shape):
-  """Codes that repeat from tap to tap and differ between the channels."""
-  rng = np.random.default_rng(5)
-  dense = rng.random(shape[-2:]) ** 4 * rng.random(shape[-1]) ** 2
-  kept = rng.random(shape) < 2 * dense
-  codes = kept * np.where(rng.random(shape[-2:]) < 0.5, 1, -1)
-  codes = (codes * np.where(rng.random(shape) < 0.1, -1, 1)).astype(np.int8)
+  codes = layers_lib.draw(np.random.default_rng(5), shape)
   tables = _agree_on_layers([codes, np.zeros((4, 4), np.int8), -codes])
   assert [table.has_contexts for table in tables] == [True, False, True]
 

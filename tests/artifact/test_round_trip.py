@@ -12,6 +12,7 @@ from hq_jax import artifact
 from hq_jax.artifact import layout
 from hq_jax.artifact import reader
 from hq_jax.core import qtensors
+from tests.artifact import layers
 
 EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
 SHAPES = st_numpy.array_shapes(
@@ -65,7 +66,8 @@ def ternary(draw):
     elements = st.sampled_from(draw(st.sampled_from(SYMBOLS)))
     codes = draw(st_numpy.arrays(np.int8, SHAPES, elements=elements))
   else:
-    codes = make_layer(draw(LAYERS), draw(st.integers(0, 2**32 - 1)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    codes = layers.draw(rng, draw(LAYERS))
   return qtensors.TernaryTensor(codes, draw(scales(codes.shape[-1])))
 
 
@@ -88,15 +90,6 @@ def codebook(draw):
   codewords = draw(bit_patterns(kinds, st.just((size, wide))))
   scale = draw(scales(indices.shape[-1]))
   return qtensors.CodebookTensor(indices, codewords, scale)
-
-
-def make_layer(shape, seed):
-  """Few dense rows and columns; filters whose taps agree in sign."""
-  rng = np.random.default_rng(seed)
-  rows, columns = (rng.random(n) ** 3 for n in shape[-2:])
-  density = np.sqrt(np.outer(rows, columns))
-  signs = rng.choice(np.array([-1, 1], np.int8), shape[-2:])
-  return np.where(rng.random(shape) < density, signs, np.int8(0))
 
 
 DTYPES = st.sampled_from([dtype for _, dtype in layout.DTYPES.values()])
@@ -182,7 +175,8 @@ def test_5000_round_trips(check_equal, given):
 
 def test_layers_with_a_structure_have_contexts():
   for shape in ((3, 3, 16, 31), (97, 65)):
-    kernel = qtensors.TernaryTensor(make_layer(shape, 0))
+    rng = np.random.default_rng(0)
+    kernel = qtensors.TernaryTensor(layers.draw(rng, shape))
     data = artifact.dumps(EMPTY._replace(tensors={'k': kernel}))
     ((has_contexts, _),) = reader.split_codes(reader.parse(data))[0]
     assert has_contexts, shape

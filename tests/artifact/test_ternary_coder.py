@@ -9,6 +9,7 @@ import pytest
 
 from hq_jax.artifact import ans
 from hq_jax.artifact import ternary_coder
+from tests.artifact import layers as layers_lib
 
 HALF = (16384, 8192, 8192)
 STATIC = ternary_coder.Table(False, HALF)
@@ -85,14 +86,7 @@ def test_frequencies_are_a_distribution(counts):
   assert sum(found) == 1 << 24 and min(found) >= 1
 
 
-@hypothesis.given(
-  st.lists(st.lists(st.sampled_from([0, 0, 0, 1, -1]), max_size=70), max_size=5)
-)
-def test_round_trip(layers):
-  _round_trip([np.array(layer, np.int8) for layer in layers])
-
-
-@pytest.mark.parametrize('size', [0, 1, 2, 1000])
+@pytest.mark.parametrize('size', [0, 1, 1000])
 @pytest.mark.parametrize('code', [0, 1, -1])
 def test_one_symbol_costs_nothing(size, code):
   stream, tables = _round_trip([np.full(size, code, np.int8)])
@@ -100,7 +94,7 @@ def test_one_symbol_costs_nothing(size, code):
   assert ternary_coder.cost_bits(tables[0].frequencies, [size, 0, 0]) == 0
 
 
-@pytest.mark.parametrize('zeros', [0.0, 0.5, 0.7, 0.85, 0.95, 0.985])
+@pytest.mark.parametrize('zeros', [0.0, 0.7, 0.985])
 def test_stream_is_as_long_as_the_entropy(zeros):
   rng = np.random.default_rng(2)
   sparse = [zeros, (1 - zeros) * 0.6, (1 - zeros) * 0.4]
@@ -173,20 +167,12 @@ def test_decode_refuses_work_that_no_writer_asks_for(shape, mode, message):
     )
 
 
-def _draw_structured(rng, shape):
-  """Codes that repeat from tap to tap and differ between the channels."""
-  dense = rng.random(shape[-2:]) ** 4 * rng.random(shape[-1]) ** 2
-  kept = rng.random(shape) < 2 * dense
-  codes = kept * np.where(rng.random(shape[-2:]) < 0.5, 1, -1)
-  return (codes * np.where(rng.random(shape) < 0.1, -1, 1)).astype(np.int8)
-
-
 @pytest.mark.parametrize(
   'shape', [(3, 3, 24, 32), (2, 2, 3, 9, 31), (5, 40, 36), (256, 128)]
 )
 def test_contexts_save_bytes_and_cost_what_they_say(shape):
   rng = np.random.default_rng(3)
-  layers = [_draw_structured(rng, shape), _draw(rng, (70,), [0.5, 0.3, 0.2])]
+  layers = [layers_lib.draw(rng, shape), _draw(rng, (70,), [0.5, 0.3, 0.2])]
   stream, tables = _round_trip(layers)
   assert [table.has_contexts for table in tables] == [True, False]
   entropy = layers[0].size * ternary_coder.entropy_bits(
@@ -201,7 +187,7 @@ def test_contexts_save_bytes_and_cost_what_they_say(shape):
 
 def test_layers_longer_than_a_chunk(monkeypatch, rng):
   layers = [
-    _draw_structured(rng, (3, 3, 24, 32)),
+    layers_lib.draw(rng, (3, 3, 24, 32)),
     _draw(rng, 1000, [0.8, 0.1, 0.1]),
   ]
   whole, tables = _round_trip(layers)
@@ -212,7 +198,7 @@ def test_layers_longer_than_a_chunk(monkeypatch, rng):
 
 def test_short_layers_have_no_contexts():
   # 9 tiles of at least 16 bytes each are more than these 288 codes take.
-  codes = _draw_structured(np.random.default_rng(3), (3, 3, 1, 32))
+  codes = layers_lib.draw(np.random.default_rng(3), (3, 3, 1, 32))
   assert not _round_trip([codes])[1][0].has_contexts
 
 
