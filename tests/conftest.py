@@ -3,6 +3,7 @@
 import signal
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 from sklearn import datasets
@@ -46,6 +47,30 @@ def quick():
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', before)
+
+
+@pytest.fixture(scope='session')
+def compiled_dir(tmp_path_factory):
+  """Where compiled programs are kept."""
+  return str(tmp_path_factory.mktemp('compiled'))
+
+
+@pytest.fixture(scope='module')
+def compiled(compiled_dir):
+  """Runs that compile the same functions anew find them on the disk."""
+  options = {
+    'jax_compilation_cache_dir': compiled_dir,
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='session')

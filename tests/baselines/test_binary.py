@@ -18,15 +18,15 @@ def _quantize(w, dtype=jnp.float32):
     quantized, state = quantizer.update(latents, state, params, axes)
     return quantized, quantizer.encode(latents, state, axes)
 
-  quantized, records = update(latents, params)
-  return np.asarray(quantized['a']), records['a']
+  quantized, tensors = update(latents, params)
+  return np.asarray(quantized['a']), tensors['a']
 
 
 def test_by_hand():
-  quantized, record = _quantize([[4.0, 0.0], [-1.0, -0.0], [1.0, -1.5]])
+  quantized, tensor = _quantize([[4.0, 0.0], [-1.0, -0.0], [1.0, -1.5]])
   assert quantized.tolist() == [[2, 0.5], [-2, 0.5], [2, -0.5]]
-  assert record.codes.tolist() == [[1, 1], [-1, 1], [1, -1]]
-  assert record.scale.tolist() == [2.0, 0.5]
+  assert tensor.codes.tolist() == [[1, 1], [-1, 1], [1, -1]]
+  assert tensor.scale.tolist() == [2.0, 0.5]
 
 
 def test_no_other_signs_and_scale_are_nearer(rng):
@@ -42,9 +42,9 @@ def test_no_other_signs_and_scale_are_nearer(rng):
 
 
 def test_the_result_is_one_that_bfloat16_holds(rng):
-  quantized, record = _quantize(rng.normal(size=(30, 4)), jnp.bfloat16)
+  quantized, tensor = _quantize(rng.normal(size=(30, 4)), jnp.bfloat16)
   np.testing.assert_array_equal(
-    np.abs(np.float32(quantized)), np.tile(record.scale, (30, 1))
+    np.abs(np.float32(quantized)), np.tile(tensor.scale, (30, 1))
   )
 
 

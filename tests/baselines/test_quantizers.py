@@ -1,4 +1,4 @@
-"""What every quantizer with records owes, in one table."""
+"""What every quantizer of a baseline owes, in one table."""
 
 import functools
 
@@ -13,9 +13,9 @@ from hq_jax import transforms
 from hq_jax.core import qtensors
 from hq_jax.core import trees
 from tests import compiling
-from tests import records as records_lib
+from tests import quantized as quantized_lib
 
-RIVALS = {
+BASELINES = {
   'twn': baselines.twn(),
   'binary': baselines.binary(),
   'uniform': baselines.uniform(2, optax.adam(1e-2)),
@@ -24,14 +24,14 @@ RIVALS = {
 }
 AXES = {'a': 1, 'b': {'c': 3, 'bias': optax.MaskedNode()}}
 
-every_rival = pytest.mark.parametrize('name', RIVALS)
+every_baseline = pytest.mark.parametrize('name', BASELINES)
 
 
 def _by_default(*names):
   """Every one of them is tested by `.ci/run`, these by default too."""
   slow = lambda name: () if name in names else pytest.mark.slow
   return pytest.mark.parametrize(
-    'name', [pytest.param(name, marks=slow(name)) for name in RIVALS]
+    'name', [pytest.param(name, marks=slow(name)) for name in BASELINES]
   )
 
 
@@ -43,23 +43,23 @@ def _latents(rng):
   }
 
 
-def _assert_value(records, quantized):
-  is_record = lambda node: isinstance(
+def _assert_value(tensors, quantized):
+  is_tensor = lambda node: isinstance(
     node, qtensors.TernaryTensor | qtensors.CodebookTensor
   )
-  found = trees.flatten(records, is_leaf=is_record)
+  found = trees.flatten(tensors, is_leaf=is_tensor)
   wanted = trees.flatten(quantized)
   assert list(found) == list(wanted)
-  for path, record in found.items():
+  for path, tensor in found.items():
     np.testing.assert_array_equal(
-      records_lib.get_value(record), wanted[path], err_msg=path
+      quantized_lib.get_value(tensor), wanted[path], err_msg=path
     )
 
 
 @functools.cache
 def _make_update(name):
   """Learns from some gradient, and updates."""
-  quantizer = RIVALS[name]
+  quantizer = BASELINES[name]
 
   @jax.jit
   def update(latents, state, params):
@@ -71,8 +71,8 @@ def _make_update(name):
 
 
 @_by_default('twn')
-def test_the_records_are_what_the_update_gave(rng, name):
-  latents, quantizer = _latents(rng), RIVALS[name]
+def test_the_tensors_are_what_the_update_gave(rng, name):
+  latents, quantizer = _latents(rng), BASELINES[name]
   state = quantizer.init(latents, AXES)
   for _ in range(4):
     latents = jax.tree.map(
@@ -81,22 +81,17 @@ def test_the_records_are_what_the_update_gave(rng, name):
     )
     quantized, state = _make_update(name)(latents, state, latents)
     assert isinstance(quantized['b']['bias'], optax.MaskedNode)
-    _assert_value(quantizer.encode(latents, state, AXES), quantized)
+    encoded = quantizer.encode(latents, state, AXES)
+    _assert_value(encoded, quantized)
+    scale = encoded['a'].scale
+    if scale is not None:  # float16 holds it.
+      assert scale.dtype == np.float32 and scale.shape == (6,)
+      np.testing.assert_array_equal(np.float16(scale), scale)
 
 
-@_by_default('twn')
-def test_float16_holds_the_scales(rng, name):
-  latents, quantizer = _latents(rng), RIVALS[name]
-  _, state = _make_update(name)(latents, quantizer.init(latents, AXES), latents)
-  scale = quantizer.encode(latents, state, AXES)['a'].scale
-  if scale is not None:
-    assert scale.dtype == np.float32 and scale.shape == (6,)
-    np.testing.assert_array_equal(np.float16(scale), scale)
-
-
-@every_rival
+@every_baseline
 def test_the_state_keeps_its_structure(rng, name):
-  latents, quantizer = _latents(rng), RIVALS[name]
+  latents, quantizer = _latents(rng), BASELINES[name]
   state = jax.eval_shape(lambda: quantizer.init(latents, AXES))
   _, after = jax.eval_shape(
     lambda s: quantizer.update(latents, s, latents, AXES), state
@@ -108,9 +103,9 @@ def test_the_state_keeps_its_structure(rng, name):
   assert learnt == state
 
 
-@every_rival
+@every_baseline
 def test_the_result_has_the_dtype_of_the_parameters(rng, name):
-  latents, quantizer = _latents(rng), RIVALS[name]
+  latents, quantizer = _latents(rng), BASELINES[name]
   params = latents | {'a': latents['a'].astype(jnp.bfloat16)}
   quantized, _ = jax.eval_shape(
     lambda w: quantizer.update(w, quantizer.init(w, AXES), params, AXES),
@@ -118,24 +113,6 @@ def test_the_result_has_the_dtype_of_the_parameters(rng, name):
   )
   assert quantized['a'].dtype == jnp.bfloat16
   assert quantized['b']['c'].dtype == jnp.float32
-
-
-@_by_default()
-def test_runs_side_by_side_are_the_runs_alone(rng, name):
-  quantizer = RIVALS[name]
-  both = [_latents(rng), _latents(rng)]
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *both)
-  states = jax.vmap(lambda w: quantizer.init(w, AXES))(stacked)
-  quantized, states = jax.vmap(_make_update(name))(stacked, states, stacked)
-  for i, latents in enumerate(both):
-    alone, _ = _make_update(name)(
-      latents, quantizer.init(latents, AXES), latents
-    )
-    jax.tree.map(
-      lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2**-7),
-      quantized,
-      alone,
-    )
 
 
 def _params(rng):
@@ -160,8 +137,8 @@ def _make_step(tx, data):
 
 @_by_default('binary')
 def test_a_training_run_learns_and_ends_in_what_is_written(rng, name):
-  # The last steps too give parameters that are the records' values, bit by bit.
-  params, quantizer = _params(rng), RIVALS[name]
+  # The last steps too give parameters that are the tensors' values, bit by bit.
+  params, quantizer = _params(rng), BASELINES[name]
   inputs = jnp.asarray(rng.normal(size=(64, 16)), jnp.float32)
   labels = inputs @ jnp.asarray(rng.normal(size=(16, 4)), jnp.float32)
   tx = transforms.straight_through(optax.adam(0.02), quantizer)
@@ -172,8 +149,8 @@ def test_a_training_run_learns_and_ends_in_what_is_written(rng, name):
     params, state, loss = step(params, state)
     losses.append(float(loss))
     if t % 10 == 9:
-      records = quantizer.encode(state.latents, state.quantizer_state, axes)
-      _assert_value(records, params)
+      tensors = quantizer.encode(state.latents, state.quantizer_state, axes)
+      _assert_value(tensors, params)
   # The first is that of the dense parameters.
   assert np.mean(losses[-5:]) < 0.6 * losses[1]
 
@@ -185,7 +162,7 @@ def test_sharded_kernels(rng, make_mesh, name):
     mesh, jax.sharding.PartitionSpec(None, 'd0')
   )
   sharded = params | {'head': jax.device_put(params['head'], sharding)}
-  tx = transforms.straight_through(optax.sgd(0.1), RIVALS[name])
+  tx = transforms.straight_through(optax.sgd(0.1), BASELINES[name])
   step = compiling.quick_jit(
     lambda params, state: tx.update(
       jax.tree.map(jnp.cos, params), state, params
@@ -202,18 +179,18 @@ def test_sharded_kernels(rng, make_mesh, name):
     assert tree['head']['kernel'].sharding.is_equivalent_to(sharding, 2)
 
 
-@every_rival
+@every_baseline
 def test_other_channel_axes_are_refused(rng, name):
   message = 'channel_axis of b/c is 2, wanted the last one, 3'
   axes = {'a': 1, 'b': {'c': 2, 'bias': optax.MaskedNode()}}
   with pytest.raises(ValueError, match=message):
-    RIVALS[name].init(_latents(rng), axes)
+    BASELINES[name].init(_latents(rng), axes)
 
 
 @pytest.mark.parametrize(
   'quantizer', [transforms.ternary(0.5), transforms.identity()]
 )
-def test_the_others_learn_nothing_and_have_no_records(rng, quantizer):
+def test_the_others_learn_nothing_and_have_no_tensors(rng, quantizer):
   latents = _latents(rng)
   state = quantizer.init(latents, AXES)
   assert quantizer.learn(latents, latents, state, AXES) is state

@@ -26,7 +26,7 @@ ENCODINGS = {
   'uniform': layout.CODEBOOK,
 }
 every_baseline = pytest.mark.parametrize('name', ENCODINGS)
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick')]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick', 'compiled')]
 
 
 @pytest.fixture

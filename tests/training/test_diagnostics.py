@@ -76,18 +76,6 @@ def test_distances_match_the_equation(params, sparsity, unit_norm):
     assert set(values) == {'conv/kernel', 'head/kernel'}
 
 
-def test_literals():
-  w = jnp.array([[3.0], [-4.0], [0.0], [0.0]])
-  # At 50% zeros (3, -4) against (1, -1): 1 - 7 / (5 sqrt 2).
-  found = _kernel_diagnostics({'kernel': w}, {'kernel': w}, sparsity=0.5)
-  assert float(found['cosine_distance']['kernel']) == pytest.approx(
-    1 - 7 / (5 * np.sqrt(2)), abs=1e-6
-  )
-  # At 75% zeros 4 alone: 1 - 4 / 5.
-  found = _kernel_diagnostics({'kernel': w}, {'kernel': w}, sparsity=0.75)
-  assert float(found['cosine_distance']['kernel']) == pytest.approx(0.2)
-
-
 def test_without_a_sparsity_distances_are_to_the_params(rng):
   w = rng.normal(size=(12, 5)).astype(np.float32)
   codes = rng.integers(-1, 2, (12, 5))

@@ -108,14 +108,6 @@ def test_neither_the_batch_size_nor_the_devices_matter(rng, variables):
     assert found['loss'] == pytest.approx(whole['loss'], rel=1e-5)
 
 
-def test_variables_are_neither_changed_nor_consumed(rng, variables):
-  mesh = sharding.make_mesh()
-  placed = jax.device_put(variables, sharding.replicated(mesh))
-  first = _evaluate(placed, _source(rng, 9), 8, mesh)
-  jax.tree.map(np.testing.assert_array_equal, placed, variables)
-  assert first['num_examples'] == 9
-
-
 def test_no_batch_is_an_error(variables):
   with pytest.raises(ValueError) as caught:
     evaluate.evaluate(_EVAL_STEP, variables, [], sharding.make_mesh())
@@ -205,32 +197,6 @@ def test_a_file_that_does_not_fit_is_refused(
   with pytest.raises(ValueError) as caught:
     evaluate.evaluate_file(path, config)
   assert str(caught.value) == f'{path}: {message}'
-
-
-def test_a_damaged_or_missing_file_is_refused(tmp_path, exported, data_dir):
-  path = _write(tmp_path, exported)
-  with open(path, 'r+b') as file:
-    file.seek(200)
-    file.write(b'\xff\x00\xff')
-  config = {'data': {'data_dir': data_dir}}
-  with pytest.raises(ValueError, match=r'model\.hq: '):
-    evaluate.evaluate_file(path, config)
-  with pytest.raises(FileNotFoundError, match='no such file'):
-    evaluate.evaluate_file(str(tmp_path / 'other.hq'), config)
-
-
-def test_a_wrong_config_is_refused_before_the_file_is_read():
-  with pytest.raises(ValueError) as caught:
-    evaluate.evaluate_file('/nowhere/a.hq', {'batch_size': 0})
-  assert str(caught.value) == 'config.batch_size is 0, wanted at least 1'
-
-
-def test_a_batch_that_devices_cannot_share_is_refused(
-  tmp_path, exported, data_dir
-):
-  config = {'batch_size': 12, 'data': {'data_dir': data_dir}}
-  with pytest.raises(ValueError, match=r'config\.batch_size is 12'):
-    evaluate.evaluate_file(_write(tmp_path, exported), config)
 
 
 def test_an_evaluation_of_nothing_is_refused():

@@ -6,7 +6,6 @@ import re
 import signal
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -24,7 +23,7 @@ from hq_jax.training import train_state
 from tests import runs
 from tests import setups
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('compiled')]
 
 # Of an epoch: 1,297 images to train on and 500 to test, in batches of 256.
 _NUM_STEPS = 5
@@ -32,25 +31,7 @@ _NUM_POLLS = _NUM_STEPS + 2  # After each step, and before each test batch.
 
 
 @pytest.fixture(scope='module')
-def compiled(tmp_path_factory):
-  """Each run compiles the same functions anew: they are kept on the disk."""
-  options = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-    'jax_persistent_cache_min_entry_size_bytes': -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope='module')
-def prepare(data_dir, compiled):
+def prepare(data_dir):
   """Returns a function that sets up two dense epochs in a folder."""
 
   def make(folder, **fields):

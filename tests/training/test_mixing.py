@@ -98,18 +98,6 @@ def test_mixup_matches_the_equation(batch, rng, alpha):
   np.testing.assert_allclose(mixed_targets, _mixed(lam, targets), rtol=1e-5)
 
 
-@pytest.mark.parametrize('alpha', [0.2, 2.0])
-def test_the_share_is_a_half_in_the_mean(batch, alpha):
-  lam = []
-  for seed in range(150):
-    _, targets = mixing.mixup(jax.random.key(seed), *batch, alpha)
-    lam.append(np.asarray(targets)[0, 0])
-  # The variance of Beta(a, a) is 1 / (4 (2 a + 1)).
-  variance = 1 / (4 * (2 * alpha + 1))
-  assert abs(np.mean(lam) - 0.5) < 4 * math.sqrt(variance / 150)
-  np.testing.assert_allclose(np.var(lam), variance, rtol=0.3)
-
-
 @pytest.mark.parametrize('seed', range(8))
 def test_cutmix_pastes_one_box_and_counts_its_pixels(batch, seed):
   images, targets = batch
@@ -285,14 +273,6 @@ def test_dtypes_are_kept(batch, dtype):
   mixed, _ = mixing.mixup(key, images, targets, 1.0)
   exact, _ = mixing.mixup(key, images.astype(jnp.float32), targets, 1.0)
   np.testing.assert_array_equal(mixed, exact.astype(dtype))
-
-
-def test_smoothed_targets_still_sum_to_one(batch):
-  images, targets = batch
-  targets = 0.9 * targets + 0.1 / 3
-  for key in map(jax.random.key, range(6)):
-    _, mixed = mixing.mix(key, images, targets, **BOTH)
-    np.testing.assert_allclose(mixed.sum(-1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize('function', [mixing.mixup, mixing.cutmix])

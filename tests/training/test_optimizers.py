@@ -52,20 +52,6 @@ def test_rates_match_the_words(phases):
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-def test_rate_literals():
-  phases = [_phase(2, 0.4, 0.5, 0.25), _phase(1, 0.2)]
-  rate = optimizers.make_schedule(phases, steps_per_epoch=4)
-  found = [float(rate(step)) for step in range(13)]
-  # Up in 4 steps, down from 0.4 to 0.1 in 4 (half-way 0.25), then 0.2 to 0.
-  np.testing.assert_allclose(
-    np.array(found)[[0, 1, 2, 4, 6, 8, 10, 12]],
-    [0, 0.1, 0.2, 0.4, 0.25, 0.2, 0.1, 0],
-    atol=1e-7,
-  )
-  # The step may be traced.
-  assert jax.jit(rate)(jnp.int32(6)) == pytest.approx(0.25)
-
-
 def _run(name, params, grads, rate=0.1, decay=0.0):
   """The parameters after one step for each of the gradients."""
   config = config_lib.Optimizer(name=name, weight_decay=decay)

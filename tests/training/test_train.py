@@ -23,7 +23,7 @@ from hq_jax.training import train
 from hq_jax.training import train_state
 from tests import setups
 
-pytestmark = pytest.mark.usefixtures('quick')
+pytestmark = pytest.mark.usefixtures('quick', 'compiled')
 
 
 def get_config(data_dir, **fields):

@@ -60,12 +60,6 @@ def test_the_model_is_initialized_as_by_hand(state):
   _assert_equal(state.opt_state, _TX.init(variables['params']))
 
 
-def test_the_key_decides(state):
-  _assert_equal(_init(), state)
-  kernel = lambda state: state.params['Dense_0']['kernel']
-  assert (kernel(_init(seed=1)) != kernel(state)).any()
-
-
 def test_every_leaf_is_on_every_device(state):
   wanted = sharding.replicated(sharding.make_mesh())
   for leaf in jax.tree.leaves(state):
@@ -173,12 +167,3 @@ def test_devices_share_the_state_of_another_stage(state):
   momentum = optax.tree.get(found.opt_state, 'trace')['Dense_0']['kernel']
   assert not momentum.sharding.is_fully_replicated
   assert not _pointers(found) & _pointers(old)
-
-
-def test_devices_share_pretrained_weights():
-  mesh = sharding.make_mesh(4)
-  kernel = np.arange(12.0, dtype=np.float32).reshape(3, 4)
-  given = {'params': {'Dense_0': {'kernel': kernel}}}
-  found = train_state.init(_Net(), _TX, jax.random.key(0), (3,), mesh, given)
-  _assert_sharded(found, mesh)
-  np.testing.assert_array_equal(found.params['Dense_0']['kernel'], kernel)

@@ -9,7 +9,7 @@ import pytest
 from hq_jax import baselines
 from hq_jax import transforms
 from tests import compiling
-from tests import records as records_lib
+from tests import quantized as quantized_lib
 
 RIVALS = {
   'twn': baselines.twn(),
@@ -47,7 +47,7 @@ def _assert_records_are(records, params):
   for path, record in records.items():
     module, leaf = path.split('/')
     np.testing.assert_array_equal(
-      records_lib.get_value(record), params[module][leaf], err_msg=path
+      quantized_lib.get_value(record), params[module][leaf], err_msg=path
     )
 
 

@@ -1,4 +1,4 @@
-"""What the records of kernels stand for."""
+"""What quantized tensors stand for."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from hq_jax.core import qtensors
 
 
 def get_value(
-  record: qtensors.TernaryTensor | qtensors.CodebookTensor,
+  tensor: qtensors.TernaryTensor | qtensors.CodebookTensor,
 ) -> np.ndarray:
   """The kernel, by the equations of `tensors`."""
-  scale = 1.0 if record.scale is None else np.asarray(record.scale)
-  if isinstance(record, qtensors.TernaryTensor):
-    assert record.codes.dtype == np.int8
-    return np.float32(record.codes) * scale
-  indices, codewords = np.asarray(record.indices), np.asarray(record.codewords)
+  scale = 1.0 if tensor.scale is None else np.asarray(tensor.scale)
+  if isinstance(tensor, qtensors.TernaryTensor):
+    assert tensor.codes.dtype == np.int8
+    return np.float32(tensor.codes) * scale
+  indices, codewords = np.asarray(tensor.indices), np.asarray(tensor.codewords)
   assert indices.dtype == np.uint8 and codewords.dtype == np.float16
   assert indices.max() < len(codewords)
   *outer, num_groups, num_channels = indices.shape
