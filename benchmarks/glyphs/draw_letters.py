@@ -1,4 +1,6 @@
-"""Draws `letters.xz`: `python -m benchmarks.glyphs.draw_letters`.
+"""The program that draws `letters.xz` from the fonts of matplotlib.
+
+  python -m benchmarks.glyphs.draw_letters
 
 Only this needs fonttools, with which matplotlib comes. FreeType renders a
 little differently from release to release. Here outlines are read in the

@@ -1,4 +1,4 @@
-"""What is drawn at random for images of letters: a table of ranges.
+"""Random draws for images of letters, by a table of ranges.
 
 What is drawn for image i of a split is a pure function of the seed, the split
 and i, so that a larger set extends a smaller one. Every random word comes from

@@ -1,4 +1,4 @@
-"""From raw pixels to a model's input, in training and wherever it is used."""
+"""Normalization of pixels, in training and wherever a model is used."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The part of an image that a network sees: at random, or the middle.
+"""Crops of images: at random for training, the middle for evaluation.
 
 Pure functions of a file's bytes, made to be called from threads.
 """

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, upright and opaque.
+"""Decoding of image files to pixels, upright and opaque.
 
 Pure functions, made to be called from threads: Pillow lets go of the
 interpreter while it decodes and resizes.

@@ -1,4 +1,4 @@
-"""How an image was held: cameras and phones leave it to the reader to turn it.
+"""Orientation of images: cameras leave it to the reader to turn them.
 
 EXIF numbers the orientations 1..8; 1 is upright as it is stored.
 """

@@ -1,4 +1,4 @@
-"""From files of images to arrays of one shape, by many threads."""
+"""Reading of image files by many threads, and a count of unreadable ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures

@@ -1,4 +1,4 @@
-"""How a folder of images is laid out: its classes, and what is tested on.
+"""Layouts of a folder of images: its classes, and what is tested on.
 
 Two layouts are understood. In the first, `test` may be called `val` or
 `validation`, or be missing:

@@ -1,4 +1,4 @@
-"""Whether what a TFDS set is made from is there, or can be downloaded."""
+"""Checks that what a TFDS set is made from is there or can be downloaded."""
 
 from collections.abc import Sequence
 import pathlib

@@ -1,4 +1,4 @@
-"""What went wrong in TFDS, in one line and with a remedy."""
+"""Errors of TFDS in one line, with a remedy."""
 
 import os
 
