@@ -13,24 +13,11 @@ class MLP(nn.Module):
   """A multilayer perceptron: dense layers with batch norms, and a head.
 
   Every hidden layer is `relu(norm(x W))`, without a bias of its own.
-
-  >>> import jax
-  >>> import jax.numpy as jnp
-  >>> model = MLP(num_classes=10, widths=(32, 16))
-  >>> variables = jax.eval_shape(
-  ...   model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-  >>> variables['params']['dense2']['kernel'].shape
-  (32, 16)
-
-  Attributes:
-    num_classes: how many logits.
-    widths: the units of each hidden layer.
-    dtype: of the computation; parameters and logits are float32.
   """
 
   num_classes: int
-  widths: tuple[int, ...] = (256, 256, 256)
-  dtype: Any = jnp.float32
+  widths: tuple[int, ...] = (256, 256, 256)  # of each hidden layer
+  dtype: Any = jnp.float32  # of the computation; all else is float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

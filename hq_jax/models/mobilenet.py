@@ -55,22 +55,10 @@ class MobileNetV2(nn.Module):
   Note:
     In training torchvision drops 20% of what enters the head. This does not: a
     network that is to be pruned has too few parameters, not too many.
-
-  >>> import jax
-  >>> import jax.numpy as jnp
-  >>> model = MobileNetV2(num_classes=1000)
-  >>> shapes = jax.eval_shape(
-  ...   model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-  >>> sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
-  3504872
-
-  Attributes:
-    num_classes: how many logits.
-    dtype: of the computation; parameters and logits are float32.
   """
 
   num_classes: int
-  dtype: Any = jnp.float32
+  dtype: Any = jnp.float32  # of the computation; all else is float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -50,25 +50,11 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-  """ResNet-18, -34, -50 or -101 for images of 32 pixels or more.
-
-  >>> import jax
-  >>> import jax.numpy as jnp
-  >>> model = ResNet(num_classes=1000, depth=18)
-  >>> shapes = jax.eval_shape(
-  ...   model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-  >>> sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
-  11689512
-
-  Attributes:
-    num_classes: how many logits.
-    depth: 18, 34, 50 or 101.
-    dtype: of the computation; parameters and logits are float32.
-  """
+  """ResNet-18, -34, -50 or -101 for images of 32 pixels or more."""
 
   num_classes: int
   depth: int = 50
-  dtype: Any = jnp.float32
+  dtype: Any = jnp.float32  # of the computation; all else is float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

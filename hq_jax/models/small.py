@@ -36,26 +36,12 @@ class SmallResNet(nn.Module):
   """A residual network: a 3x3 stem, stages of blocks, mean pooling, a head.
 
   The first block of every stage but the first halves the resolution.
-
-  >>> import jax
-  >>> import jax.numpy as jnp
-  >>> model = SmallResNet(num_classes=10, widths=(8, 16), num_blocks=(1, 1))
-  >>> variables = jax.eval_shape(
-  ...   model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-  >>> variables['params']['head']['kernel'].shape
-  (16, 10)
-
-  Attributes:
-    num_classes: how many logits.
-    widths: the channels of each stage.
-    num_blocks: the blocks of each stage.
-    dtype: of the computation; parameters and logits are float32.
   """
 
   num_classes: int
-  widths: tuple[int, ...] = (32, 64, 128)
-  num_blocks: tuple[int, ...] = (1, 1, 1)
-  dtype: Any = jnp.float32
+  widths: tuple[int, ...] = (32, 64, 128)  # the channels of each stage
+  num_blocks: tuple[int, ...] = (1, 1, 1)  # of each stage
+  dtype: Any = jnp.float32  # of the computation; all else is float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
