@@ -17,7 +17,6 @@ from hq_jax import config as config_lib
 from hq_jax import transforms
 from hq_jax.compression import method as method_lib
 from hq_jax.compression import planner
-from hq_jax.compression import to_artifact
 from hq_jax.core import sphere
 from hq_jax.core import trees
 from hq_jax.runtime import sharding
@@ -99,7 +98,7 @@ class Baseline:
       path: planner.LayerPlan(
         self.config.quantizer.name, 0.0, num_bytes[name], float(distance(path))
       )
-      for name, path in to_artifact.in_file({p: p for p in latents}).items()
+      for name, path in trees.in_params({p: p for p in latents}).items()
     }
     return planner.Plan(
       layers,

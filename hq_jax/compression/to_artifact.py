@@ -1,7 +1,7 @@
 """From trained variables and quantized tensors to the contents of a file."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,8 +9,7 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax import models
 from hq_jax.core import qtensors
-
-_T = TypeVar('_T')
+from hq_jax.core import trees
 
 
 def make_artifact(
@@ -30,10 +29,10 @@ def make_artifact(
   params = variables['params']
   folded, norms = artifact_lib.fold(
     variables,
-    in_file(jax.tree.map(np.asarray, dict(quantized))),
+    trees.in_params(jax.tree.map(np.asarray, dict(quantized))),
     models.pair_norms(params),
     models.find_norms(params),
-    int8=in_file(jax.tree.map(np.asarray, dict(int8))),
+    int8=trees.in_params(jax.tree.map(np.asarray, dict(int8))),
     max_error=max_error,
   )
   return artifact_lib.Artifact(
@@ -45,8 +44,3 @@ def make_artifact(
     tensors=folded,
     folded_norms=norms,
   )
-
-
-def in_file(found: Mapping[str, _T]) -> dict[str, _T]:
-  """What is known by a path inside params, by its path in a file."""
-  return {f'params/{path}': x for path, x in found.items()}

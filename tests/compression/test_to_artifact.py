@@ -76,7 +76,7 @@ def test_folding_itself_changes_nothing(network, exported, images):
   params = variables['params']
   folded, norms = artifact.fold(
     variables,
-    to_artifact.in_file(quantized),
+    trees.in_params(quantized),
     models.pair_norms(params),
     models.find_norms(params),
     np.float32,

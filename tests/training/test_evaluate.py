@@ -114,22 +114,15 @@ def test_no_batch_is_an_error(variables):
   assert str(caught.value) == 'batches is empty, wanted at least one batch'
 
 
-@pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-  folder = str(tmp_path_factory.mktemp('data'))
-  datasets.load('digits', folder)
-  return folder
-
-
 _ARGUMENTS = {'widths': [4], 'num_blocks': [1], 'dtype': 'float32'}
+_MODEL = models.build('small_resnet', num_classes=10, arguments=_ARGUMENTS)
 
 
 @pytest.fixture(scope='module')
 def exported(data_dir):
   """The artifact of a small network for the digits, dense."""
-  dataset = datasets.load('digits', data_dir)
-  model = models.build('small_resnet', num_classes=10, arguments=_ARGUMENTS)
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  dataset = datasets.load('digits', str(data_dir))
+  variables = jax.jit(_MODEL.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
   return to_artifact.make_artifact(
     variables,
     {},
@@ -149,14 +142,13 @@ def _write(folder, exported):
 
 def test_a_file_gives_what_its_model_gives(tmp_path, exported, data_dir):
   path = _write(tmp_path, exported)
-  config = {'batch_size': 40, 'data': {'data_dir': data_dir}}
+  config = {'batch_size': 40, 'data': {'data_dir': str(data_dir)}}
   found = evaluate.evaluate_file(path, config)
   # The whole test set at once, without padding.
-  test = datasets.load('digits', data_dir).test
-  model = models.build('small_resnet', num_classes=10, arguments=_ARGUMENTS)
+  test = datasets.load('digits', str(data_dir)).test
   images = normalization.normalize(test.images, exported.preprocessing)
   logits = np.asarray(
-    jax.jit(model.apply)(artifact.to_variables(exported), images), np.float64
+    jax.jit(_MODEL.apply)(artifact.to_variables(exported), images), np.float64
   )
   log_p = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
   loss = -log_p[np.arange(500), test.labels].mean()
@@ -168,7 +160,7 @@ def test_a_file_gives_what_its_model_gives(tmp_path, exported, data_dir):
 
 
 def test_the_files_own_preprocessing_is_used(tmp_path, exported, data_dir):
-  config = {'batch_size': 40, 'data': {'data_dir': data_dir}}
+  config = {'batch_size': 40, 'data': {'data_dir': str(data_dir)}}
   found = evaluate.evaluate_file(_write(tmp_path, exported), config)
   other = exported._replace(preprocessing={'mean': [0.0], 'std': [100.0]})
   darker = evaluate.evaluate_file(_write(tmp_path, other), config)
@@ -193,7 +185,7 @@ def test_a_file_that_does_not_fit_is_refused(
   tmp_path, exported, data_dir, changes, message
 ):
   path = _write(tmp_path, exported._replace(**changes))
-  config = {'data': {'data_dir': data_dir}}
+  config = {'data': {'data_dir': str(data_dir)}}
   with pytest.raises(ValueError) as caught:
     evaluate.evaluate_file(path, config)
   assert str(caught.value) == f'{path}: {message}'
