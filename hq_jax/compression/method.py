@@ -22,7 +22,6 @@ from hq_jax.runtime import sharding
 
 MakeArtifact = Callable[..., artifact_lib.Artifact]
 
-_MAX_ROUNDS = 4  # until a file that was steered too far fits its target
 _UNTRAINED = ('int8', 'float16')  # encodings of kernels that stay dense
 
 
@@ -216,16 +215,18 @@ class Hyperspherical:
     target_ratio = self._filled_ratio
     if target_ratio is None:
       return exported
-    wanted = rate_control.get_wanted_bytes(plan.dense_bytes, target_ratio)
-    for _ in range(_MAX_ROUNDS):
-      data = artifact_lib.dumps(exported)
-      if len(data) <= plan.dense_bytes / target_ratio:
-        break
-      scale = _find_density_scale(plan, exported, data, wanted)
-      wanted -= plan.dense_bytes // 500  # Less, if it has to come again.
+    data = artifact_lib.dumps(exported)
+    most_bytes = plan.dense_bytes / target_ratio
+    if len(data) <= most_bytes:
+      return exported
+
+    def encode(budget: float) -> artifact_lib.Artifact:
+      scale = _find_density_scale(plan, exported, data, budget)
       scaled = _scale_density(recipe, scale)
-      exported = self._encode(plan, state, scaled, requantize=True)
-    return exported
+      return self._encode(plan, state, scaled, requantize=True)
+
+    wanted = rate_control.get_wanted_bytes(plan.dense_bytes, target_ratio)
+    return rate_control.fit(encode, most_bytes, wanted)[0]
 
   def adapt(
     self,
@@ -253,7 +254,7 @@ def _find_density_scale(
   plan: planner.Plan,
   exported: artifact_lib.Artifact,
   data: bytes,
-  wanted_bytes: int,
+  wanted_bytes: float,
 ) -> float:
   found = rate_control.find_density_scale(
     exported, data, planner.sparsities(plan), wanted_bytes

@@ -25,6 +25,7 @@ MIN_SPARSITY = 1 / 3
 
 _MIN_DENSITY_SCALE = 0.25
 _TOLERANCE = 1e-12
+_MAX_ROUNDS = 5  # of files that are made to fit one
 
 
 def entropy_bytes(size: int, num_nonzero: int) -> float:
@@ -78,7 +79,7 @@ def find_density_scale(
   exported: artifact_lib.Artifact,
   data: bytes,
   sparsities: Mapping[str, float],
-  wanted_bytes: int,
+  wanted_bytes: float,
 ) -> float:
   """The factor on the density of all kernels at which the file has its bytes.
 
@@ -120,3 +121,40 @@ def find_density_scale(
   return -find_least(
     lambda x: predict(-x) <= wanted, -high, -_MIN_DENSITY_SCALE
   )
+
+
+def fit(
+  encode: Callable[[float], artifact_lib.Artifact],
+  most_bytes: float,
+  first_budget: float,
+  min_fill: float = 0.0,
+) -> tuple[artifact_lib.Artifact, int]:
+  """The largest file that fits of a few, or the smallest if none does.
+
+  What a file takes more or less than it may goes off or onto the budget of the
+  next, until one has `min_fill` of `most_bytes` or no other comes.
+
+  Args:
+    encode: from the bytes that a file is planned for to the file.
+    most_bytes: that fit.
+    first_budget: of the first file; what those after it aim at, too.
+    min_fill: a fraction in [0, 1].
+
+  Returns:
+    The file, and its bytes.
+  """
+  found: dict[int, artifact_lib.Artifact] = {}
+  budget = first_budget
+  for _ in range(_MAX_ROUNDS):
+    exported = encode(budget)
+    num_bytes = len(artifact_lib.dumps(exported))
+    is_new = num_bytes not in found
+    found[num_bytes] = exported
+    if num_bytes <= most_bytes and (
+      not is_new or num_bytes >= min_fill * most_bytes
+    ):
+      break
+    budget += first_budget - num_bytes
+  fitting = [num_bytes for num_bytes in found if num_bytes <= most_bytes]
+  best = max(fitting) if fitting else min(found)
+  return found[best], best
