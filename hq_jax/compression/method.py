@@ -265,7 +265,9 @@ def _find_density_scale(
 def _scale_density(
   recipe: transforms.Recipe, scale: float
 ) -> transforms.Recipe:
-  scaled = lambda value: max(0.0, 1 - (1 - value) * scale)
+  scaled = lambda value: float(
+    sparsity_distributions.scale_density(value, scale)
+  )
   sparsity: Any = recipe.sparsity
   if isinstance(sparsity, Mapping):
     found: Any = {path: scaled(s) for path, s in sparsity.items()}

@@ -8,20 +8,17 @@ density of all kernels is scaled to what the bytes that are left can hold.
 
 from collections.abc import Callable, Mapping
 import math
+from typing import Any
 
 import numpy as np
 from scipy import optimize
 
 from hq_jax import artifact as artifact_lib
-from hq_jax.core import qtensors
+from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
 
 # Of the target: what is left free for the changes of the last epoch.
 MARGIN = 0.002
-
-# Below a third of zeros, more zeros make a file larger: codes are most random
-# when -1, 0 and 1 are equally frequent.
-MIN_SPARSITY = 1 / 3
 
 _MIN_DENSITY_SCALE = 0.25
 _TOLERANCE = 1e-12
@@ -83,43 +80,41 @@ def find_density_scale(
 ) -> float:
   """The factor on the density of all kernels at which the file has its bytes.
 
-  With `k_l` of the `n_l` weights of kernel `l` not zero now, and `f N` of all
-  at the factor `f`, `N = sum_l (1 - s_l) n_l`, the codes are to take
+  With `k_l` of the `n_l` weights of kernel `l` not zero now, and the density
+  `d_l(f)` at a factor `f`, of `sparsity_distributions.scale_density`, the codes
+  are to take
 
-  `stream / sum_l H(n_l, k_l) * sum_l H(n_l, k_l f N / sum_l k_l)`
+  `stream / sum_l H(n_l, k_l) * sum_l H(n_l, k_l d_l(f) / d_l(g))`
 
-  bytes, `H` the order-0 entropy, and all else what it takes now: the largest
-  such `f`. No kernel counts with less than a third of zeros.
+  bytes, `H` the order-0 entropy, `g` the factor of as many weights as there are
+  now, and all else what it takes now: the largest such `f`. Where no `f` would
+  take as many bytes, it is the least that gives every kernel its most.
   """
-  codes = {
-    path: tensor.codes
-    for path, tensor in exported.tensors.items()
-    if isinstance(tensor, qtensors.TernaryTensor)
-  }
-  counts = [(c.size, int(np.count_nonzero(c))) for c in codes.values()]
-  num_nonzero = sum(kept for _, kept in counts)
-  planned = sum(
-    (1 - sparsity) * codes[path].size
-    for path, sparsity in trees.in_params(sparsities).items()
-  )
-  if not num_nonzero:
+  tensors: Mapping[str, Any] = exported.tensors  # Ternary where planned so.
+  kernels = [tensors[path].codes for path in trees.in_params(sparsities)]
+  sizes = np.array([codes.size for codes in kernels])
+  counts = np.array([np.count_nonzero(codes) for codes in kernels])
+  planned = np.array(list(sparsities.values()))
+  if not counts.any():
     return 1.0
+  get_density = lambda scale: (
+    1 - sparsity_distributions.scale_density(planned, scale)
+  )
+  most = float((get_density(np.inf) / get_density(1.0)).max())
+  now = find_least(
+    lambda scale: (sizes * get_density(scale)).sum() >= counts.sum(), 0.0, most
+  )
 
-  def predict(factor: float) -> float:
-    scale = factor * planned / num_nonzero
-    return sum(
-      entropy_bytes(size, min(round(kept * scale), 2 * size // 3))
-      for size, kept in counts
-    )
+  def predict(scale: float) -> float:
+    scaled = np.rint(counts * (get_density(scale) / get_density(now)))
+    return sum(map(entropy_bytes, sizes, np.minimum(scaled, sizes)))
 
   stream = artifact_lib.sizes(data)['ternary_codes']
-  now = sum(entropy_bytes(size, kept) for size, kept in counts)
   # Codes of one sign without a zero take no bytes at all.
-  fraction = stream / now if stream else 1.0
+  fraction = stream / predict(now) if stream else 1.0
   wanted = (wanted_bytes - (len(data) - stream)) / fraction
-  high = sum(size for size, _ in counts) / planned
   return -find_least(
-    lambda x: predict(-x) <= wanted, -high, -_MIN_DENSITY_SCALE
+    lambda x: predict(-x) <= wanted, -most, -_MIN_DENSITY_SCALE
   )
 
 

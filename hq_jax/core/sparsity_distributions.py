@@ -5,6 +5,12 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
+# Below a third of zeros, more zeros make a file larger: codes are most random
+# when -1, 0 and 1 are equally frequent.
+MIN_SPARSITY = 1 / 3
+
 
 def uniform(
   shapes: Mapping[str, tuple[int, ...]], sparsity: float
@@ -110,6 +116,29 @@ def resolve(values: Any, paths: Sequence[str]) -> dict[str, Any]:
       f' {", ".join(list(paths)[:8])}'
     )
   return found
+
+
+def scale_density(sparsity: Any, scale: Any, xp: Any = np) -> Any:
+  """The sparsity at which a kernel keeps `scale` times as many weights.
+
+  `max(1 - (1 - sparsity) scale, min(sparsity, 1/3))`: a file grows no further
+  with less than a third of zeros.
+
+  >>> [float(scale_density(0.75, scale)) for scale in (0.5, 2.0)]
+  [0.875, 0.5]
+  >>> round(float(scale_density(0.75, 9.0)), 3)
+  0.333
+
+  Args:
+    sparsity: a fraction in [0, 1), or an array of them.
+    scale: of the density, above 0; a number or an array.
+    xp: the module of the arrays: `numpy`, or `jax.numpy` where they are traced.
+
+  Returns:
+    A number or an array.
+  """
+  scaled = 1.0 - (1.0 - sparsity) * scale
+  return xp.maximum(scaled, xp.minimum(sparsity, MIN_SPARSITY))
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

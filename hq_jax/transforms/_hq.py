@@ -178,10 +178,10 @@ def latents(opt_state: Any, params: chex.ArrayTree) -> chex.ArrayTree:
 def with_density_scale(opt_state: Any, factor: float) -> Any:
   """Lets the ternary weights be more, or fewer, from the next refresh on.
 
-  A kernel of sparsity `s` has `1 - (1 - s) factor` zeros, at least 0, from the
-  next time its threshold is found; see `_ternary.ternary`. Nothing is
-  compiled again. With it a loop can steer the size of the file that it will
-  write, which is known only once the codes are.
+  A kernel of sparsity `s` has `1 - (1 - s) factor` zeros, at least a third or
+  `s`, from the next time its threshold is found; see `_ternary.ternary`.
+  Nothing is compiled again. With it a loop controls the size of the file that
+  it will write, which is known only once the codes are.
 
   >>> import jax.numpy as jnp
   >>> import optax

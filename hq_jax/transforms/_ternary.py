@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from hq_jax.core import recipe_fields
+from hq_jax.core import sparsity_distributions
 from hq_jax.core import sphere
 from hq_jax.core import ternary as ternary_lib
 from hq_jax.core import thresholds as thresholds_lib
@@ -44,10 +45,11 @@ def ternary(
   each update is exact. A channel with a NaN becomes NaN. Backward: see
   `transforms.straight_through`.
 
-  The sparsity is `1 - (1 - sparsity) density_scale`, at least 0, with the scale
-  in the state: 1, until somebody sets another (not in an N:M scope, which has
-  no room for one). So a loop that sees how large its file becomes can let more
-  weights live, or fewer, without compiling again; see
+  The sparsity is that of `sparsity_distributions.scale_density`, `1 - (1 -
+  sparsity) density_scale` down to a third of zeros, with the scale in the
+  state: 1, until somebody sets another (not in an N:M scope, which has no room
+  for one). So a loop that sees how large its file becomes can let more weights
+  live, or fewer, without compiling again; see
   `transforms.with_density_scale`.
 
   >>> import jax.numpy as jnp
@@ -98,7 +100,7 @@ def ternary(
     if callable(value):
       value = value(count)
     # Where nobody set a factor, exactly the sparsity: not 1 - (1 - s).
-    scaled = jnp.maximum(1.0 - (1.0 - value) * factor, 0.0)
+    scaled = sparsity_distributions.scale_density(value, factor, jnp)
     return value if grouped else jnp.where(factor == 1.0, value, scaled)
 
   def rank(latents, axes, factor, count):

@@ -136,7 +136,7 @@ def _distribute(
     network, fixed, encodings, distribute(shapes, sparsity), code_fraction
   )
   return _find_least(
-    make, rate_control.MIN_SPARSITY, costs.MAX_SPARSITY, wanted
+    make, sparsity_distributions.MIN_SPARSITY, costs.MAX_SPARSITY, wanted
   )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hq_jax import artifact
 from hq_jax.compression import rate_control
+from hq_jax.core import sparsity_distributions
 
 # The overhead of deflate's Huffman codes over the entropy of bytes.
 _DEFLATE_OVERHEAD = 1.01
@@ -23,7 +24,11 @@ MAX_SPARSITY = 0.995
 # Where the curves are evaluated: what is kept falls by 3.6% from each to the
 # next, from all to one in 10,000.
 SPARSITIES = np.unique(
-  [rate_control.MIN_SPARSITY, MAX_SPARSITY, *(1 - np.geomspace(1, 1e-4, 256))]
+  [
+    sparsity_distributions.MIN_SPARSITY,
+    MAX_SPARSITY,
+    *(1 - np.geomspace(1, 1e-4, 256)),
+  ]
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from hq_jax.compression import rate_control
 from hq_jax.compression.planner import costs
+from hq_jax.core import sparsity_distributions
 
 # log2 of the price of a byte: below, bytes count for nothing against the last
 # bit of a distance of 1; above, distances for nothing against a bit of a byte.
@@ -46,7 +47,8 @@ def get_options(
   if 'ternary' in encodings:
     grid = costs.SPARSITIES
     chosen = np.flatnonzero(
-      (grid >= rate_control.MIN_SPARSITY) & (grid <= costs.MAX_SPARSITY)
+      (grid >= sparsity_distributions.MIN_SPARSITY)
+      & (grid <= costs.MAX_SPARSITY)
     )[::-1]
     for i in chosen:
       names.append('ternary')
