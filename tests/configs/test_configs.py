@@ -113,29 +113,6 @@ def _trace_step(model, shape, data, optimizer, distill):
   assert set(sums) == {'loss', 'accuracy'}
 
 
-def _trace_update(params, optimizer, recipe):
-  """Traces both stages' updates; the latents of the second."""
-  fields = dataclasses.asdict(recipe) | {
-    'sparsity': 0.8,
-    'distribution': 'uniform',  # The planner's shares are in the sparsity.
-    'prune_steps': 10,
-    'end_step': 20,
-  }
-  found = []
-  for wrap in (
-    lambda tx: tx,
-    lambda tx: transforms.hq(tx, transforms.Recipe(**fields)),
-  ):
-    tx = wrap(optimizers.make_optimizer(optimizer, lambda step: 0.1))
-    state = jax.eval_shape(tx.init, params)
-    updates, after = jax.eval_shape(tx.update, params, state, params)
-    assert _describe(updates) == _describe(params)
-    assert _describe(after) == _describe(state)
-    found.append(optax.tree.get(state, 'latents'))
-  assert found[0] is None
-  return found[1]
-
-
 def test_every_config_is_tested():
   assert {path.stem for path in _FOLDER.glob('*.py')} == set(_ARGUMENTS)
 
@@ -168,44 +145,13 @@ def test_it_loads_validates_and_traces(name, arguments):
     config.optimizer,
     config.distill,
   )
-
-
-def _list_updates():
-  """One case for each network and recipe that a config and argument lead to.
-
-  The updates know nothing of images, of classes, of how exactly the model
-  computes, or of how large a number is.
-  """
-  found = {}
-  for name, arguments in _CASES:
-    config = _get(name, arguments)
-    key = (
-      dataclasses.replace(config.model, dtype='float32'),
-      _shape_of(name, config)[-1],
-      config.optimizer.name,
-      dataclasses.replace(config.recipe, refresh_steps=1),
-    )
-    found.setdefault(key, f'{name}:{arguments}')
-  # The deepest take longest, and the others of their kind are here.
-  slow = ('resnet50', 'resnet56', 'resnet101', 'mobilenet_v2')
-  return [
-    pytest.param(
-      *key, id=case, marks=[pytest.mark.slow] * (key[0].name in slow)
-    )
-    for key, case in found.items()
-  ]
-
-
-@pytest.mark.parametrize(
-  ('model', 'num_channels', 'optimizer', 'recipe'), _list_updates()
-)
-def test_its_updates_trace(model, num_channels, optimizer, recipe):
-  params = _init(
-    _make_model(model, 10), optax.identity(), (32, 32, num_channels)
-  ).params
-  latents = _trace_update(params, config_lib.Optimizer(name=optimizer), recipe)
-  kernels = [x for x in jax.tree.leaves(params) if len(x.shape) > 1]
-  assert _describe(jax.tree.leaves(latents)) == _describe(kernels)
+  optimizers.make_optimizer(config.optimizer, lambda step: 0.1)
+  # Its sparsities are the planner's.
+  fields = dataclasses.asdict(config.recipe) | {
+    'sparsity': 0.8,
+    'distribution': 'uniform',
+  }
+  transforms.Recipe(**fields)
 
 
 @pytest.mark.parametrize('name', _ARGUMENTS)
