@@ -1,4 +1,4 @@
-"""The pages under docs/ and the docstrings say what is so."""
+"""The README, the pages under docs/ and the docstrings say what is so."""
 
 import contextlib
 import inspect
@@ -6,13 +6,15 @@ import io
 import itertools
 import pathlib
 import re
+import shutil
 from typing import Any
 
 import pytest
 
+import hq_jax
 from hq_jax import baselines
+from hq_jax import planner
 from hq_jax import transforms
-from hq_jax.compression import planner
 from hq_jax.core import schedules
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import sphere
@@ -23,8 +25,9 @@ from hq_jax.training import diagnostics
 from hq_jax.training import losses
 from hq_jax.training import mixing
 
-DOCS = pathlib.Path(__file__).resolve().parents[1] / 'docs'
-PAGES = sorted(DOCS.glob('*.md'))
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCS = ROOT / 'docs'
+PAGES = [ROOT / 'README.md', *sorted(DOCS.glob('*.md'))]
 # A fence of its own line, what language it says, and what is in it.
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 LINK = re.compile(r'\]\(((?!https?:)[^)\s]+)\)')
@@ -50,13 +53,21 @@ def _find_examples(page):
 @pytest.mark.parametrize(
   ('name', 'num_examples'),
   [
-    pytest.param('transforms.md', 21, marks=pytest.mark.slow),
-    ('sizes.md', 3),
-    pytest.param('images.md', 1, marks=pytest.mark.slow),
+    ('README.md', 2),
+    pytest.param('docs/transforms.md', 21, marks=pytest.mark.slow),
+    ('docs/sizes.md', 3),
+    pytest.param('docs/images.md', 1, marks=pytest.mark.slow),
   ],
 )
-def test_the_examples_run_and_print_what_is_shown(name, num_examples):
-  page = DOCS / name
+def test_the_examples_run_and_print_what_is_shown(
+  name, num_examples, tmp_path, monkeypatch
+):
+  # What the README reads.
+  file = tmp_path / 'runs' / 'digits' / 'model.hq'
+  file.parent.mkdir(parents=True)
+  shutil.copy(ROOT / 'tests' / 'artifact' / 'golden.hq', file)
+  monkeypatch.chdir(tmp_path)
+  page = ROOT / name
   examples = _find_examples(page)
   assert len(examples) >= num_examples
   names = {}
@@ -103,35 +114,30 @@ def test_there_are_links_to_follow():
   assert {'format.md', '#the-recipe'} <= set(LINK.findall(text))
 
 
-MODULES = (
-  diagnostics,
-  losses,
-  mixing,
-  planner,
-  schedules,
-  sparsity_distributions,
-  sphere,
-  ternary,
-  thresholds,
-  trees,
-)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_configs_and_scripts_that_it_names_are_there(page):
+  text = page.read_text(encoding='utf-8')
+  found = re.findall(r'\b(?:configs|launch)/\w+\.(?:py|sh|yaml)\b', text)
+  assert found or page.parent == DOCS
+  for path in found:
+    assert (ROOT / path).exists(), path
 
 
 def _find_public():
-  """Functions and classes by name, where they are made."""
-  found = {}
-  for module in MODULES:
+  """Functions and classes of modules by name, where they are made."""
+  found = {'hq_jax.compress': hq_jax.compress}
+  for module in (
+    *(schedules, sparsity_distributions, sphere, ternary, thresholds, trees),
+    *(diagnostics, losses, mixing),
+  ):
     for name, value in vars(module).items():
       is_made_here = getattr(value, '__module__', '') == module.__name__
       if is_made_here and callable(value) and not name.startswith('_'):
         found[f'{module.__name__}.{name}'] = value
-  # Those that are public because their package says so.
   for package in (baselines, planner, transforms):
-    found |= {
-      f'{package.__name__}.{name}': value
-      for name, value in vars(package).items()
-      if callable(value) and not name.startswith('_')
-    }
+    for name in package.__all__:
+      if callable(getattr(package, name)):
+        found[f'{package.__name__}.{name}'] = getattr(package, name)
   return found
 
 
