@@ -51,67 +51,12 @@ def test_evaluate_reads_the_file_alone(uninterrupted, data_dir):
   assert f'test accuracy {report["file_accuracy"]:.2%}' in done.stdout
 
 
-@pytest.mark.parametrize(
-  ('arguments', 'words'),
-  [
-    (['--config=configs/digits.py', '--config.foo=3'], ['config.foo', "'3'"]),
-    (
-      ['--config=configs/digits.py', '--config.recipe.sparsty=0.9'],
-      ['config.recipe.sparsty', "'0.9'", 'did you mean recipe.sparsity?'],
-    ),
-    (
-      ['--config=configs/digits.py', '--config.seed=many'],
-      ['config.seed', "'many'"],
-    ),
-    (['--config=configs/digits.py:rato=40'], ['rato', 'mean ratio?']),
-    (['--config=configs/digits.py:ratio=big'], ['ratio', "'big'", 'float']),
-    (['--config=configs/none.py'], ['configs/none.py']),
-    # Of those that may be None, and of those that may not.
-    (
-      [
-        '--config=configs/folder.py:data_dir=x',
-        '--config.data.data_dir=None',
-      ],
-      ['config.data.data_dir is None'],
-    ),
-    (
-      ['--config=configs/digits.py', '--config.batch_size=None'],
-      ['config.batch_size', "'None'"],
-    ),
-    (['--workdir=x'], ['config is missing']),
-    (['--config=configs/digits.py', 'again'], ["'again'"]),
-    (['--config=configs/digits.py', '--nope'], ['nope']),
-  ],
-)
-def test_wrong_flags_are_one_line(tmp_path, arguments, words):
-  done = runs.run(tmp_path, f'--workdir={tmp_path / "w"}', *arguments)
-  assert done.returncode == 2
-  said = runs.only_line(done)
-  for word in words:
-    assert word in said
-  assert done.stdout == ''
-  assert not (tmp_path / 'w').exists()
-
-
-def test_a_ratio_out_of_reach_is_one_line(tmp_path, data_dir):
-  done = runs.run(
-    data_dir,
-    '--config=configs/digits.py:ratio=1000',
-    f'--workdir={tmp_path / "w"}',
-  )
-  assert done.returncode == 2
-  said = runs.only_line(done)
-  assert 'config.target_ratio is 1000' in said
-  assert 'bytes' in said
-  assert not (tmp_path / 'w').exists()
-
-
 def refused_in_one_line(data_dir, workdir, *arguments):
   """What a refused run says; its folder is as it was before."""
   files = sorted(path for path in workdir.rglob('*') if path.is_file())
   before = [path.read_bytes() for path in files]
   done = runs.run(data_dir, f'--workdir={workdir}', *arguments)
-  assert done.returncode == 2
+  assert (done.returncode, done.stdout) == (2, '')
   said = runs.only_line(done)
   after = sorted(path for path in workdir.rglob('*') if path.is_file())
   assert after == files
@@ -119,14 +64,38 @@ def refused_in_one_line(data_dir, workdir, *arguments):
   return said
 
 
-def test_a_sparsity_out_of_range_is_one_line(tmp_path, data_dir):
-  said = refused_in_one_line(
-    data_dir,
-    tmp_path / 'w',
-    '--config=configs/digits.py',
-    '--config.recipe.sparsity=1.5',
-  )
-  assert 'config.recipe.sparsity is 1.5' in said
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    (
+      ['--config.recipe.sparsty=0.9'],
+      ['config.recipe.sparsty', "'0.9'", 'did you mean recipe.sparsity?'],
+    ),
+    (['--config.seed=many'], ['config.seed', "'many'"]),
+    (['--config.recipe.sparsity=1.5'], ['config.recipe.sparsity is 1.5']),
+    # Of fields that may not be None; those that may are set to it.
+    (['--config.batch_size=None'], ['config.batch_size', "'None'"]),
+    (
+      ['--config=configs/folder.py:data_dir=x', '--config.data.data_dir=None'],
+      ['config.data.data_dir is None'],
+    ),
+    (['--config=configs/digits.py:ratio=big'], ['ratio', "'big'", 'float']),
+    (
+      ['--config=configs/digits.py:ratio=1000'],
+      ['config.target_ratio is 1000', 'bytes'],
+    ),
+    (['--config=configs/none.py'], ['configs/none.py']),
+    ([], ['config is missing']),
+    (['again'], ["'again'"]),
+    (['--nope'], ['nope']),
+  ],
+)
+def test_wrong_flags_are_one_line(tmp_path, data_dir, arguments, words):
+  if arguments and not arguments[0].startswith('--config='):
+    arguments = ['--config=configs/digits.py', *arguments]
+  said = refused_in_one_line(data_dir, tmp_path / 'w', *arguments)
+  for word in words:
+    assert word in said
   assert not (tmp_path / 'w').exists()
 
 
@@ -150,19 +119,12 @@ def test_a_damaged_model_in_the_workdir_is_one_line(uninterrupted, data_dir):
     path.write_bytes(good)
 
 
-@pytest.mark.parametrize('damage', ['missing', 'flipped', 'cut', 'foreign'])
-def test_a_bad_file_is_one_line(uninterrupted, data_dir, tmp_path, damage):
+@pytest.mark.parametrize('is_there', [False, True])
+def test_a_bad_file_is_one_line(uninterrupted, data_dir, tmp_path, is_there):
   workdir, _ = uninterrupted
-  good = (workdir / 'model.hq').read_bytes()
   path = tmp_path / 'bad.hq'
-  content = {
-    'missing': None,
-    'flipped': good[:700] + bytes([good[700] ^ 4]) + good[701:],
-    'cut': good[:-1],
-    'foreign': b'PK\x03\x04 an archive',
-  }[damage]
-  if content is not None:
-    path.write_bytes(content)
+  if is_there:
+    path.write_bytes((workdir / 'model.hq').read_bytes()[:-1])
   done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--evaluate={path}')
   assert done.returncode == 2
   assert str(path) in runs.only_line(done)
