@@ -1,14 +1,15 @@
-"""Programs that have more to compile than to compute."""
+"""Programs that are compiled as users have them."""
 
 import functools
 
 import jax
 
-# They compile faster so, and run slower.
-quick_jit = functools.partial(
+# By default the tests compile with few optimizations; see `conftest.py`.
+full_jit = functools.partial(
   jax.jit,
   compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
+    'xla_backend_optimization_level': 3,
+    'xla_llvm_disable_expensive_passes': False,
+    'xla_cpu_use_fusion_emitters': True,
   },
 )

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, and fixtures that several tests share."""
 
+import os
 import signal
 
 import jax
@@ -16,6 +17,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Before the first computation: the number of devices is fixed by then.
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
+
+
+def pytest_configure(config):
+  """Quick tests have more to compile than to compute; slow ones run as usual.
+
+  What must hold of optimized programs too is compiled by `compiling.full_jit`.
+  """
+  if 'not slow' in config.option.markexpr:
+    # In the environment, so that what a test starts has them too.
+    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+    os.environ['XLA_FLAGS'] = ' '.join(
+      [
+        os.environ.get('XLA_FLAGS', ''),
+        # The older ones compile several times faster.
+        '--xla_cpu_use_fusion_emitters=false',
+      ]
+    )
+    jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture

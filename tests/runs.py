@@ -55,6 +55,7 @@ def quick_environment(
   """Of a run that has more to compile than to compute."""
   return environment(data_dir) | {
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
     'JAX_NUM_CPU_DEVICES': str(num_devices),
   }
 

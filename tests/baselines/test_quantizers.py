@@ -12,7 +12,6 @@ from hq_jax import baselines
 from hq_jax import transforms
 from hq_jax.core import qtensors
 from hq_jax.core import trees
-from tests import compiling
 from tests import quantized as quantized_lib
 
 BASELINES = {
@@ -126,7 +125,7 @@ def _make_step(tx, data):
     hidden = hidden / jnp.std(hidden, axis=0)
     return jnp.mean((hidden @ params['head']['kernel'] - labels) ** 2)
 
-  @compiling.quick_jit
+  @jax.jit
   def step(params, state):
     loss, grads = jax.value_and_grad(loss_fn)(params, *data)
     updates, state = tx.update(grads, state, params)
@@ -144,7 +143,7 @@ def test_a_training_run_learns_and_ends_in_what_is_written(rng, name):
   tx = transforms.straight_through(optax.adam(0.02), quantizer)
   step = _make_step(tx, (inputs, labels))
   axes = trees.find_axes(params)
-  state, losses = compiling.quick_jit(tx.init)(params), []
+  state, losses = jax.jit(tx.init)(params), []
   for t in range(60):
     params, state, loss = step(params, state)
     losses.append(float(loss))
@@ -163,7 +162,7 @@ def test_sharded_kernels(rng, make_mesh, name):
   )
   sharded = params | {'head': jax.device_put(params['head'], sharding)}
   tx = transforms.straight_through(optax.sgd(0.1), BASELINES[name])
-  step = compiling.quick_jit(
+  step = jax.jit(
     lambda params, state: tx.update(
       jax.tree.map(jnp.cos, params), state, params
     )

@@ -30,7 +30,7 @@ def _params(rng):
 
 def _train(rng, tx, params, num_steps):
   """Parameters and states under gradients that point anywhere."""
-  step = compiling.quick_jit(tx.update)
+  step = compiling.full_jit(tx.update)
   state, found = tx.init(params), []
   for _ in range(num_steps):
     grads = jax.tree.map(
@@ -65,7 +65,7 @@ def test_records_are_the_parameters_after_each_update(rng, name):
   quantizer = RIVALS[name]
   tx = transforms.straight_through(optax.adam(0.3), quantizer)
   found = _train(rng, tx, _params(rng), 6)
-  encode = compiling.quick_jit(
+  encode = jax.jit(
     lambda state, params: transforms.encode(state, params, quantizer)
   )
   # The first update comes from dense parameters, see `straight_through`.

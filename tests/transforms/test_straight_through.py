@@ -10,6 +10,7 @@ from hq_jax import baselines
 from hq_jax import transforms
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
+from tests import compiling
 
 
 def _normal(rng, shape):
@@ -26,12 +27,12 @@ def _params(rng, dtype=jnp.float32):
   }
 
 
-def _make_step(tx, donate=()):
+def _make_step(tx, donate=(), jit=jax.jit):
   def step(params, state, grads):
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
-  return jax.jit(step, donate_argnums=donate)
+  return jit(step, donate_argnums=donate)
 
 
 def _quantized(state, path):
@@ -45,7 +46,7 @@ def _quantized(state, path):
 
 def _train(rng, tx, params, num_steps):
   """Parameters and states under gradients that point anywhere."""
-  step = _make_step(tx)
+  step = _make_step(tx, jit=compiling.full_jit)
   state = tx.init(params)
   found = []
   for _ in range(num_steps):
