@@ -82,6 +82,8 @@ def apply_if(
   Returns:
     Updates, zero where nothing moves, and a state.
   """
+  # Traced once: for the shapes, and in the branch.
+  update = jax.jit(update, inline=True)
   updates, state = jax.eval_shape(update)
 
   def skip():

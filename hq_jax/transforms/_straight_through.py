@@ -47,7 +47,7 @@ def straight_through(
   >>> import optax
   >>> from hq_jax import transforms
   >>> params = {'kernel': jnp.array([[0.9], [0.1]])}
-  >>> tx = straight_through(optax.sgd(0.1), _ternary.ternary(0.5))
+  >>> tx = straight_through(optax.sgd(0.1), transforms.ternary(0.5))
   >>> updates, state = tx.update(params, tx.init(params), params)
   >>> (optax.apply_updates(params, updates)['kernel'] != 0).ravel()
   Array([ True, False], dtype=bool)

@@ -1,5 +1,6 @@
 """How the state of training begins, and begins again."""
 
+import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -54,10 +55,12 @@ def _assert_equal(a, b):
 
 def test_the_model_is_initialized_as_by_hand(state):
   variables = _Net().init(jax.random.key(0), jnp.zeros((1, 3)))
-  _assert_equal(state.variables, dict(variables))
+  chex.assert_trees_all_close(state.variables, dict(variables), rtol=1e-6)
   assert set(state.variables) == {'params', 'batch_stats'}
   assert state.step == 0 and state.step.dtype == jnp.int32
-  _assert_equal(state.opt_state, _TX.init(variables['params']))
+  chex.assert_trees_all_close(
+    state.opt_state, _TX.init(variables['params']), rtol=1e-6
+  )
 
 
 def test_every_leaf_is_on_every_device(state):
