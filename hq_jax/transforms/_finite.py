@@ -16,14 +16,7 @@ POLICIES = ('skip', 'raise')
 
 
 def check_policy(non_finite: str) -> None:
-  """Refuses a policy that does not exist.
-
-  Args:
-    non_finite: 'skip' or 'raise'.
-
-  Raises:
-    ValueError: for anything else.
-  """
+  """Refuses a policy that does not exist."""
   if non_finite not in POLICIES:
     raise ValueError(
       f'non_finite is {non_finite!r}, wanted one of: {", ".join(POLICIES)}'
@@ -31,15 +24,9 @@ def check_policy(non_finite: str) -> None:
 
 
 def check(updates: chex.ArrayTree, non_finite: str) -> jax.Array:
-  """Whether all of a tree is finite, inside `jit`.
+  """Whether all of a tree is finite; with 'raise', the host names what is not.
 
-  Args:
-    updates: any pytree; leaves that are not floating point count as finite.
-    non_finite: with 'raise', a leaf that is not raises on the host, by name,
-      as a `FloatingPointError` within the error of the compiled program.
-
-  Returns:
-    bool, shape ().
+  Leaves that are not floating point count as finite.
   """
   finite = {
     path: finite_lib.is_finite(leaf)
@@ -72,16 +59,7 @@ def _report(paths: Sequence[str], flags: np.ndarray) -> None:
 def apply_if(
   finite: jax.Array, update: Callable[[], tuple[Any, Any]], skipped: Any
 ) -> tuple[chex.ArrayTree, Any]:
-  """Runs an update where all was finite; where not, nothing moves.
-
-  Args:
-    finite: of `check`.
-    update: gives updates and the next state.
-    skipped: the state where nothing moves, of the same structure.
-
-  Returns:
-    Updates, zero where nothing moves, and a state.
-  """
+  """Updates and state where all was finite; elsewhere zeros and `skipped`."""
   # Traced once: for the shapes, and in the branch.
   update = jax.jit(update, inline=True)
   updates, state = jax.eval_shape(update)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,7 +11,6 @@ import optax
 from hq_jax.core import recipe_fields
 from hq_jax.core import thresholds
 from hq_jax.core import trees
-from hq_jax.transforms import _moved
 
 
 class PruneState(NamedTuple):
@@ -99,12 +99,16 @@ def prune(
     updates = trees.map_selected(
       lambda axis, u, w: jnp.where(held & (w == 0), 0, u), axes, updates, params
     )
-    rank = lambda: thresholds.get_thresholds(
-      _moved.add(updates, params, axes),
-      _moved.at_step(sparsity, count),
-      axes=axes,
-      scope=scope,
-      unit_norm=unit_norm,
+    # Traced once: for the shapes, and in the branch.
+    rank = jax.jit(
+      lambda: thresholds.get_thresholds(
+        add_updates(updates, params, axes),
+        at_step(sparsity, count),
+        axes=axes,
+        scope=scope,
+        unit_norm=unit_norm,
+      ),
+      inline=True,
     )
     # A branch for the few numbers, and a choice for the many: a branch that
     # gave updates would copy them at every step.
@@ -117,8 +121,28 @@ def prune(
       return jnp.where(keep, u, (-w).astype(u.dtype))
 
     updates = trees.map_selected(
-      remove, axes, updates, params, _moved.add(updates, params, axes), found
+      remove, axes, updates, params, add_updates(updates, params, axes), found
     )
     return updates, PruneState(count + 1)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def at_step(
+  sparsity: optax.Schedule | Mapping[str, optax.Schedule], count: jax.Array
+) -> jax.Array | dict[str, jax.Array]:
+  """The sparsity of a step: one for all kernels, or one by path."""
+  if isinstance(sparsity, Mapping):
+    return {path: schedule(count) for path, schedule in sparsity.items()}
+  return sparsity(count)
+
+
+def add_updates(
+  updates: chex.ArrayTree, params: chex.ArrayTree, axes: chex.ArrayTree
+) -> chex.ArrayTree:
+  """The selected kernels `w + u` in float32, as a masked tree."""
+  return jax.tree.map(
+    lambda u, w: w.astype(jnp.float32) + u,
+    trees.mask(updates, axes),
+    trees.mask(params, axes),
+  )

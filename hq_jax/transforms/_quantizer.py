@@ -1,4 +1,4 @@
-"""What a quantizer is, and the one that changes nothing."""
+"""The protocol of quantizers, and the identity."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -51,15 +51,7 @@ class Quantizer(NamedTuple):
 
 
 def check_last_axes(latents: chex.ArrayTree, axes: chex.ArrayTree) -> None:
-  """Refuses kernels whose output channels are not on the last axis.
-
-  Args:
-    latents: a masked tree of kernels.
-    axes: the channel axis of each.
-
-  Raises:
-    ValueError: where there is one.
-  """
+  """Refuses kernels whose output channels are not on the last axis."""
   found = trees.flatten(axes)
   for path, w in trees.flatten(latents).items():
     if found[path] % w.ndim != w.ndim - 1:

@@ -1,6 +1,7 @@
 """Reinitialization: weights are moved toward their ternary point."""
 
 from collections.abc import Mapping, Sequence
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from hq_jax.core import sphere
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
 from hq_jax.core import trees
-from hq_jax.transforms import _moved
+from hq_jax.transforms import _prune
 
 
 class ReinitState(NamedTuple):
@@ -80,11 +81,13 @@ def reinit(
 
     due = jnp.isin(count, jnp.asarray(steps, jnp.int32))
 
+    # Traced once: for the shapes, and in the branch.
+    @functools.partial(jax.jit, inline=True)
     def find_move():
-      moved = _moved.add(updates, params, axes)
+      moved = _prune.add_updates(updates, params, axes)
       found = thresholds.get_thresholds(
         moved,
-        _moved.at_step(sparsity, count),
+        _prune.at_step(sparsity, count),
         axes=axes,
         scope=scope,
         unit_norm=unit_norm,
@@ -111,7 +114,7 @@ def reinit(
       target = parts.direct * w_moved + parts.ternary * codes
       return jnp.where(due, (target - w).astype(u.dtype), u)
 
-    moved = _moved.add(updates, params, axes)
+    moved = _prune.add_updates(updates, params, axes)
     updates = trees.map_selected(
       move, axes, updates, params, moved, found, moves
     )

@@ -458,6 +458,6 @@ def test_the_table_holds_every_transform():
     if not name.startswith('_') and callable(value) and name.islower()
   }
   others = {'channel_axis', 'describe', 'finalize', 'kernels', 'latents'}
-  others |= {'encode', 'flatten_records', 'identity', 'ternary'}
+  others |= {'encode', 'flatten_quantized', 'identity', 'ternary'}
   others |= {'with_density_scale'}
   assert public - others == set(TRANSFORMS)
