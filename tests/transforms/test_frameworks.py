@@ -406,12 +406,6 @@ def _to_net(arrays):
   return Net(**{name: Layer(**layer) for name, layer in arrays.items()})
 
 
-def test_dictionaries(digits, rng):
-  apply = lambda params, x: _apply_arrays(_to_net(params), x)
-  run = _train_tree(jax.tree.map(jnp.asarray, _init_arrays(rng)), apply, digits)
-  _check(run, {'conv/kernel': 3, 'head/kernel': 1})
-
-
 def test_dataclass(digits, rng):
   params = _to_net(jax.tree.map(jnp.asarray, _init_arrays(rng)))
   run = _train_tree(params, _apply_arrays, digits)

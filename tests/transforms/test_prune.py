@@ -109,79 +109,6 @@ def test_a_weight_that_happens_to_be_zero_may_move_at_the_beginning():
   assert found[1]['kernel'].ravel().tolist() == [9, 0, 0, 3]
 
 
-def test_ties_fall_by_index():
-  tx = transforms.prune(lambda t: 0.5)
-  params = {'kernel': jnp.array([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])}
-  zero = jax.tree.map(jnp.zeros_like, params)
-  (got,) = _run(tx, params, [zero])
-  assert got['kernel'].tolist() == [[1, -1], [-1, 0], [0, 0]]
-
-
-def test_unit_norm_or_not():
-  params = {'kernel': jnp.array([[3.0, 0.03], [1.0, 0.01]])}
-  zero = jax.tree.map(jnp.zeros_like, params)
-  zeros = {}
-  for unit_norm in (True, False):
-    tx = transforms.prune(lambda t: 0.5, unit_norm=unit_norm)
-    zeros[unit_norm] = (_run(tx, params, [zero])[0]['kernel'] == 0).tolist()
-  assert zeros[True] == [[False, False], [True, True]]
-  assert zeros[False] == [[False, True], [False, True]]
-
-
-def test_each_kernel_is_ranked_by_itself(rng):
-  params = {
-    'a': {'kernel': _normal(rng, (10, 2))},
-    'b': {'kernel': 100 * _normal(rng, (5, 2))},
-    'bias': jnp.zeros(3),
-  }
-  zero = jax.tree.map(jnp.zeros_like, params)
-  tx = transforms.prune(lambda t: 0.75, unit_norm=False)
-  (got,) = _run(tx, params, [zero])
-  assert int((got['a']['kernel'] != 0).sum()) == 5
-  assert int((got['b']['kernel'] != 0).sum()) == 2
-
-
-def test_output_channels_on_the_first_axis():
-  w = jnp.array([[3.0, 1.0], [0.03, 0.01]])
-  zero = jnp.zeros((2, 2))
-  for tx, name in (
-    (transforms.prune(lambda t: 0.5, channel_axis=0), 'kernel'),
-    (transforms.prune(lambda t: 0.5), 'weight'),  # as Equinox has it
-  ):
-    (got,) = _run(tx, {name: w}, [{name: zero}])
-    assert (got[name] == 0).tolist() == [[False, True], [False, True]]
-
-
-def test_scope_tree_ranks_all_kernels_together(rng):
-  params = {
-    'a': {'kernel': _normal(rng, (10, 2))},
-    'b': {'kernel': 0.01 * _normal(rng, (5, 2))},
-    'bias': jnp.zeros(3),
-  }
-  zero = jax.tree.map(jnp.zeros_like, params)
-  tx = transforms.prune(lambda t: 0.5, scope='tree', unit_norm=False)
-  (got,) = _run(tx, params, [zero])
-  # One weight of the small kernel is kept, the largest; the rest of 15 by size.
-  a, b = params['a']['kernel'], params['b']['kernel']
-  limit = np.sort(np.abs(a).ravel())[-14]
-  np.testing.assert_array_equal(got['a']['kernel'] != 0, np.abs(a) >= limit)
-  np.testing.assert_array_equal(
-    got['b']['kernel'] != 0, np.abs(b) == np.abs(b).max()
-  )
-
-
-def test_scope_channel_keeps_as_many_of_each(rng):
-  params = {
-    'kernel': _normal(rng, (3, 3, 2, 5)),
-    'weight': _normal(rng, (4, 6)),
-  }
-  zero = jax.tree.map(jnp.zeros_like, params)
-  tx = transforms.prune(lambda t: 0.5, scope='channel', unit_norm=False)
-  (got,) = _run(tx, params, [zero])
-  assert (got['kernel'] != 0).sum((0, 1, 2)).tolist() == [9] * 5
-  assert (got['weight'] != 0).sum(1).tolist() == [3] * 4
-
-
 def test_groups_follow_the_ramp(rng):
   ramp = schedules.sparsity_ramp(0.0, 0.5, ramp_steps=4, power=1.0)
   tx = transforms.prune(ramp, refresh_steps=2, scope='2:4')
@@ -192,14 +119,6 @@ def test_groups_follow_the_ramp(rng):
   # At 0, a quarter and a half; between, zeros stay where they are.
   for groups, wanted in zip(kept, (4, 4, 3, 3, 2, 2), strict=True):
     assert (groups == wanted).all()
-
-
-def test_groups_of_channels_on_the_first_axis(rng):
-  w = _normal(rng, (3, 8, 4, 2))
-  tx = transforms.prune(lambda t: 0.5, scope='2:4')
-  (got,) = _run(tx, {'weight': w}, [{'weight': jnp.zeros_like(w)}])
-  groups = got['weight'].reshape(3, 2, 4, 4, 2)
-  assert ((groups != 0).sum(2) == 2).all()
 
 
 def test_a_schedule_by_path(rng):
@@ -219,27 +138,6 @@ def test_a_schedule_by_path(rng):
   np.testing.assert_array_equal(found[-1]['b']['bias'], 1)
 
 
-@pytest.mark.parametrize(
-  ('sparsity', 'scope', 'message'),
-  [
-    ({'b/.*': 0.5}, 'layer', 'sparsity has no value for a/kernel'),
-    ({'.*': 0.5, 'b': 0.5}, 'layer', "'b' matches no kernel"),
-    ({'.*': 0.5}, 'tree', 'share a threshold'),
-    (0.5, '2:4', r'a/kernel of shape .* multiple of 4'),
-    (0.5, 'row', "scope is 'row'"),
-  ],
-)
-def test_a_sparsity_or_a_scope_that_does_not_fit(sparsity, scope, message):
-  schedule = lambda value: lambda t: value
-  if isinstance(sparsity, dict):
-    sparsity = {path: schedule(value) for path, value in sparsity.items()}
-  else:
-    sparsity = schedule(sparsity)
-  params = {'a': {'kernel': jnp.ones((6, 2))}}
-  with pytest.raises(ValueError, match=message):
-    _run(transforms.prune(sparsity, scope=scope), params, [params])
-
-
 def test_a_channel_may_be_pruned_whole():
   params = {'kernel': jnp.array([[5.0, 0.1], [4.0, 0.1]])}
   tx = optax.chain(
@@ -253,13 +151,6 @@ def test_a_channel_may_be_pruned_whole():
     np.testing.assert_allclose(
       np.linalg.norm(got['kernel'][:, 0]), 41**0.5, rtol=1e-6
     )
-
-
-def test_one_weight_is_always_kept():
-  params = {'kernel': jnp.array([[1.0], [2.0]])}
-  zero = jax.tree.map(jnp.zeros_like, params)
-  tx = transforms.prune(lambda t: 0.99)
-  assert _zeros(_run(tx, params, [zero])) == [1]
 
 
 def test_bfloat16_weights_become_exactly_zero(rng):

@@ -80,49 +80,6 @@ def test_output_channels_on_the_first_axis(rng):
   assert state.thresholds.inverse_norms['a'].shape == (5, 1, 1)
 
 
-def test_each_kernel_has_its_own_threshold(rng):
-  latents = {'a': _kernel(rng), 'b': 100 * _kernel(rng, (20, 5)) ** 3}
-  quantizer = transforms.ternary(0.75, unit_norm=False)
-  quantized, _ = _update(quantizer, latents)
-  assert _num_zeros(quantized) == {'a': 45, 'b': 75}
-
-
-def test_each_kernel_may_have_its_own_sparsity(rng):
-  latents = {
-    'a': {'kernel': _kernel(rng, (10, 4))},
-    'b': {'kernel': _kernel(rng, (5, 4)), 'other': optax.MaskedNode()},
-  }
-  quantizer = transforms.ternary({'a/kernel': 0.9, '.*': 0.25})
-  quantized, _ = _update(quantizer, latents)
-  assert _num_zeros(quantized) == {'a/kernel': 36, 'b/kernel': 5}
-
-
-@pytest.mark.slow
-def test_scopes(rng):
-  latents = {'a': _kernel(rng, (8, 4)), 'b': 9 * _kernel(rng, (4, 8))}
-  zeros = {}
-  for scope in ('tree', 'channel', '1:4'):
-    quantizer = transforms.ternary(0.75, scope=scope, unit_norm=False)
-    quantized, _ = _update(quantizer, latents)
-    zeros[scope] = quantized
-  # Of 64 weights, 16 in all; of nearly all of them in the larger kernel.
-  found = _num_zeros(zeros['tree'])
-  assert sum(found.values()) == 48 and found['a'] > 28
-  for name, kept in (('a', 2), ('b', 1)):
-    assert ((zeros['channel'][name] != 0).sum(0) == kept).all()
-    groups = zeros['1:4'][name].reshape(kept, 4, -1)
-    assert ((groups != 0).sum(1) == 1).all()
-
-
-def test_groups_of_channels_on_the_first_axis(rng):
-  w = _kernel(rng, (3, 8, 4, 2))
-  quantizer = transforms.ternary(0.5, scope='2:4')
-  quantized, _ = _update(quantizer, {'a': w}, {'a': 0})
-  groups = np.abs(w).reshape(3, 2, 4, 4, 2)
-  kept = groups >= np.sort(groups, axis=2)[:, :, 2:3]
-  np.testing.assert_array_equal(quantized['a'] != 0, kept.reshape(w.shape))
-
-
 def test_groups_are_exact_after_each_update(rng):
   moves = [_kernel(rng, (8, 3)) for _ in range(4)]
   found, _ = _run(
@@ -134,17 +91,6 @@ def test_groups_are_exact_after_each_update(rng):
     groups = np.abs(w).reshape(2, 4, 3)
     kept = groups >= np.sort(groups, axis=1)[:, 2:3]
     np.testing.assert_array_equal(quantized['a'] != 0, kept.reshape(8, 3))
-
-
-def test_unit_norm_or_not():
-  latents = {'a': jnp.array([[3.0, 0.03], [1.0, 0.01]])}
-  zeros = {}
-  for unit_norm in (True, False):
-    quantizer = transforms.ternary(0.5, unit_norm=unit_norm)
-    quantized, _ = _update(quantizer, latents)
-    zeros[unit_norm] = (quantized['a'] == 0).tolist()
-  assert zeros[True] == [[False, False], [True, True]]
-  assert zeros[False] == [[False, True], [False, True]]
 
 
 def test_before_begin_step_nothing_changes(rng):
@@ -391,23 +337,6 @@ def test_masked_nodes_pass(rng):
 def test_ternary_refuses(arguments, message):
   with pytest.raises(ValueError, match=message):
     transforms.ternary(**arguments)
-
-
-@pytest.mark.parametrize(
-  ('sparsity', 'scope', 'message'),
-  [
-    ({'b': 0.5}, 'layer', 'sparsity has no value for a'),
-    ({'a': 0.5, 'b': 0.5}, 'layer', "sparsity: 'b' matches no kernel"),
-    ({'a': 0.5}, 'tree', r'sparsity is .* share a threshold'),
-    (0.5, '2:4', r"scope is '2:4', but a of shape \(6, 2\) has 6 weights"),
-  ],
-)
-def test_a_sparsity_that_does_not_fit_is_refused_at_once(
-  sparsity, scope, message
-):
-  latents = {'a': jnp.ones((6, 2))}
-  with pytest.raises(ValueError, match=message):
-    transforms.ternary(sparsity, scope=scope).init(latents, {'a': 1})
 
 
 def test_identity(rng):
