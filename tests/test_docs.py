@@ -128,13 +128,13 @@ def _find_public():
   found = {'hq_jax.compress': hq_jax.compress}
   for module in (
     *(schedules, sparsity_distributions, sphere, ternary, thresholds, trees),
-    *(diagnostics, losses, mixing),
+    *(losses, mixing),
   ):
     for name, value in vars(module).items():
       is_made_here = getattr(value, '__module__', '') == module.__name__
       if is_made_here and callable(value) and not name.startswith('_'):
         found[f'{module.__name__}.{name}'] = value
-  for package in (baselines, planner, transforms):
+  for package in (baselines, diagnostics, planner, transforms):
     for name in package.__all__:
       if callable(getattr(package, name)):
         found[f'{package.__name__}.{name}'] = getattr(package, name)

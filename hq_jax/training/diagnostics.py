@@ -21,6 +21,9 @@ from hq_jax.core import trees
 from hq_jax.runtime import sharding
 from hq_jax.training import train_state
 
+# Of trees alone; `make_diagnose` is for the loop.
+__all__ = ['flip_rate', 'kernel_diagnostics', 'ste_bias']
+
 
 def make_diagnose(
   model: nn.Module,
