@@ -13,6 +13,7 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax.artifact import model as model_lib
 from hq_jax.compression import planner
+from hq_jax.compression import rate_control
 from hq_jax.compression.planner import allocation
 from hq_jax.compression.planner import overhead
 from hq_jax.compression.planner import size_prediction
@@ -26,8 +27,6 @@ from hq_jax.core import trees
 _SMALL_FRACTION = 1e-3
 
 _MIN_FILL = 0.99  # of the bytes that a target leaves
-_MAX_ROUNDS = 5
-_MARGIN = 1.0005  # on the codes' bytes, after a file that was too large
 
 
 def compress(
@@ -140,34 +139,18 @@ def compress(
 def _reach(
   network: overhead.Network, target_ratio: float
 ) -> artifact_lib.Artifact:
-  """Plans, looks at the file that results, and plans again."""
+  """Plans for a size, looks at the file that results, and plans again."""
   wanted = int(network.dense_bytes / target_ratio)
-  best, most_bytes, fraction = None, 0, 1.0
-  last: planner.Plan | None = None
-  for _ in range(_MAX_ROUNDS):
-    plan = allocation.allocate(network, target_ratio, code_fraction=fraction)
-    if last is not None and plan.layers == last.layers:
-      break
-    last = plan
-    found = _encode(network, plan)
+  plan = lambda budget: allocation.allocate(network, max(0, int(budget)))
+  encode = lambda budget: _encode(network, plan(budget))
+  found, num_bytes = rate_control.fit(encode, wanted, wanted, _MIN_FILL)
+  if num_bytes > wanted:
+    found = encode(0)
     num_bytes = len(artifact_lib.dumps(found))
-    if most_bytes < num_bytes <= wanted:
-      best, most_bytes = found, num_bytes
-    if _MIN_FILL * wanted <= num_bytes <= wanted:
-      break
-    codes = sum(plan.layers[p].num_bytes for p in planner.sparsities(plan))
-    if not codes:
-      break
-    fraction *= 1 + (num_bytes - plan.predicted_bytes) / codes
-    fraction *= _MARGIN if num_bytes > wanted else 1.0
-    fraction = min(max(fraction, 0.1), 2.0)
-  if best is None:
-    raise ValueError(
-      f'target_ratio is {target_ratio:g}, which leaves {wanted:,} bytes of'
-      f' {network.dense_bytes:,}; the file that was planned for it takes'
-      f' {num_bytes:,}, wanted a smaller ratio'
-    )
-  return best
+  if num_bytes > wanted:
+    least = plan(0)._replace(predicted_bytes=num_bytes, target_bytes=wanted)
+    raise ValueError(allocation.explain(least, target_ratio))
+  return found
 
 
 def _encode(

@@ -53,6 +53,7 @@ def make(
     'commit': inputs.commit,
     'dense_bytes': inputs.dense_bytes,
     'predicted_bytes': inputs.predicted_bytes,
+    'target_bytes': inputs.target_bytes,
     'file_bytes': len(data),
     'ratio': inputs.dense_bytes / len(data),
     'num_weights': inputs.num_weights,

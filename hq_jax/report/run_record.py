@@ -46,6 +46,7 @@ class Inputs(NamedTuple):
     commit: of the source.
     hardware: what it ran on, and versions: names to strings.
     predicted_bytes: of the file, by the plan; None where there was none.
+    target_bytes: that the file may have; None where there is no target.
     unreadable: names of the images that were skipped.
   """
 
@@ -63,6 +64,7 @@ class Inputs(NamedTuple):
   commit: str
   hardware: dict[str, str]
   predicted_bytes: int | None = None
+  target_bytes: int | None = None
   unreadable: tuple[str, ...] = ()
 
 

@@ -67,8 +67,13 @@ def _planned(report: Mapping[str, Any]) -> str:
   predicted = report.get('predicted_bytes')
   if predicted is None:
     return ''
-  off = report['file_bytes'] / predicted - 1
-  return f' The plan was {predicted:,} bytes; the file is {off:+.2%} off.'
+  num_bytes = report['file_bytes']
+  off = num_bytes / predicted - 1
+  text = f' The plan was {predicted:,} bytes; the file is {off:+.2%} off.'
+  unused = (report.get('target_bytes') or 0) - num_bytes
+  if unused > 0.01 * num_bytes:
+    text += f' The target leaves {unused:,} bytes that are not used.'
+  return text
 
 
 def _skipped(report: Mapping[str, Any]) -> str:

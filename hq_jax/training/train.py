@@ -100,6 +100,7 @@ def run(
       commit=provenance.get_commit(),
       hardware=provenance.get_hardware(),
       predicted_bytes=plan.predicted_bytes,
+      target_bytes=plan.target_bytes,
       unreadable=tuple(itertools.chain(*unreadable)),
     ),
   )

@@ -82,6 +82,24 @@ def test_a_bare_tree_of_float64_reaches_its_target(rng):
   ]
 
 
+@pytest.mark.parametrize('ratio', [1.5, 4.0, 9.0, 21.0])
+@pytest.mark.parametrize('kind', ['zero', 'one sign', 'tiny', 'structured'])
+def test_odd_kernels_reach_their_target_with_zeros(rng, kind, ratio):
+  shape = (1, 2) if kind == 'tiny' else (64, 32)
+  kernel = rng.standard_normal(shape).astype(np.float32)
+  kernel *= {'zero': 0, 'one sign': np.sign(kernel)}.get(kind, 1)
+  if kind == 'structured':
+    kernel *= np.exp(2 * rng.standard_normal((64, 1)))
+  tree = {'a': {'kernel': kernel}, 'b': {'bias': np.ones(5000)}}
+  tree['c'] = {'kernel': rng.standard_normal((128, 64))}
+  found = post_training.compress(tree, target_ratio=ratio)
+  dense_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(tree))
+  assert len(artifact.dumps(found)) <= dense_bytes / ratio
+  tensor = found.tensors['params/c/kernel']
+  if isinstance(tensor, qtensors.TernaryTensor):
+    assert np.mean(tensor.codes == 0) >= 1 / 3
+
+
 def test_an_ample_target_takes_the_best_there_is():
   found = _compress(target_ratio=1.01)
   encoded = {found.tensors[f'params/{path}'].dtype for path in _KERNELS}

@@ -107,10 +107,13 @@ def test_the_plan_and_skipped_images_are_named_where_there_were_some(tiny):
   size = report['file_bytes']
   names = ('a.jpg', 'b\n.jpg')
   report, text = _write(
-    tiny._replace(predicted_bytes=4 * size, unreadable=names)
+    tiny._replace(
+      predicted_bytes=4 * size, target_bytes=5 * size, unreadable=names
+    )
   )
   assert report['predicted_bytes'] == 4 * size
   assert f'The plan was {4 * size:,} bytes; the file is -75.00% off.' in text
+  assert f'The target leaves {4 * size:,} bytes that are not used.' in text
   assert report['unreadable_images'] == list(names)
   assert "Skipped, as they cannot be read: 'a.jpg', 'b\\n.jpg'." in text
 

@@ -23,7 +23,7 @@ SIZES = {
 NAMES = {*SIZES, 'report.json', 'report.md'}
 KEYS = [
   *('model', 'file', 'step', 'seed', 'commit', 'dense_bytes'),
-  *('predicted_bytes', 'file_bytes', 'ratio', 'num_weights'),
+  *('predicted_bytes', 'target_bytes', 'file_bytes', 'ratio', 'num_weights'),
   *('bits_per_weight', 'resident_bytes', 'num_examples'),
   *('unreadable_images', 'dense_accuracy', 'dense_loss', 'ternary_accuracy'),
   *('ternary_loss', 'file_accuracy', 'file_loss', 'parts', 'container_bytes'),

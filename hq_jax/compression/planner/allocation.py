@@ -69,16 +69,29 @@ def plan(
       arguments out of range; and as `overhead.measure`.
   """
   check_target(target_ratio)
+  if allocation not in ALLOCATIONS:
+    raise ValueError(
+      f'allocation is {allocation!r}, wanted one of: {", ".join(ALLOCATIONS)}'
+    )
+  if not encodings or not set(encodings) <= set(_ENCODINGS):
+    raise ValueError(
+      f'encodings is {encodings!r}, wanted some of: {", ".join(_ENCODINGS)}'
+    )
+  size_prediction.check_fraction(code_fraction)
   network = overhead.measure(
     variables, select=select, make_artifact=make_artifact
   )
-  return allocate(
+  wanted = int(network.dense_bytes / target_ratio)
+  found = allocate(
     network,
-    target_ratio,
+    wanted,
     allocation=allocation,
     encodings=encodings,
     code_fraction=code_fraction,
   )
+  if found.predicted_bytes > wanted:
+    raise ValueError(explain(found, target_ratio))
+  return found
 
 
 def check_target(target_ratio: Any) -> None:
@@ -94,31 +107,18 @@ def check_target(target_ratio: Any) -> None:
 
 def allocate(
   network: overhead.Network,
-  target_ratio: float,
+  wanted: int,
   *,
   allocation: str = 'cosine_distance',
   encodings: Sequence[str] = _ENCODINGS,
   code_fraction: float = 1.0,
 ) -> records.Plan:
-  """As `plan`, of a network that was measured."""
-  check_target(target_ratio)
-  if allocation not in ALLOCATIONS:
-    raise ValueError(
-      f'allocation is {allocation!r}, wanted one of: {", ".join(ALLOCATIONS)}'
-    )
-  if not encodings or not set(encodings) <= set(_ENCODINGS):
-    raise ValueError(
-      f'encodings is {encodings!r}, wanted some of: {", ".join(_ENCODINGS)}'
-    )
-  size_prediction.check_fraction(code_fraction)
-  wanted = int(network.dense_bytes / target_ratio)
+  """The plan for a number of bytes, or the smallest where none has so few."""
   if allocation == 'cosine_distance':
     found = _minimise_distance(network, wanted, encodings, code_fraction)
   else:
     found = _distribute(network, wanted, allocation, code_fraction)
-  if found.predicted_bytes > wanted:
-    raise ValueError(_explain(found, target_ratio, wanted))
-  return found
+  return found._replace(target_bytes=wanted)
 
 
 def _distribute(
@@ -209,7 +209,7 @@ def _find_least(
   )
 
 
-def _explain(least: records.Plan, target_ratio: float, wanted: int) -> str:
+def explain(least: records.Plan, target_ratio: float) -> str:
   """Why the smallest plan does not reach a ratio, and which ratio it has."""
   kernels = least.layers.items()
   largest = sorted(kernels, key=lambda item: -item[1].num_bytes)
@@ -222,8 +222,8 @@ def _explain(least: records.Plan, target_ratio: float, wanted: int) -> str:
     form = f'{form} with {costs.MAX_SPARSITY:.1%} zeros'
   best = int(10 * least.dense_bytes / least.predicted_bytes) / 10
   return (
-    f'target_ratio is {target_ratio:g}, which leaves {wanted:,} bytes of'
-    f' {least.dense_bytes:,}; header, scales and norms alone take'
+    f'target_ratio is {target_ratio:g}, which leaves {least.target_bytes:,}'
+    f' bytes of {least.dense_bytes:,}; header, scales and norms alone take'
     f' {least.fixed_bytes:,}, and kernels that are {form}'
     f' {least.predicted_bytes - least.fixed_bytes:,} more (most of them'
     f' {listed}), wanted a ratio of at most {best:g}'

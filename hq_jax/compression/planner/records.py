@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+_UNUSED_FRACTION = 0.01  # of a file: a target that leaves more is not filled
+
 
 class LayerPlan(NamedTuple):
   """What becomes of one kernel.
@@ -31,12 +33,14 @@ class Plan(NamedTuple):
       upper bound, within 1% of the file that results.
     fixed_bytes: what is no kernel: header, scales, norms, container.
     dense_bytes: float32 bytes of all parameters and statistics.
+    target_bytes: that the file may have; None where there is no target.
   """
 
   layers: dict[str, LayerPlan]
   predicted_bytes: int
   fixed_bytes: int
   dense_bytes: int
+  target_bytes: int | None = None
 
 
 def sparsities(plan: Plan) -> dict[str, float]:
@@ -102,8 +106,12 @@ def describe(plan: Plan) -> str:
   others = {layer.encoding for layer in plan.layers.values()} - {'ternary'}
   for encoding in sorted(others, reverse=True):
     parts.append(f'{len(with_encoding(plan, encoding))} in {encoding}')
-  return (
+  text = (
     f'{", ".join(parts)}; at most {plan.predicted_bytes:,} of'
     f' {plan.dense_bytes:,} bytes'
     f' ({plan.dense_bytes / plan.predicted_bytes:.1f}x)'
   )
+  unused = (plan.target_bytes or 0) - plan.predicted_bytes
+  if unused > _UNUSED_FRACTION * plan.predicted_bytes:
+    text += f'; the target leaves {unused:,} bytes that no kernel can use'
+  return text

@@ -155,7 +155,12 @@ def test_a_collection_or_the_parameters_alone(rng):
 def test_a_small_ratio_takes_a_third_of_zeros(ratio):
   plan = planner.plan(_WIDE, ratio, allocation='uniform')
   assert set(planner.sparsities(plan).values()) == {1 / 3}
-  assert plan == planner.predict(_WIDE, 1 / 3)
+  wanted = int(plan.dense_bytes / ratio)
+  assert plan == planner.predict(_WIDE, 1 / 3)._replace(target_bytes=wanted)
+  assert planner.describe(plan).endswith(
+    f'; the target leaves {wanted - plan.predicted_bytes:,} bytes that no'
+    ' kernel can use'
+  )
 
 
 @pytest.mark.parametrize('ratio', [25.0, 40.0])
@@ -163,7 +168,8 @@ def test_uniform_is_the_least_sparsity(ratio):
   plan = planner.plan(_WIDE, ratio, allocation='uniform')
   (sparsity,) = set(planner.sparsities(plan).values())
   wanted = int(plan.dense_bytes / ratio)
-  assert plan == planner.predict(_WIDE, sparsity)
+  found = planner.predict(_WIDE, sparsity)
+  assert plan == found._replace(target_bytes=wanted)
   assert planner.predict(_WIDE, sparsity - 1e-4).predicted_bytes > wanted
 
 
