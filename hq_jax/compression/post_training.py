@@ -148,7 +148,9 @@ def _reach(
     found = encode(0)
     num_bytes = len(artifact_lib.dumps(found))
   if num_bytes > wanted:
-    least = plan(0)._replace(predicted_bytes=num_bytes, target_bytes=wanted)
+    least = plan(0)
+    num_bytes = max(num_bytes, least.predicted_bytes)
+    least = least._replace(predicted_bytes=num_bytes, target_bytes=wanted)
     raise ValueError(allocation.explain(least, target_ratio))
   return found
 

@@ -22,7 +22,7 @@ MARGIN = 0.002
 
 _MIN_DENSITY_SCALE = 0.25
 _TOLERANCE = 1e-12
-_MAX_ROUNDS = 5  # of files that are made to fit one
+_MAX_ROUNDS = 6  # of files that are made to fit one
 
 
 def entropy_bytes(size: int, num_nonzero: int) -> float:
@@ -132,7 +132,7 @@ def fit(
   Args:
     encode: from the bytes that a file is planned for to the file.
     most_bytes: that fit.
-    first_budget: of the first file; what those after it aim at, too.
+    first_budget: of the first file.
     min_fill: a fraction in [0, 1].
 
   Returns:
@@ -149,7 +149,7 @@ def fit(
       not is_new or num_bytes >= min_fill * most_bytes
     ):
       break
-    budget += first_budget - num_bytes
+    budget += most_bytes * (1 - MARGIN) - num_bytes
   fitting = [num_bytes for num_bytes in found if num_bytes <= most_bytes]
   best = max(fitting) if fitting else min(found)
   return found[best], best

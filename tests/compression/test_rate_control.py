@@ -114,8 +114,8 @@ def test_wanted_bytes_are_a_little_below_the_target():
   ('takes', 'wanted'),
   [
     (lambda budget: budget, 1000),
-    (lambda budget: budget * 0.9, 990),
-    (lambda budget: budget * 1.1, 990),
+    (lambda budget: budget * 0.9, 998),
+    (lambda budget: budget * 1.1, 998),
     (lambda budget: budget + 40, 1000),
     (lambda budget: min(budget, 600), 600),  # There is no larger one.
     (lambda budget: max(budget, 1200), 1200),  # Nor one that fits.
