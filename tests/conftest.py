@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
+from tests import compiling
+
 # A shell that runs the tests in the background has it ignored, and what is
 # ignored here is ignored by every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,13 +29,8 @@ def pytest_configure(config):
   if 'not slow' in config.option.markexpr:
     # In the environment, so that what a test starts has them too.
     os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
-    os.environ['XLA_FLAGS'] = ' '.join(
-      [
-        os.environ.get('XLA_FLAGS', ''),
-        # The older ones compile several times faster.
-        '--xla_cpu_use_fusion_emitters=false',
-      ]
-    )
+    given = os.environ.get('XLA_FLAGS', '')
+    os.environ['XLA_FLAGS'] = f'{given} {compiling.QUICK_FLAGS}'.strip()
     jax.config.update('jax_disable_most_optimizations', True)
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 
 from hq_jax.launch import local
+from tests import compiling
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEBUG = 'configs/digits.py:debug'
@@ -55,7 +56,7 @@ def quick_environment(
   """Of a run that has more to compile than to compute."""
   return environment(data_dir) | {
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+    'XLA_FLAGS': compiling.QUICK_FLAGS,
     'JAX_NUM_CPU_DEVICES': str(num_devices),
   }
 
