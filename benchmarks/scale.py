@@ -3,7 +3,7 @@
   python -m benchmarks.scale [--devices=1,2,4,8] [--model=resnet50]
 
 The network for 1,000 classes, `transforms.hq` around SGD with momentum, and
-its state shared out over all devices (`fsdp`). Each number of devices runs in a
+its state sharded over all devices (`fsdp`). Each number of devices runs in a
 process of its own: on accelerators over the first of those that are there,
 where numbers that the machine has not are left out; on a CPU, or with
 `JAX_PLATFORMS=cpu`, on so many virtual devices. For each:

@@ -59,7 +59,7 @@ _PROCESS_ID = flags.DEFINE_integer(
 # went wrong.
 _DIED = 1
 _NOT_FINITE = 3
-# What a disk says that it would say again.
+# Persistent errors of a disk: the same command would meet them again.
 _LASTING = (
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
 )

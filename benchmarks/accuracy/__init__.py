@@ -1,1 +1,1 @@
-"""Accuracy at equal file size: this library, its rivals, its own parts."""
+"""Accuracy at equal file size: this library, its baselines, its own parts."""

@@ -1,4 +1,4 @@
-"""Accuracy at equal file size: this library, its rivals, its own parts.
+"""Accuracy at equal file size: this library, its baselines, its own parts.
 
   python -m benchmarks.accuracy --workdir=runs/accuracy
 

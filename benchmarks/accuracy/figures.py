@@ -27,7 +27,7 @@ _MARKERS = dict(zip(_COLOURS, 'osD^vP', strict=True))
 def draw_accuracy(
   summaries: Mapping[tables.Key, tables.Summary],
 ) -> figure_lib.Figure:
-  """A plot for each set and network: ours, the rivals, and dense as a line."""
+  """A plot for each set and network: ours, baselines, and dense as a line."""
   cells = sorted({key[:2] for key in summaries if key[2] in _COLOURS})
   columns = min(len(cells), 2)
   rows = math.ceil(len(cells) / columns)

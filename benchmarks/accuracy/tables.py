@@ -1,4 +1,4 @@
-"""What the runs amount to: means, standard errors, the best rival."""
+"""Tables of the runs: means, standard errors, the best baseline."""
 
 from collections.abc import Mapping, Sequence
 import glob
@@ -128,7 +128,7 @@ def _summarize(group: Sequence[Mapping[str, Any]]) -> Summary:
 
 
 def make_cells(summaries: Mapping[Key, Summary]) -> list[dict[str, Any]]:
-  """Ours beside the best rival, for each set, network and ratio.
+  """Ours beside the best baseline, for each set, network and ratio.
 
   Accuracies are fractions; `margin_in_se` is the difference over the root of
   the sum of both squared standard errors.

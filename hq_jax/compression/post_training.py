@@ -1,4 +1,4 @@
-"""From any trained variables to an artifact, in one call and without training.
+"""Post-training compression: an artifact in one call, without training.
 
 What training reaches at the same size is better; this needs no data.
 """

@@ -1,4 +1,4 @@
-"""From trained variables and quantized tensors to the contents of a file."""
+"""Contents of a file, from trained variables and quantized tensors."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -226,7 +226,7 @@ class Mesh:
   Attributes:
     fsdp: so many devices share one copy of parameters, latent weights and
       optimizer state; the devices are divided into such groups, among which
-      batches are shared out like among the devices of a group.
+      batches are divided as among the devices of a group.
   """
 
   fsdp: int = _at_least(1, 1)

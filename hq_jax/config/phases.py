@@ -1,4 +1,4 @@
-"""How the epochs of compression are shared out."""
+"""Phases of compression: their epochs and learning rates."""
 
 import ml_collections
 

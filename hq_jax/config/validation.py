@@ -1,4 +1,4 @@
-"""From a `ConfigDict` to the typed `Config`, before anything compiles."""
+"""Validation: a typed `Config` from a `ConfigDict`, before any compile."""
 
 from collections.abc import Mapping
 import contextlib

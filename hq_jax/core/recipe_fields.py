@@ -8,7 +8,7 @@ class RecipeFields:
   """The part of a recipe that counts no steps of a run.
 
   Attributes:
-    distribution: how the zeros are shared out among the kernels: uniform or
+    distribution: how the zeros are allocated to the kernels: uniform or
       erdos_renyi_kernel; in a config with a `target_ratio`, cosine_distance
       too.
     scope: which weights compete: those of a layer, of the whole tree, of each

@@ -1,4 +1,4 @@
-"""Batches to train on: endless, shuffled, shared out among processes."""
+"""Training batches: endless, shuffled, divided among processes."""
 
 import functools
 

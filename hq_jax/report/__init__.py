@@ -1,4 +1,4 @@
-"""What a run came to: `report.json`, `report.md` and pictures."""
+"""Reports of runs: `report.json`, `report.md` and pictures."""
 
 from hq_jax.report.run_record import Inputs as Inputs
 from hq_jax.report.tables import format_table as format_table

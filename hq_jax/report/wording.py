@@ -1,4 +1,4 @@
-"""What differs in the report of a run with another quantizer."""
+"""Wording of the report, by the quantizer of the run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is watched while training: distances, zeros, flips, dead channels, bias.
+"""Diagnostics of training: distances, zeros, flips, dead channels, bias.
 
 Pure functions of trees, for use inside `jit`; each gives one float32 number for
 each kernel, by path. Those that a run logs are compiled by `make_diagnose`.

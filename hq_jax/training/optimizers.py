@@ -1,4 +1,4 @@
-"""From a config to optax pipelines: the schedules and the optimizer."""
+"""Schedules and optimizers of a config, as optax pipelines."""
 
 from collections.abc import Sequence
 

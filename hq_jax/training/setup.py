@@ -1,4 +1,4 @@
-"""What a config and a workdir amount to, checked before anything compiles."""
+"""The setup of a run: its config, checked before anything compiles."""
 
 from collections.abc import Mapping
 import dataclasses

@@ -40,7 +40,7 @@ class Recipe(recipe_fields.RecipeFields):
 
   Attributes:
     sparsity: the fraction of zeros at the end, in [0, 1): one for all kernels
-      together, shared out as `distribution` says, or a map from paths or
+      together, allocated as `distribution` says, or a map from paths or
       regular expressions (see `sparsity_distributions.resolve`) to the
       fraction of each kernel. At least one weight of every kernel is kept
       whenever thresholds are found.

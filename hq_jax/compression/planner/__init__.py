@@ -1,4 +1,4 @@
-"""From a target file size to the sparsity and the encoding of each kernel."""
+"""Plans: the sparsity and the encoding of each kernel for a file size."""
 
 from hq_jax.compression.planner.allocation import ALLOCATIONS as ALLOCATIONS
 from hq_jax.compression.planner.allocation import plan as plan

@@ -1,4 +1,4 @@
-"""What a kernel costs in each encoding: bytes, and cosine distance.
+"""Costs of a kernel in each encoding: bytes, and cosine distance.
 
 Everything here is NumPy and closed form: a cost is known before a weight is
 trained or a byte written. The output channel is the last axis.

@@ -138,7 +138,7 @@ def _hold_out(classes: Classes, split: str) -> tuple[Classes, Classes]:
   """Shares the images of each class out, to train and to test on."""
 
   def digest(path):
-    # From the class on: a folder is shared out alike in both layouts.
+    # From the class on: a folder is split alike in both layouts.
     return hashlib.sha256(path.removeprefix(f'{split}/').encode()).digest()
 
   train, test = {}, {}
