@@ -61,44 +61,6 @@ def test_matches_the_reference(rng, begin, refresh):
     np.testing.assert_allclose(got['kernel'], reference, atol=1e-5)
 
 
-def test_exactly_the_scheduled_number_is_kept(rng):
-  ramp = schedules.sparsity_ramp(0.3, 0.9, begin_step=2, ramp_steps=9)
-  tx = optax.chain(
-    optax.adam(0.1),
-    transforms.prune(ramp, begin_step=2, end_step=12, refresh_steps=1),
-  )
-  params = {'kernel': _normal(rng, (25, 8)), 'bias': jnp.ones(8)}
-  grads = [jax.tree.map(lambda p: _normal(rng, p.shape), params)] * 15
-  zeros = _zeros(_run(tx, params, grads))
-  assert zeros[:2] == [0, 0]
-  wanted = [200 - round((1 - float(ramp(t))) * 200) for t in range(2, 12)]
-  assert zeros[2:12] == wanted
-  assert wanted[0] == 60 and wanted[-1] == 180
-  # Afterwards momentum and gradients may bring them back.
-  assert zeros[12] < 180
-
-
-def test_pruned_weights_stay_zero_between_rankings(rng):
-  tx = transforms.prune(lambda t: 0.5, end_step=9, refresh_steps=4)
-  params = {'kernel': _normal(rng, (6, 4))}
-  steps = [{'kernel': _normal(rng, (6, 4))} for _ in range(9)]
-  found = _run(tx, params, steps)
-  assert _zeros(found) == [12] * 9
-  masks = [np.asarray(params['kernel'] == 0) for params in found]
-  for mask in masks[1:]:
-    np.testing.assert_array_equal(mask, masks[0])
-
-
-def test_the_last_step_ranks_again(rng):
-  # Otherwise the ramp's end would fall between two rankings.
-  tx = transforms.prune(lambda t: 0.1 * t, end_step=8, refresh_steps=5)
-  params = {'kernel': _normal(rng, (10, 4))}
-  zero = {'kernel': jnp.zeros((10, 4))}
-  assert _zeros(_run(tx, params, [zero] * 10)) == (
-    [0] * 5 + [20, 20] + [28, 28, 28]
-  )
-
-
 def test_a_weight_that_happens_to_be_zero_may_move_at_the_beginning():
   tx = transforms.prune(lambda t: 0.5, begin_step=1)
   params = {'kernel': jnp.array([[0.0], [1.0], [2.0], [3.0]])}
