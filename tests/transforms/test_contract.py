@@ -429,12 +429,6 @@ def test_field_names_are_unique():
   assert len(names) == len(set(names))
 
 
-def test_every_field_of_hq_is_found_once():
-  state = TRANSFORMS['hq'](optax.adamw(0.1)).init(_params())
-  for field in FIELDS['hq']:
-    assert len(optax.tree.get_all_with_path(state, field)) == 1, field
-
-
 def test_the_table_holds_every_transform():
   public = {
     name
