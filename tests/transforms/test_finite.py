@@ -94,7 +94,9 @@ def test_an_error_names_the_leaf(name, rng, params, capfd):
   step = _make_step(tx)
   grads = _gradients(rng, params)
   got, state = step(params, tx.init(params), grads)
-  assert np.isfinite(got['a']['kernel']).all()
+  # Finite gradients are not touched: it is the step of the other policy.
+  tx = TRANSFORMS[name](optax.sgd(0.1), non_finite='skip')
+  _assert_equal((got, state), _make_step(tx)(params, tx.init(params), grads))
   with pytest.raises(
     jax.errors.JaxRuntimeError,
     match=r'FloatingPointError: .* of b/kernel is not finite \(1 of 3 leaves\)',
@@ -113,16 +115,6 @@ def test_several_leaves_are_counted_and_the_first_few_named(rng, capfd):
   ):
     jax.block_until_ready(_make_step(tx)(params, tx.init(params), grads))
   capfd.readouterr()
-
-
-@every_transform
-def test_finite_gradients_are_not_touched(name, rng, params):
-  grads, found = _gradients(rng, params), []
-  for non_finite in ('skip', 'raise'):
-    tx = TRANSFORMS[name](optax.sgd(0.1), non_finite=non_finite)
-    found.append(_make_step(tx)(params, tx.init(params), grads))
-  _assert_equal(*found)
-  assert int(found[0][1].skipped_count) == 0
 
 
 @every_transform
