@@ -1,4 +1,4 @@
-"""Records of a state: their values are the parameters, bit by bit."""
+"""Quantized tensors of a state: their values are the parameters, bit by bit."""
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +42,12 @@ def _train(rng, tx, params, num_steps):
   return found
 
 
-def _assert_records_are(records, params):
-  assert records.keys() == SELECTED
-  for path, record in records.items():
+def _assert_values_are(tensors, params):
+  assert tensors.keys() == SELECTED
+  for path, tensor in tensors.items():
     module, leaf = path.split('/')
     np.testing.assert_array_equal(
-      quantized_lib.get_value(record), params[module][leaf], err_msg=path
+      quantized_lib.get_value(tensor), params[module][leaf], err_msg=path
     )
 
 
@@ -61,9 +61,13 @@ def _assert_records_are(records, params):
     ),
   ],
 )
-def test_records_are_the_parameters_after_each_update(rng, name):
+def test_values_are_the_parameters_after_each_update(rng, name):
   quantizer = RIVALS[name]
-  tx = transforms.straight_through(optax.adam(0.3), quantizer)
+  plain = transforms.straight_through(optax.adam(0.3), quantizer)
+  # Inside others, where the state is found too.
+  tx = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.chain(plain, optax.identity())
+  )
   found = _train(rng, tx, _params(rng), 6)
   encode = jax.jit(
     lambda state, params: transforms.encode(state, params, quantizer)
@@ -71,22 +75,12 @@ def test_records_are_the_parameters_after_each_update(rng, name):
   # The first update comes from dense parameters, see `straight_through`.
   kernels = []
   for params, state in found[1:]:
-    _assert_records_are(encode(state, params), params)
+    _assert_values_are(encode(state, params), params)
     kernels.append(params['head']['kernel'])
   assert (kernels[0] != kernels[-1]).any()
 
 
-def test_a_state_inside_others_is_found(rng):
-  quantizer = RIVALS['binary']
-  plain = transforms.straight_through(optax.sgd(0.5), quantizer)
-  tx = optax.chain(
-    optax.clip_by_global_norm(1.0), optax.chain(plain, optax.identity())
-  )
-  for params, state in _train(rng, tx, _params(rng), 3)[1:]:
-    _assert_records_are(transforms.encode(state, params, quantizer), params)
-
-
-def test_only_what_was_selected_has_a_record(rng):
+def test_only_what_was_selected_is_encoded(rng):
   params, quantizer = _params(rng), RIVALS['binary']
   tx = transforms.straight_through(optax.sgd(0.5), quantizer, select='head/k.*')
   found = transforms.encode(tx.init(params), params, quantizer)
@@ -96,21 +90,23 @@ def test_only_what_was_selected_has_a_record(rng):
   )
 
 
-def test_a_quantizer_without_records_is_refused(rng):
+@pytest.mark.parametrize(
+  ('tx', 'quantizer', 'message'),
+  [
+    (
+      transforms.hq(optax.sgd(0.1), transforms.Recipe()),
+      transforms.ternary(0.5),
+      'quantizer has no encode, wanted one that has: of hq, see finalize',
+    ),
+    (
+      optax.adam(0.1),
+      RIVALS['binary'],
+      'opt_state holds no latents, wanted the state of straight_through',
+    ),
+  ],
+)
+def test_what_cannot_be_encoded_is_refused(rng, tx, quantizer, message):
   params = _params(rng)
-  state = transforms.hq(optax.sgd(0.1), transforms.Recipe()).init(params)
   with pytest.raises(ValueError) as caught:
-    transforms.encode(state, params, transforms.ternary(0.5))
-  assert str(caught.value) == (
-    'quantizer has no encode, wanted one that has: of hq, see finalize'
-  )
-
-
-def test_a_state_without_latents_is_refused(rng):
-  params = _params(rng)
-  state = optax.adam(0.1).init(params)
-  with pytest.raises(ValueError) as caught:
-    transforms.encode(state, params, RIVALS['binary'])
-  assert str(caught.value) == (
-    'opt_state holds no latents, wanted the state of straight_through'
-  )
+    transforms.encode(tx.init(params), params, quantizer)
+  assert str(caught.value) == message
