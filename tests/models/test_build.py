@@ -81,6 +81,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(name, arguments):
   assert logits.shape == (2, 3) and logits.dtype == jnp.float32
   types = {leaf.dtype for leaf in jax.tree.leaves(variables)}
   assert types == {jnp.dtype('float32')}
+  norms = models.find_norms(variables['params'])
+  assert norms and set(models.pair_norms(variables['params'])) == set(norms)
   del state['intermediates']['__call__']
   types = {leaf.dtype for leaf in jax.tree.leaves(state)}
   assert types == {jnp.dtype('bfloat16')}

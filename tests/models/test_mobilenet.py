@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from benchmarks import file_size
-from hq_jax import models
 from hq_jax.core import trees
 from hq_jax.models import mobilenet
 from tests import compiling
@@ -34,50 +33,6 @@ def test_the_kernels_are_those_of_the_paper(shapes):
   wanted = file_size.get_mobilenet_shapes()
   count = lambda shapes: collections.Counter(map(tuple, shapes))
   assert count(x.shape for x in kernels.values()) == count(wanted.values())
-
-
-def test_names(shapes):
-  params = shapes['params']
-  blocks = [f'block{i}' for i in range(1, 18)]
-  assert set(params) == {
-    *('conv_stem', 'norm_stem', 'conv_last', 'norm_last', 'head'),
-    *blocks,
-  }
-  inside = {
-    f'{kind}_{place}'
-    for kind in ('conv', 'norm')
-    for place in ('depthwise', 'project', 'expand')
-  }
-  assert set(params['block2']) == inside
-  assert set(params['block1']) == {x for x in inside if 'expand' not in x}
-  biases = [p for p in trees.flatten(params) if p.endswith('bias')]
-  assert all('norm' in p or p == 'head/bias' for p in biases)
-
-
-def test_every_norm_is_paired_with_its_convolution(shapes):
-  pairs = models.pair_norms(shapes['params'])
-  assert set(pairs) == set(models.find_norms(shapes['params']))
-  assert len(pairs) == 1 + 2 + 16 * 3 + 1
-  assert pairs['block3/norm_depthwise'] == 'block3/conv_depthwise'
-
-
-def test_shapes_of_what_is_computed():
-  model = mobilenet.MobileNetV2(num_classes=10)
-
-  def apply(x):
-    variables = model.init(jax.random.key(0), x)
-    return model.apply(variables, x, capture_intermediates=True)
-
-  x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-  _, state = jax.eval_shape(apply, x)
-  inside = state['intermediates']
-  sides = [inside[f'block{i}']['__call__'][0].shape[1] for i in range(1, 18)]
-  # Of stages of 1, 2, 3, 4 and 3, 3 and 1 blocks.
-  assert sides == [112] + [56] * 2 + [28] * 3 + [14] * 7 + [7] * 4
-  # The stride belongs to the depthwise convolution.
-  block = inside['block2']
-  assert block['conv_expand']['__call__'][0].shape[1] == 112
-  assert block['conv_depthwise']['__call__'][0].shape[1] == 56
 
 
 def _depthwise(x, kernel, stride):

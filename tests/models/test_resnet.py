@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hq_jax import models
 from hq_jax.models import resnet
 from tests import compiling
 from tests.models import reference
@@ -34,67 +33,6 @@ NUM_PARAMETERS = {
 def test_the_number_of_parameters(depth):
   leaves = jax.tree.leaves(_shapes(depth)['params'])
   assert sum(leaf.size for leaf in leaves) == NUM_PARAMETERS[depth]
-
-
-def test_names_and_shapes():
-  params = jax.tree.map(jnp.shape, _shapes(50)['params'])
-  blocks = [
-    f'stage{stage}_block{block + 1}'
-    for stage, num in enumerate((3, 4, 6, 3), start=1)
-    for block in range(num)
-  ]
-  assert set(params) == {'conv_stem', 'norm_stem', 'head', *blocks}
-  assert params['conv_stem'] == {'kernel': (7, 7, 3, 64)}
-  assert params['head'] == {'kernel': (2048, 1000), 'bias': (1000,)}
-  first = params['stage2_block1']
-  assert first['conv1'] == {'kernel': (1, 1, 256, 128)}
-  assert first['conv2'] == {'kernel': (3, 3, 128, 128)}
-  assert first['conv3'] == {'kernel': (1, 1, 128, 512)}
-  assert first['conv_proj'] == {'kernel': (1, 1, 256, 512)}
-  # The first stage changes the width alone, the others the resolution too;
-  # within a stage the shortcut has no weights.
-  with_weights = {name for name in blocks if 'conv_proj' in params[name]}
-  assert with_weights == {f'stage{stage}_block1' for stage in (1, 2, 3, 4)}
-  params = _shapes(18)['params']
-  assert 'conv_proj' not in params['stage1_block1']
-  assert 'conv3' not in params['stage2_block1']
-
-
-def test_every_norm_is_paired_with_its_convolution():
-  params = _shapes(18)['params']
-  pairs = models.pair_norms(params)
-  assert set(pairs) == set(models.find_norms(params))
-  assert len(pairs) == 20
-
-
-@pytest.mark.parametrize(
-  ('depth', 'channels'),
-  [(18, (64, 128, 256, 512)), (50, (256, 512, 1024, 2048))],
-)
-def test_shapes_of_what_is_computed(depth, channels):
-  model = resnet.ResNet(num_classes=10, depth=depth)
-
-  def apply(x):
-    variables = model.init(jax.random.key(0), x)
-    return model.apply(variables, x, capture_intermediates=True)
-
-  x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-  logits, state = jax.eval_shape(apply, x)
-  assert logits.shape == (2, 10) and logits.dtype == jnp.float32
-  inside = state['intermediates']
-  shape = lambda name: inside[name]['__call__'][0].shape
-  assert shape('conv_stem') == (2, 112, 112, 64)
-  for stage, width in enumerate(channels, start=1):
-    size = 112 // 2**stage
-    wanted = (2, size, size, width)
-    assert shape(f'stage{stage}_block1') == wanted
-    assert shape(f'stage{stage}_block2') == wanted
-  # A stride belongs to the 3x3 convolution, not to the 1x1 before it.
-  block = inside['stage2_block1']
-  strided = {18: 'conv1', 50: 'conv2'}[depth]
-  assert block[strided]['__call__'][0].shape[1] == 28
-  if depth == 50:
-    assert block['conv1']['__call__'][0].shape[1] == 56
 
 
 @pytest.mark.parametrize('depth', [17, '50'])

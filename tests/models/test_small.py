@@ -33,23 +33,6 @@ def test_matches_the_reference(rng, variables):
   np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_names_and_shapes(variables):
-  shapes = jax.tree.map(jnp.shape, variables['params'])
-  assert set(shapes) == {
-    *('conv_stem', 'norm_stem', 'head'),
-    *('stage1_block1', 'stage2_block1', 'stage2_block2'),
-  }
-  assert shapes['conv_stem'] == {'kernel': (3, 3, 2, 4)}
-  assert shapes['head'] == {'kernel': (6, 3), 'bias': (3,)}
-  block = shapes['stage2_block1']
-  assert block['conv1'] == {'kernel': (3, 3, 4, 6)}
-  assert block['conv2'] == {'kernel': (3, 3, 6, 6)}
-  assert block['conv_proj'] == {'kernel': (1, 1, 4, 6)}
-  # Where width and resolution stay, the shortcut has no weights.
-  assert set(shapes['stage1_block1']) == {'conv1', 'conv2', 'norm1', 'norm2'}
-  assert set(shapes['stage2_block2']) == {'conv1', 'conv2', 'norm1', 'norm2'}
-
-
 def test_the_number_of_parameters():
   model = small.SmallResNet(num_classes=10)
   shapes = jax.eval_shape(
