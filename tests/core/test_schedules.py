@@ -34,13 +34,6 @@ def test_ramp_matches_the_equation(begin, ramp, power):
   assert (got[begin + ramp :] == np.float32(0.85)).all()
 
 
-def test_ramp_literals():
-  # Cubic, half-way: 0.8 - 0.8 / 8.
-  schedule = schedules.sparsity_ramp(0.0, 0.8, begin_step=10, ramp_steps=10)
-  got = [float(schedule(t)) for t in (9, 10, 15, 20, 1000)]
-  np.testing.assert_allclose(got, [0, 0, 0.7, 0.8, 0.8], rtol=1e-6)
-
-
 def test_stage_ends_literals():
   assert schedules.stage_ends(0, 10, 1) == (9,)
   assert schedules.stage_ends(0, 10, 2) == (4, 9)
@@ -90,16 +83,6 @@ def test_staged_matches_the_equation(begin, ramp, num_stages, power):
   assert got.dtype == np.float32
   np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
   assert got[-1] == np.float32(0.85)
-
-
-def test_staged_literals():
-  # Three stages of 3, 3 and 4 steps; cubic, half-way: 0.8 - 0.8 / 8.
-  schedule = schedules.staged(
-    0.0, 0.8, begin_step=2, ramp_steps=10, num_stages=3
-  )
-  got = schedule(np.array([1, 2, 4, 5, 7, 8, 11, 12, 1000]))
-  wanted = [0, 0, 0, 0.7, 0.7, 0.8, 0.8, 0.8, 0.8]
-  np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
