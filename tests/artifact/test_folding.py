@@ -129,14 +129,6 @@ def test_a_codebook_kernel():
   assert (kept.dtype, kept.tolist()) == (np.float16, [0.5, 0.25])
 
 
-def test_norms_without_an_epsilon_keep_their_statistics():
-  variables, _ = _one_norm()
-  found, norms = artifact.fold(variables, {}, {}, {})
-  assert norms == {}
-  assert found['batch_stats/n/mean'].tolist() == [3, -1]
-  assert found['params/n/scale'].tolist() == [4, 2]
-
-
 def test_values_beyond_float16_become_float32():
   variables, kernel = _one_norm(bias=np.array([1e5, 0.0]))
   ternary = {KERNEL: kernel}
@@ -153,9 +145,11 @@ def test_rounds_once():
   # 1 + 2^-11 + 2^-30 rounds up to 1 + 2^-10 in float16. In float32 it would
   # first lose its last bit, and then tie to 1.
   value = 1 + 2.0**-11 + 2.0**-30
-  variables, _ = _one_norm(mean=np.zeros(2), bias=np.full(2, value))
+  zeros, values = np.zeros(2), np.full(2, value)
+  variables, _ = _one_norm(mean=zeros, var=zeros, scale=values, bias=values)
   found, _ = artifact.fold(variables, {}, {}, {'n': 1.0})
-  assert found['params/n/bias'].tolist() == [1 + 2.0**-10] * 2
+  for leaf in ('scale', 'bias'):
+    assert found[f'params/n/{leaf}'].tolist() == [1 + 2.0**-10] * 2
 
 
 def test_int8_by_hand():
@@ -231,23 +225,6 @@ def test_max_error_names_the_leaf():
   variables, _ = _one_norm(bias=np.array([1e39, 0.0]))
   with pytest.raises(ValueError, match="'params/n/bias': values: a value is b"):
     folding.fold(variables, {}, {}, {'n': 1.0}, max_error=1.0)
-
-
-def test_against_float64():
-  variables, ternary, _ = _make_net()
-  found, _ = artifact.fold(variables, ternary, PAIRS, EPSILONS)
-  for norm, epsilon in EPSILONS.items():
-    leaves = variables['params'][norm] | variables['batch_stats'][norm]
-    gamma, beta, mean, var = (
-      leaves[k].astype(np.float64) for k in ('scale', 'bias', 'mean', 'var')
-    )
-    a = gamma / np.sqrt(var + epsilon)
-    b = beta - a * mean
-    if norm == 'norm':
-      a = a * ternary['params/conv/kernel'].scale.astype(np.float64)
-    for name, expected in (('scale', a), ('bias', b)):
-      leaf = found[f'params/{norm}/{name}']
-      np.testing.assert_array_equal(leaf, expected.astype(np.float16))
 
 
 @pytest.fixture(scope='module')
