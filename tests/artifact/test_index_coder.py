@@ -26,32 +26,6 @@ def _draw(kind, size, number):
   return drawn.astype(np.uint8)
 
 
-def test_stream_by_hand():
-  # Even odds: the weights of three are 5592406, 5592405, 5592405. The state
-  # 2^32 takes first the 1, then the 2: `(s // w) 2^24 + s % w + start`.
-  state = 1 << 32
-  for start, w in ((5592406, 5592405), (11184811, 5592405)):
-    state = (state // w << 24) + state % w + start
-  expected = state.to_bytes(8, 'little').rstrip(b'\0')
-  assert index_coder.encode([np.array([2, 1], np.uint8)], [3]) == expected
-
-
-@pytest.mark.parametrize(
-  ('counts', 'frequencies'),
-  [
-    ([0, 0], [1 << 23, 1 << 23]),
-    # Seven and one of 2 * 3 + 2: 14680062.25 and 2097151.75 of 2^24 - 2,
-    # rounded down, one more each, and the one that is left to the larger.
-    ([3, 0], [14680064, 2097152]),
-    # Beyond what one may have: the rest goes to the first of the others.
-    ([0, 10**6, 0], [45568 - 9, (1 << 24) - 45568, 9]),
-  ],
-)
-def test_frequencies_by_hand(counts, frequencies):
-  found = index_coder.get_frequencies(np.array(counts))
-  assert found.tolist() == frequencies
-
-
 @pytest.mark.parametrize('size', [2, 3, 256])
 def test_frequencies_are_a_distribution(size):
   rng = np.random.default_rng(size)
@@ -60,16 +34,6 @@ def test_frequencies_are_a_distribution(size):
       found = index_coder.get_frequencies(counts.astype(np.int64))
       assert found.sum() == 1 << 24
       assert 1 <= found.min() <= found.max() <= index_coder.MAX_FREQUENCY
-
-
-def test_blocks_cover_a_tensor():
-  for size in (0, 1, 32, 33, 257, 100_000):
-    blocks = list(index_coder.get_blocks(size))
-    starts = [block.start for block in blocks] + [size]
-    assert starts[0] == 0
-    assert [block.stop for block in blocks] == starts[1:]
-  assert blocks[8:10] == [slice(256, 288), slice(288, 324)]
-  assert len(list(index_coder.get_blocks(1 << 31))) < 160
 
 
 @pytest.mark.parametrize('kind', ['even', 'bell', 'steep'])
