@@ -1,7 +1,5 @@
 """The coder: literals worked by hand, invariants, hostile streams."""
 
-import math
-
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -32,19 +30,6 @@ def _round_trip(layers):
   return stream, tables
 
 
-def test_stream_by_hand():
-  # Weights 2^23, 2^22, 2^22; they start at 0, 2^23, 2^23 + 2^22. From the
-  # state 2^32, -1 gives the state (2^10 << 24) + 0xc00000 = 0x4_00c00000; then
-  # +1 gives ((0x4_00c00000 // 2^22) << 24) + 2^23 + 0 = 0x10_03800000.
-  codes = np.array([1, -1], np.int8)
-  assert (
-    ternary_coder.encode([codes[:1]], [STATIC])[1] == b'\x00\x00\x80\x00\x04'
-  )
-  assert ternary_coder.encode([codes], [STATIC])[1] == b'\x00\x00\x80\x03\x10'
-  decoded = ternary_coder.decode(b'\x00\x00\x80\x03\x10', [STATIC], [(2,)])
-  np.testing.assert_array_equal(decoded[0], codes)
-
-
 @pytest.mark.parametrize(
   ('counts', 'frequencies'),
   [
@@ -63,18 +48,6 @@ def test_frequencies_by_hand(counts, frequencies):
   assert ternary_coder.find_frequencies(counts) == frequencies
 
 
-@pytest.mark.parametrize(
-  ('frequencies', 'scaled'),
-  [
-    (HALF, [1 << 23, 1 << 22, 1 << 22]),
-    ((32768, 0, 0), [(1 << 24) - 2, 1, 1]),
-    ((0, 1, 32767), [1, 512, 32767 * 512 - 1]),
-  ],
-)
-def test_scaled_frequencies_by_hand(frequencies, scaled):
-  assert ternary_coder.scale_frequencies(frequencies).tolist() == scaled
-
-
 @hypothesis.given(st.lists(st.integers(0, 10**12), min_size=3, max_size=3))
 def test_frequencies_are_a_distribution(counts):
   table = ternary_coder.find_frequencies(counts)
@@ -84,14 +57,6 @@ def test_frequencies_are_a_distribution(counts):
   assert max(table) <= 32679 or 32768 in table
   found = ternary_coder.scale_frequencies(table)
   assert sum(found) == 1 << 24 and min(found) >= 1
-
-
-@pytest.mark.parametrize('size', [0, 1, 1000])
-@pytest.mark.parametrize('code', [0, 1, -1])
-def test_one_symbol_costs_nothing(size, code):
-  stream, tables = _round_trip([np.full(size, code, np.int8)])
-  assert stream == b''
-  assert ternary_coder.cost_bits(tables[0].frequencies, [size, 0, 0]) == 0
 
 
 @pytest.mark.parametrize('zeros', [0.0, 0.7, 0.985])
@@ -106,16 +71,6 @@ def test_stream_is_as_long_as_the_entropy(zeros):
   assert not any(table.has_contexts for table in tables)
   assert entropy <= cost <= entropy * 1.0005
   assert 0 <= 8 * len(stream) - cost <= 64  # the first state takes 33
-
-
-def test_entropy_by_hand():
-  # The design's table of entropies of ternary codes, at 0.85 zeros.
-  s = 0.85
-  expected = -s * math.log2(s) - (1 - s) * math.log2(1 - s) + (1 - s)
-  found = ternary_coder.entropy_bits([8500, 750, 750])
-  assert found == pytest.approx(expected, abs=1e-12)
-  assert round(found, 2) == 0.76
-  assert ternary_coder.entropy_bits([0, 0, 0]) == 0
 
 
 @pytest.mark.parametrize(
