@@ -10,7 +10,6 @@ import pytest
 
 from hq_jax import artifact
 from hq_jax.artifact import layout
-from hq_jax.artifact import reader
 from hq_jax.core import qtensors
 from tests.artifact import layers
 
@@ -171,15 +170,6 @@ def test_round_trip(check_equal, given):
 @hypothesis.given(given=artifacts())
 def test_5000_round_trips(check_equal, given):
   _check(given, check_equal)
-
-
-def test_layers_with_a_structure_have_contexts():
-  for shape in ((3, 3, 16, 31), (97, 65)):
-    rng = np.random.default_rng(0)
-    kernel = qtensors.TernaryTensor(layers.draw(rng, shape))
-    data = artifact.dumps(EMPTY._replace(tensors={'k': kernel}))
-    ((has_contexts, _),) = reader.split_codes(reader.parse(data))[0]
-    assert has_contexts, shape
 
 
 @pytest.mark.parametrize('where', [(0, 0), (-1, -1)])
