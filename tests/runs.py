@@ -15,12 +15,16 @@ from tests import compiling
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEBUG = 'configs/digits.py:debug'
-# All phases, 40 steps and 16 saves in the time of a few: a network that learns
-# nothing tells as well whether two runs are the same.
-QUICK = (
+# Of one narrow block.
+SMALL = (
   f'--config={DEBUG},ratio=10',
   '--config.model.widths=(8,)',
   '--config.model.num_blocks=(1,)',
+)
+# All phases, 40 steps and 16 saves in the time of a few: a network that learns
+# nothing tells as well whether two runs are the same.
+QUICK = (
+  *SMALL,
   '--config.batch_size=128',
   '--config.dense.epochs=1',
   '--config.prune.epochs=1',

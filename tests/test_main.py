@@ -11,7 +11,7 @@ from tests import runs
 def uninterrupted(tmp_path_factory, data_dir):
   """A debug run from beginning to end: its folder and what it printed."""
   workdir = tmp_path_factory.mktemp('whole') / 'workdir'
-  done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--workdir={workdir}')
+  done = runs.run(data_dir, *runs.SMALL, f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr
   return workdir, done
 
@@ -101,9 +101,7 @@ def test_wrong_flags_are_one_line(tmp_path, data_dir, arguments, words):
 
 def test_the_workdir_of_another_config_is_one_line(uninterrupted, data_dir):
   workdir, _ = uninterrupted
-  said = refused_in_one_line(
-    data_dir, workdir, '--config=configs/digits.py:debug,seed=5'
-  )
+  said = refused_in_one_line(data_dir, workdir, *runs.SMALL, '--config.seed=5')
   assert 'config.seed is 0 there and 5 here' in said
 
 
@@ -113,7 +111,7 @@ def test_a_damaged_model_in_the_workdir_is_one_line(uninterrupted, data_dir):
   good = path.read_bytes()
   path.write_bytes(good[:-1])
   try:
-    said = refused_in_one_line(data_dir, workdir, f'--config={runs.DEBUG}')
+    said = refused_in_one_line(data_dir, workdir, *runs.SMALL)
     assert str(path) in said
   finally:
     path.write_bytes(good)
