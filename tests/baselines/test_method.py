@@ -28,9 +28,9 @@ make_artifact = functools.partial(
 )
 
 
-def make_method(name, prune_epochs=0, **fields):
+def make_method(name, **fields):
   config = {
-    'prune': {'epochs': prune_epochs},
+    'prune': {'epochs': 0},
     'recipe': {'refresh_steps': 3},
     'quantizer': {'name': name, **fields},
   }
@@ -101,15 +101,6 @@ def test_groups_are_assigned_as_often_as_the_recipe_says():
   np.testing.assert_array_equal(seen[1], seen[0])
   np.testing.assert_array_equal(seen[2], seen[0])
   assert (seen[3] != seen[0]).any()
-
-
-def test_a_baseline_does_not_prune():
-  with pytest.raises(ValueError) as caught:
-    make_method('binary', 2)
-  assert str(caught.value) == (
-    'config.prune.epochs is 2, wanted 0 with config.quantizer.name binary,'
-    ' which does not prune'
-  )
 
 
 @pytest.mark.parametrize(

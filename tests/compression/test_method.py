@@ -92,7 +92,6 @@ def test_a_given_sparsity_is_allocated():
       {'recipe.sparsity': 0.8, 'recipe.distribution': 'x'},
       "config.recipe.distribution is 'x', wanted one of",
     ),
-    ({'target_ratio': 500.0}, 'config.target_ratio is 500, '),
     (
       {'recipe.distribution': 'cosine_distance', 'target_ratio': 2.0},
       'config.target_ratio is 2, which is',
@@ -139,25 +138,6 @@ def test_a_recipe_is_in_steps():
   assert recipe.refresh_steps == method.config.recipe.refresh_steps
   sparsities = {'a': 0.5, 'b': 0.75}
   assert method.make_recipe(_plan(sparsities)).sparsity == sparsities
-
-
-@pytest.mark.parametrize(
-  ('fields', 'message'),
-  [
-    (
-      {'prune.epochs': 3, 'recipe.num_stages': 31},
-      'config.recipe.num_stages is 31, wanted at most prune_steps = 30, which'
-      ' is config.prune.epochs times 10 batches',
-    ),
-    (
-      {'recipe.scope': '2:4', 'prune.epochs': 0},
-      'config.recipe.sparsity is 0.6, wanted 0.5, that of scope 2:4',
-    ),
-  ],
-)
-def test_a_recipe_that_cannot_be_names_its_fields(fields, message):
-  with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
-    make_method(**fields).make_recipe(_plan({'a': 0.6}))
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,10 @@ def test_what_does_not_fit_the_images_is_refused(
     ({'recipe.sparsity': 1.0}, 'config.recipe.sparsity is 1.0, wanted'),
     ({'recipe.reinit_strength': 2.0}, 'config.recipe.reinit_strength is 2.0'),
     ({'recipe.ramp': 'square'}, "config.recipe.ramp is 'square', wanted one"),
+    (
+      {'recipe.scope': '2:4', 'recipe.sparsity': 0.6},
+      'config.recipe.sparsity is 0.6, wanted 0.5, that of scope 2:4',
+    ),
     ({'recipe.scope': '2:5'}, 'config.recipe.sparsity is '),
     (
       {'recipe.scope': '2:4', 'recipe.sparsity': 0.5},
@@ -109,7 +113,11 @@ def test_what_does_not_fit_the_images_is_refused(
     ({'model.widths': (8, 8)}, 'config.model.widths is (8, 8)'),
     ({'optimizer.name': 'adam9'}, "config.optimizer.name is 'adam9'"),
     ({'quantizer.name': 'two'}, "config.quantizer.name is 'two', wanted one"),
-    ({'quantizer.name': 'twn'}, 'config.prune.epochs is 2, wanted 0 with'),
+    (
+      {'quantizer.name': 'twn'},
+      'config.prune.epochs is 2, wanted 0 with config.quantizer.name twn, which'
+      ' does not prune',
+    ),
     ({'data.name': 'mnist'}, "'mnist'"),
     ({'seed': -1}, 'config.seed is -1'),
   ],
