@@ -21,16 +21,6 @@ def _entropy(counts):
   return -sum(counts) * (p * np.log2(p)).sum()
 
 
-def test_entropy_literals():
-  assert rate_control.entropy_bytes(16, 8) == 3.0  # 1 + 1/2 bits each
-  assert rate_control.entropy_bytes(64, 64) == 8.0  # signs alone
-  assert rate_control.entropy_bytes(64, 0) == 0.0
-  # Two thirds non-zero: -1, 0 and 1 are equally frequent, log2(3) bits.
-  assert rate_control.entropy_bytes(24, 16) == pytest.approx(3 * np.log2(3))
-  # 85% zeros are 0.760 bits, 75.6 kB per 800,000 codes.
-  assert rate_control.entropy_bytes(8000, 1200) == pytest.approx(760, abs=0.5)
-
-
 @pytest.mark.parametrize('size', [2, 10, 1000])
 def test_entropy_is_that_of_three_symbols(size):
   for num_nonzero in range(0, size + 1, 2):
@@ -97,20 +87,6 @@ def test_distances_are_those_of_training(rng, sparsity):
   found = np.interp(sparsity, costs.SPARSITIES, costs.ternary_distances(w))
   wanted = sphere.cosine_distance(w, value).mean()
   assert found == pytest.approx(float(wanted), abs=1e-3)
-
-
-def test_distances_by_hand():
-  # u = (0.8, 0.6) and (1, 0): kept in the order 1, 0.8, 0.6, 0.
-  found = costs.ternary_distances(np.array([[4, 2], [3, 0]], np.float32))
-  at = lambda s: found[np.searchsorted(costs.SPARSITIES, s)]
-  both = 1.4 / math.sqrt(2)
-  for value, wanted in (
-    (at(0.9), 1 - 1 / 2),  # 1 in one channel, nothing in the other
-    (at(0.5), 1 - (0.8 + 1) / 2),
-    (at(0.25), 1 - (both + 1) / 2),
-    (found[0], 1 - (both + 1 / math.sqrt(2)) / 2),
-  ):
-    assert value == pytest.approx(wanted, abs=1e-7)
 
 
 def test_gaussian_distances_are_the_integral():
