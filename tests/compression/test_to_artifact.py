@@ -71,22 +71,6 @@ def test_logits_survive_the_folding(network, exported, images):
   assert 0 < np.abs(found - wanted).max() < 7 * 2**-11 * size
 
 
-def test_folding_itself_changes_nothing(network, exported, images):
-  variables, quantized = network
-  params = variables['params']
-  folded, norms = artifact.fold(
-    variables,
-    trees.in_params(quantized),
-    models.pair_norms(params),
-    models.find_norms(params),
-    np.float32,
-  )
-  unrounded = exported._replace(tensors=folded, folded_norms=norms)
-  wanted = np.asarray(_APPLY(variables, images))
-  found = np.asarray(_APPLY(artifact.to_variables(unrounded), images))
-  np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
-
-
 def test_codebook_kernels_are_exported(network, exported):
   # Each ternary kernel as a codebook of three levels: the same network.
   variables, quantized = network
@@ -137,20 +121,6 @@ def test_only_the_classifier_needs_a_scale(exported):
     if isinstance(tensor, np.ndarray)
   }
   assert floats == {'float16'}
-
-
-def test_a_scale_is_folded_in_float64(network, exported):
-  variables, quantized = network
-  norm = jax.tree.map(np.float64, variables['params']['norm_stem'])
-  stats = jax.tree.map(np.float64, variables['batch_stats']['norm_stem'])
-  a = norm['scale'] / np.sqrt(stats['var'] + 1e-5)
-  scale = np.float64(quantized['conv_stem/kernel'].scale)
-  for name, wanted in (
-    ('scale', a * scale),
-    ('bias', norm['bias'] - a * stats['mean']),
-  ):
-    tensor = exported.tensors[f'params/norm_stem/{name}']
-    np.testing.assert_array_equal(tensor, wanted.astype(np.float16))
 
 
 @pytest.mark.parametrize('name', ['scale', 'bias'])
