@@ -185,12 +185,14 @@ def test_a_step_of_another_config_is_refused(tmp_path, caplog):
     same.restore(states.make_state()), states.make_state(1)
   )
   same.close()
-  other = open_with(config | {'seed': 3})
+  other = open_with(config | {'seed': 3, 'x': 1, 'y': 2, 'z': 3})
   with pytest.raises(ValueError) as caught:
     other.restore(states.make_state())
   other.close()
   assert str(caught.value) == (
-    f'{tmp_path}/1 is of another config: config.seed is 0 there and 3 here'
+    f'{tmp_path}/1 is of another config: config.seed is 0 there and 3 here;'
+    ' config.x is None there and 1 here; config.y is None there and 2 here; and'
+    ' 1 more'
   )
   # It is no damage.
   assert os.listdir(tmp_path) == ['1'] and states.warnings_of(caplog) == []
