@@ -52,18 +52,6 @@ def test_without_a_teacher_it_is_cross_entropy(rng):
   )
 
 
-def test_literals_of_distillation():
-  teacher = jnp.log(jnp.array([[0.75, 0.25]]))
-  found = losses.distillation(jnp.zeros((1, 2)), teacher, 1.0)
-  wanted = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
-  np.testing.assert_allclose(found, [wanted], rtol=1e-6)
-  # At 2 the teacher says sqrt(3) : 1.
-  p = np.sqrt(3) / (1 + np.sqrt(3))
-  found = losses.distillation(jnp.zeros((1, 2)), teacher, 2.0)
-  wanted = 4 * (p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p)))
-  np.testing.assert_allclose(found, [wanted], rtol=1e-5)
-
-
 def test_the_gradient_is_the_docstrings(rng):
   logits, teacher = rng.normal(size=(2, 6, 4)).astype(np.float32)
   total = lambda x: losses.distillation(x, teacher, 3.0).sum()
