@@ -45,9 +45,16 @@ def _mutate(base, name, index):
   return mutations.mutate(base, np.random.default_rng(seed))
 
 
-def _check_all(base, name, start, number):
+def _few_or_slow(few, many):
+  slow = pytest.param(10_000, many, marks=pytest.mark.slow)
+  return pytest.mark.parametrize(('start', 'number'), [(0, few), slow])
+
+
+@_few_or_slow(1000, 20_000)
+@pytest.mark.parametrize('name', SHARES)
+def test_damaged_files_are_refused_or_good(bases, name, start, number):
   outcome = [
-    outcomes.check(_mutate(base, name, index))
+    outcomes.check(_mutate(bases[name], name, index))
     for index in range(start, start + round(SHARES[name] * number))
   ]
   refused = {found for found in outcome if isinstance(found, str)}
@@ -57,34 +64,14 @@ def _check_all(base, name, start, number):
   assert len(refused) > 20
 
 
+@_few_or_slow(150, 2000)
 @pytest.mark.parametrize('name', SHARES)
-def test_a_damaged_file_is_refused_or_good(bases, name):
-  _check_all(bases[name], name, 0, 1000)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', SHARES)
-def test_20000_damaged_files_are_refused_or_good(bases, name):
-  _check_all(bases[name], name, 10_000, 20_000)
-
-
-def _check_memory(bases, name, start, number):
+def test_damaged_files_take_little_memory(bases, name, start, number):
   for index in range(start, start + round(SHARES[name] * number)):
     data = _mutate(bases[name], name, index)
     for read in READERS:
       peak = outcomes.measure_peak(read, data)
       assert peak <= outcomes.allow_peak(data), (index, read)
-
-
-@pytest.mark.parametrize('name', SHARES)
-def test_a_damaged_file_takes_little_memory(bases, name):
-  _check_memory(bases, name, 0, 150)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', SHARES)
-def test_2000_damaged_files_take_little_memory(bases, name):
-  _check_memory(bases, name, 10_000, 2000)
 
 
 def test_changes_follow_from_the_seed(bases):

@@ -127,11 +127,16 @@ def _make_versions():
   ]
 
 
-def _check_kills(folder, check_equal, number):
+@pytest.mark.parametrize(
+  'number', [2, pytest.param(40, marks=pytest.mark.slow)]
+)
+def test_killed_at_any_time_the_old_or_the_new_file_is_there(
+  check_equal, tmp_path, number
+):
   versions = _make_versions()
-  path = folder / 'net.hq'
+  path = tmp_path / 'net.hq'
   for version in versions:
-    artifact.write(folder / f'{version.model}.hq', version)
+    artifact.write(tmp_path / f'{version.model}.hq', version)
   artifact.write(path, versions[0])
   script = """
 import itertools, pathlib, sys
@@ -143,7 +148,7 @@ for content in itertools.cycle(contents):
   atomic_write.write_bytes(path, content)
   print('written', flush=True)
 """
-  sources = [str(folder / f'{version.model}.hq') for version in versions]
+  sources = [str(tmp_path / f'{version.model}.hq') for version in versions]
   delays = np.random.default_rng(6).uniform(0, 0.05, number)
   for delay in delays.tolist():
     with subprocess.Popen(
@@ -157,7 +162,7 @@ for content in itertools.cycle(contents):
       writer.kill()
     assert writer.returncode == -signal.SIGKILL
     _check_version(path, versions, check_equal)
-  others = set(os.listdir(folder)) - {'net.hq', 'old.hq', 'new.hq'}
+  others = set(os.listdir(tmp_path)) - {'net.hq', 'old.hq', 'new.hq'}
   # What was killed could not remove them; no glob for *.hq finds them.
   assert all(re.fullmatch(r'\.hq-[0-9a-f]{16}\.tmp', name) for name in others)
 
@@ -165,19 +170,6 @@ for content in itertools.cycle(contents):
 def _check_version(path, versions, check_equal):
   found = artifact.read(path)
   check_equal(found, versions[found.model == 'new'])
-
-
-def test_killed_at_any_time_the_old_or_the_new_file_is_there(
-  check_equal, tmp_path
-):
-  _check_kills(tmp_path, check_equal, 2)
-
-
-@pytest.mark.slow
-def test_killed_40_times_the_old_or_the_new_file_is_there(
-  check_equal, tmp_path
-):
-  _check_kills(tmp_path, check_equal, 40)
 
 
 def test_write_replaces_and_names_a_missing_folder(small, tmp_path):
