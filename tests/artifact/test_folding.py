@@ -72,27 +72,67 @@ def _one_norm(**changes):
   return variables, qtensors.TernaryTensor(CODES, np.array([0.5, 0.25], 'f4'))
 
 
-def test_by_hand():
-  variables, kernel = _one_norm()
+@pytest.mark.parametrize(
+  ('kernel', 'scale', 'kept_as'),
+  [
+    (
+      qtensors.TernaryTensor(CODES, np.array([0.5, 0.25], np.float32)),
+      [2 * 0.5, 2 * 0.25],
+      np.float16,
+    ),
+    # The same, [3, 2], as one codeword for a column.
+    (
+      qtensors.CodebookTensor(
+        np.array([[0, 1]], np.uint8),
+        np.array([[1, 0, 1], [0, -1, 1]], np.float32),
+        np.array([0.5, 0.25]),
+      ),
+      [2 * 0.5, 2 * 0.25],
+      np.float16,
+    ),
+    # Beyond the range of float16: it must not be rounded to it.
+    (
+      qtensors.Int8Tensor(
+        np.array([[127, 0], [3, -127], [-1, 2]], np.int8),
+        np.array([0.5, 2.0**-30], np.float32),
+      ),
+      [2 * 0.5, 0],
+      np.float32,
+    ),
+  ],
+  ids=['ternary', 'codebook', 'int8'],
+)
+def test_by_hand(kernel, scale, kept_as):
+  variables, _ = _one_norm()
+  kernels = {'ternary': {KERNEL: kernel}}
+  if isinstance(kernel, qtensors.Int8Tensor):
+    kernels = {'ternary': {}, 'int8': {KERNEL: kernel}}
   found, norms = artifact.fold(
-    variables, {KERNEL: kernel}, {'n': 'c'}, {'n': 1.0}
+    variables, pairs={'n': 'c'}, epsilons={'n': 1.0}, **kernels
   )
   # a = 4 / sqrt(4), 2 / sqrt(1); b = 1 - 2 * 3, 0 + 2 * 1.
   assert norms == {'n': 1.0}
   assert set(found) == {KERNEL, 'params/n/scale', 'params/n/bias'}
-  assert found['params/n/scale'].tolist() == [2 * 0.5, 2 * 0.25]
+  assert found['params/n/scale'].tolist() == scale
   assert found['params/n/bias'].tolist() == [-5, 2]
   assert found['params/n/scale'].dtype == np.float16
-  assert found[KERNEL].scale is None
-  np.testing.assert_array_equal(found[KERNEL].codes, CODES)
-
-
-def test_without_a_pair_the_kernel_keeps_its_scale():
-  variables, kernel = _one_norm()
-  found, _ = artifact.fold(variables, {KERNEL: kernel}, {}, {'n': 1.0})
-  assert found['params/n/scale'].tolist() == [2, 2]
-  assert found[KERNEL].scale.tolist() == [0.5, 0.25]
-  assert found[KERNEL].scale.dtype == np.float16
+  *folded, without = found[KERNEL]
+  assert type(found[KERNEL]) is type(kernel) and without is None
+  for array, wanted in zip(folded, kernel[:-1], strict=True):
+    assert array.dtype == wanted.dtype
+    np.testing.assert_array_equal(array, wanted)
+  # Without a pair, the kernel keeps its scale.
+  for epsilons, max_error, wanted in (
+    ({}, None, [4, 2]),
+    ({'n': 1.0}, None, [2, 2]),
+    ({'n': 1.0}, 0.01, [2, 2]),
+  ):
+    found, _ = artifact.fold(
+      variables, pairs={}, epsilons=epsilons, max_error=max_error, **kernels
+    )
+    assert found['params/n/scale'].tolist() == wanted
+    assert found[KERNEL].scale.dtype == kept_as
+    assert found[KERNEL].scale.tolist() == kernel.scale.tolist()
 
 
 @pytest.mark.parametrize('kernel', [None, qtensors.TernaryTensor(CODES)])
@@ -106,27 +146,6 @@ def test_a_pair_without_a_scale_changes_neither(kernel):
       np.testing.assert_array_equal(found[KERNEL], CODES * 0.5)
     else:
       assert found[KERNEL].scale is None
-
-
-def test_a_codebook_kernel():
-  # The same kernel as `_one_norm` has, [3, 2], as one codeword for a column.
-  variables, _ = _one_norm()
-  book = np.array([[1, 0, 1], [0, -1, 1]], np.float32)
-  kernel = qtensors.CodebookTensor(
-    np.array([[0, 1]], np.uint8), book, np.array([0.5, 0.25])
-  )
-  kernels = {KERNEL: kernel}
-  found, _ = artifact.fold(variables, kernels, {'n': 'c'}, {'n': 1.0})
-  assert found['params/n/scale'].tolist() == [2 * 0.5, 2 * 0.25]
-  folded = found[KERNEL]
-  assert isinstance(folded, qtensors.CodebookTensor)
-  assert folded.scale is None
-  assert folded.codewords.dtype == np.float32
-  np.testing.assert_array_equal(folded.codewords, book)
-  found, _ = artifact.fold(variables, kernels, {}, {'n': 1.0}, max_error=0.01)
-  assert found['params/n/scale'].tolist() == [2, 2]
-  kept = found[KERNEL].scale
-  assert (kept.dtype, kept.tolist()) == (np.float16, [0.5, 0.25])
 
 
 def test_values_beyond_float16_become_float32():
@@ -150,26 +169,6 @@ def test_rounds_once():
   found, _ = artifact.fold(variables, {}, {}, {'n': 1.0})
   for leaf in ('scale', 'bias'):
     assert found[f'params/n/{leaf}'].tolist() == [1 + 2.0**-10] * 2
-
-
-def test_int8_by_hand():
-  variables, _ = _one_norm()
-  codes = np.array([[127, 0], [3, -127], [-1, 2]], np.int8)
-  # Beyond the range of float16: it must not be rounded to it.
-  scale = np.array([0.5, 2.0**-30], np.float32)
-  int8 = {KERNEL: qtensors.Int8Tensor(codes, scale)}
-  found, norms = artifact.fold(variables, {}, {'n': 'c'}, {'n': 1.0}, int8=int8)
-  kernel = found[KERNEL]
-  assert norms == {'n': 1.0} and isinstance(kernel, qtensors.Int8Tensor)
-  assert kernel.scale is None and kernel.codes.tolist() == codes.tolist()
-  assert found['params/n/scale'].tolist() == [2 * 0.5, 0]
-  assert found['params/n/bias'].tolist() == [-5, 2]
-  for norms in ({}, {'n': 1.0}):
-    found, _ = artifact.fold(variables, {}, {}, norms, int8=int8)
-    kernel = found[KERNEL]
-    assert kernel.scale.dtype == np.float32
-    assert kernel.scale.tolist() == scale.tolist()
-    assert found['params/n/scale'].tolist() == ([2, 2] if norms else [4, 2])
 
 
 def test_int8_with_one_axis_keeps_its_scale():
