@@ -104,11 +104,3 @@ def test_int8_codes_and_scales_are_attributed():
   assert rows['c'].num_bytes == pytest.approx(share / 4 + bodies['TF32'], abs=1)
   assert rows['a'].zeros == np.mean(codes == 0) >= 0.5
   assert rows['a'].entropy_bits is None
-
-
-def test_ancillary_bytes_are_counted(small):
-  sections = list(container.unpack(artifact.dumps(small)).items())
-  data = container.pack([*sections, ('note', bytes(5))])
-  parts = artifact.sizes(data)
-  assert parts['ancillary'] == 5
-  assert sum(parts.values()) == len(data)
