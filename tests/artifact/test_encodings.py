@@ -37,14 +37,6 @@ def test_int8_by_hand():
   assert scale.tolist() == [2, 0.5, 0]
 
 
-def test_int8_of_one_axis_has_one_scale():
-  codes, scale = encodings.quantize_int8([127.0, -64, 3])
-  assert codes.tolist() == [127, -64, 3]
-  assert scale.tolist() == [1]
-  assert encodings.quantize_int8([0.0, 0]).scale.tolist() == [0]
-  assert encodings.quantize_int8([]).scale.tolist() == [0]
-
-
 def test_codes_are_those_of_the_stored_scale():
   # 1 / 127 is 1032.06 * 2^-17, of which float16 keeps 1032. The second value is
   # less than 54.5 of the former and more than 54.5 of the latter.

@@ -17,15 +17,6 @@ def test_preprocessing_survives_json(digits):
   }
 
 
-def test_training_images_have_mean_0_and_std_1(digits):
-  images = normalization.normalize(
-    digits.train.images, normalization.preprocessing(digits)
-  )
-  assert images.dtype == np.float32
-  assert abs(images.mean(dtype=np.float64)) < 1e-6
-  assert abs(images.std(dtype=np.float64) - 1) < 1e-6
-
-
 def test_channels_have_their_own_numbers():
   images = np.array([[10, 20, 30]], np.uint8)
   preprocessing = {'mean': [4, 20, 40], 'std': [2, 1, 5]}
