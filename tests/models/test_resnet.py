@@ -1,7 +1,5 @@
 """The residual networks of torchvision: sizes, shapes, and one block."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +8,6 @@ import pytest
 from hq_jax.models import resnet
 from tests import compiling
 from tests.models import reference
-
-
-@functools.cache
-def _shapes(depth):
-  model = resnet.ResNet(num_classes=1000, depth=depth)
-  return jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
-  )
-
 
 # As torchvision counts them.
 NUM_PARAMETERS = {
@@ -31,7 +20,11 @@ NUM_PARAMETERS = {
 
 @pytest.mark.parametrize('depth', NUM_PARAMETERS)
 def test_the_number_of_parameters(depth):
-  leaves = jax.tree.leaves(_shapes(depth)['params'])
+  model = resnet.ResNet(num_classes=1000, depth=depth)
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
+  )
+  leaves = jax.tree.leaves(shapes['params'])
   assert sum(leaf.size for leaf in leaves) == NUM_PARAMETERS[depth]
 
 
