@@ -87,14 +87,11 @@ def test_every_image_counts_once(rng, variables, num):
   assert found['loss'] == pytest.approx(wanted['loss'], rel=1e-4)
 
 
-def test_neither_the_batch_size_nor_the_devices_matter(rng, variables):
+def test_neither_the_batch_size_nor_the_devices_matter(
+  rng, variables, make_mesh
+):
   source = _source(rng, 37)
-  one = jax.make_mesh(
-    (1,),
-    ('data',),
-    devices=jax.devices()[:1],
-    axis_types=(jax.sharding.AxisType.Auto,),
-  )
+  one = make_mesh(1)
   whole = _evaluate(variables, source, 37, one)
   for batch_size, mesh in (
     (1, one),

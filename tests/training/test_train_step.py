@@ -32,15 +32,10 @@ class _Net(nn.Module):
 _SGD = optax.sgd(0.1, momentum=0.9)
 
 
-def _begin(tx=_SGD, num_devices=8):
-  mesh = jax.make_mesh(
-    (num_devices,),
-    ('data',),
-    devices=jax.devices()[:num_devices],
-    axis_types=(jax.sharding.AxisType.Auto,),
-  )
+def _begin(tx=_SGD, fsdp=1, net=None):
+  mesh = sharding.make_mesh(fsdp)
   key = jax.random.key(0)
-  return train_state.init(_Net(), tx, key, (5,), mesh), mesh
+  return train_state.init(net or _Net(), tx, key, (5,), mesh), mesh
 
 
 @pytest.fixture
@@ -191,9 +186,7 @@ class _Images(nn.Module):
 @pytest.mark.slow  # Compiling the Beta takes long.
 def test_mixed_images_have_mixed_targets(rng):
   tx = optax.sgd(1.0)
-  mesh = jax.make_mesh(
-    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
+  mesh = sharding.make_mesh()
   images = rng.normal(size=(8, 4, 4, 1)).astype(np.float32)
   labels = np.array([0, 0, 1, 1, 2, 2, 0, 1], np.int32)
   batch = {'image': images, 'label': labels}
@@ -223,16 +216,11 @@ def test_mixed_images_have_mixed_targets(rng):
   assert not np.allclose(*found)
 
 
-def _begin_cut(tx=_SGD, fsdp=4):
-  mesh = sharding.make_mesh(fsdp)
-  return train_state.init(_Net(), tx, jax.random.key(0), (5,), mesh), mesh
-
-
 def test_a_state_that_devices_share_stays_where_it_is(batch, caplog):
-  state, mesh = _begin_cut()
+  state, mesh = _begin(fsdp=4)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   assert not state.params['first']['kernel'].sharding.is_fully_replicated
-  whole = train_state.restart(_begin()[0], _SGD, sharding.make_mesh())
+  whole, whole_mesh = _begin()
   plain_fn = train_step.make_train_step(_Net(), _SGD)
   step_fn = train_step.make_train_step(_Net(), _SGD, mesh=mesh)
   images = sharding.to_global(batch, mesh)
@@ -241,9 +229,7 @@ def test_a_state_that_devices_share_stays_where_it_is(batch, caplog):
     before = state
     with jax.log_compiles():
       state, sums, finite = step_fn(state, images)
-    whole, wanted, _ = plain_fn(
-      whole, sharding.to_global(batch, sharding.make_mesh())
-    )
+    whole, wanted, _ = plain_fn(whole, sharding.to_global(batch, whole_mesh))
     assert all(x.is_deleted() for x in jax.tree.leaves(before))
     assert jax.tree.map(jax.typeof, state) == types
     same = jax.tree.map(
@@ -279,8 +265,7 @@ class _Deep(nn.Module):
 
 @pytest.mark.slow
 def test_gathered_weights_are_gathered_again_not_kept(batch):
-  mesh = sharding.make_mesh(4)
-  state = train_state.init(_Deep(), _SGD, jax.random.key(0), (5,), mesh)
+  state, mesh = _begin(fsdp=4, net=_Deep())
   step_fn = train_step.make_train_step(_Deep(), _SGD, mesh=mesh)
   lowered = step_fn.lower(state, sharding.to_global(batch, mesh))
   shapes = re.findall(
@@ -357,8 +342,7 @@ class _Broken(nn.Module):
 
 
 def test_the_gradient_that_is_not_finite_is_named(batch):
-  mesh = sharding.make_mesh()
-  state = train_state.init(_Broken(), _SGD, jax.random.key(0), (5,), mesh)
+  state, mesh = _begin(net=_Broken())
   before = jax.tree.map(np.array, state.variables)
   step_fn = train_step.make_train_step(_Broken(), _SGD, skip_non_finite=True)
   names = finite_guard.get_names(state.params)
