@@ -130,20 +130,6 @@ def _nearest(kernel):
   return codes.reshape(kernel.shape)
 
 
-@pytest.mark.slow
-def test_the_nearest_codes_without_a_target():
-  found = _compress()
-  for path, kernel in _KERNELS.items():
-    tensor = found.tensors[f'params/{path}']
-    if _IS_SMALL[path]:
-      assert isinstance(tensor, qtensors.Int8Tensor)
-    else:
-      np.testing.assert_array_equal(tensor.codes, _nearest(kernel))
-    # Every norm takes the scale; the classifier has none behind it.
-    assert (tensor.scale is None) == (path != 'head/kernel')
-  assert [p for p in _IS_SMALL if _IS_SMALL[p]] == ['conv_stem/kernel']
-
-
 def _largest(kernel, sparsity):
   """The largest by unit norm of the whole kernel, in float64."""
   w = np.float64(kernel)
