@@ -10,6 +10,7 @@ from hq_jax import baselines
 from hq_jax import transforms
 from tests import compiling
 from tests import quantized as quantized_lib
+from tests.transforms import steps
 
 RIVALS = {
   'twn': baselines.twn(),
@@ -26,20 +27,6 @@ def _params(rng):
     'conv': {'kernel': draw(2, 2, 4, 5)},
     'head': {'kernel': draw(8, 3), 'bias': draw(3)},
   }
-
-
-def _train(rng, tx, params, num_steps):
-  """Parameters and states under gradients that point anywhere."""
-  step = compiling.full_jit(tx.update)
-  state, found = tx.init(params), []
-  for _ in range(num_steps):
-    grads = jax.tree.map(
-      lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params
-    )
-    updates, state = step(grads, state, params)
-    params = optax.apply_updates(params, updates)
-    found.append((params, state))
-  return found
 
 
 def _assert_values_are(tensors, params):
@@ -68,7 +55,7 @@ def test_values_are_the_parameters_after_each_update(rng, name):
   tx = optax.chain(
     optax.clip_by_global_norm(1.0), optax.chain(plain, optax.identity())
   )
-  found = _train(rng, tx, _params(rng), 6)
+  found = steps.train(rng, tx, _params(rng), 6, compiling.full_jit)
   encode = jax.jit(
     lambda state, params: transforms.encode(state, params, quantizer)
   )

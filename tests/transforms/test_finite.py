@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from hq_jax import transforms
+from tests.transforms import steps
 
 TRANSFORMS = {
   'straight_through': lambda inner, **kw: transforms.straight_through(
@@ -42,15 +43,6 @@ def _spoil(grads, value, leaf=('b', 'kernel')):
   return grads | {first: grads[first] | {second: spoiled}}
 
 
-def _make_step(tx):
-  @jax.jit
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  return step
-
-
 def _assert_equal(got, wanted):
   jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
@@ -67,7 +59,7 @@ def _assert_equal(got, wanted):
 def test_nothing_moves(name, value, leaf, rng, params):
   # With momentum and a count: all of that stays too.
   tx = TRANSFORMS[name](optax.adam(0.1))
-  step = _make_step(tx)
+  step = steps.make_step(tx)
   good = [_gradients(rng, params) for _ in range(6)]
   wanted, wanted_state = params, tx.init(params)
   got, state = params, tx.init(params)
@@ -91,12 +83,14 @@ def test_nothing_moves(name, value, leaf, rng, params):
 @every_transform
 def test_an_error_names_the_leaf(name, rng, params, capfd):
   tx = TRANSFORMS[name](optax.sgd(0.1), non_finite='raise')
-  step = _make_step(tx)
+  step = steps.make_step(tx)
   grads = _gradients(rng, params)
   got, state = step(params, tx.init(params), grads)
   # Finite gradients are not touched: it is the step of the other policy.
   tx = TRANSFORMS[name](optax.sgd(0.1), non_finite='skip')
-  _assert_equal((got, state), _make_step(tx)(params, tx.init(params), grads))
+  _assert_equal(
+    (got, state), steps.make_step(tx)(params, tx.init(params), grads)
+  )
   with pytest.raises(
     jax.errors.JaxRuntimeError,
     match=r'FloatingPointError: .* of b/kernel is not finite \(1 of 3 leaves\)',
@@ -113,7 +107,7 @@ def test_several_leaves_are_counted_and_the_first_few_named(rng, capfd):
     jax.errors.JaxRuntimeError,
     match=r'a/kernel, b/kernel, c/kernel, d/kernel is not finite \(6 of 6',
   ):
-    jax.block_until_ready(_make_step(tx)(params, tx.init(params), grads))
+    jax.block_until_ready(steps.make_step(tx)(params, tx.init(params), grads))
   capfd.readouterr()
 
 
@@ -127,7 +121,7 @@ def test_large_gradients_are_finite(params):
   # Their sum is not.
   grads = jax.tree.map(lambda p: jnp.full_like(p, 3e38), params)
   tx = TRANSFORMS['straight_through'](optax.sign_sgd(0.1))
-  got, state = _make_step(tx)(params, tx.init(params), grads)
+  got, state = steps.make_step(tx)(params, tx.init(params), grads)
   assert int(state.skipped_count) == 0
   assert float(got['b']['bias'][0]) == pytest.approx(-0.1)
 
@@ -154,8 +148,8 @@ def test_integers_and_keys_in_the_state_and_in_the_gradients(params):
   )
   tx = transforms.straight_through(inner, transforms.identity())
   grads = jax.tree.map(jnp.ones_like, params)
-  got, state = _make_step(tx)(params, tx.init(params), grads)
-  same, skipped = _make_step(tx)(got, state, _spoil(grads, np.nan))
+  got, state = steps.make_step(tx)(params, tx.init(params), grads)
+  same, skipped = steps.make_step(tx)(got, state, _spoil(grads, np.nan))
   _assert_equal(same, got)
   assert int(skipped.skipped_count) == 1
 
@@ -169,7 +163,7 @@ def test_integers_and_keys_in_the_state_and_in_the_gradients(params):
     )
   )
   grads = grads | {'steps': jnp.zeros([], jnp.int32)}
-  got, state = _make_step(tx)(mixed, tx.init(mixed), grads)
+  got, state = steps.make_step(tx)(mixed, tx.init(mixed), grads)
   assert got['steps'].dtype == jnp.int32
   assert int(state.skipped_count) == 0
 

@@ -14,6 +14,7 @@ from hq_jax.core import sphere
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
 from tests import compiling
+from tests.transforms import steps
 
 # Dense at 0 and 1, pruned at 2 to 7, ternary from 8.
 RECIPE = transforms.Recipe(
@@ -33,12 +34,8 @@ NUM_STEPS = 10
 _finalize = jax.jit(transforms.finalize, static_argnums=2)
 
 
-def _normal(rng, shape):
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
-
-
 def test_a_factor_that_cannot_be_set_is_refused(rng):
-  params = {'kernel': _normal(rng, (4, 2))}
+  params = {'kernel': steps.normal(rng, (4, 2))}
   state = transforms.hq(optax.sgd(0.1), RECIPE).init(params)
   for factor in (0.0, -1.0, float('nan'), float('inf')):
     with pytest.raises(ValueError, match=f'^factor is {factor}, wanted a'):
@@ -56,8 +53,8 @@ def _run(recipe, jit=jax.jit):
   rng = np.random.default_rng(5)
   # Channels of unlike radii, so that abs(u) and abs(w) rank differently.
   radii = jnp.array([0.5, 1.0, 1.5, 3.0])
-  params = {'kernel': radii * _normal(rng, (16, 4)), 'bias': jnp.zeros(4)}
-  target = _normal(rng, (NUM_STEPS, 16, 4))
+  params = {'kernel': radii * steps.normal(rng, (16, 4)), 'bias': jnp.zeros(4)}
+  target = steps.normal(rng, (NUM_STEPS, 16, 4))
   tx = transforms.hq(optax.sgd(0.3, momentum=0.5), recipe)
   step = jit(tx.update)
   state = tx.init(params)
@@ -385,8 +382,8 @@ def test_a_recipe_with_a_map_is_hashed_and_compared_by_value():
 
 def _two_layers(rng):
   return {
-    'a': {'kernel': _normal(rng, (16, 4))},
-    'b': {'kernel': 5 * _normal(rng, (64, 8))},
+    'a': {'kernel': steps.normal(rng, (16, 4))},
+    'b': {'kernel': 5 * steps.normal(rng, (64, 8))},
   }
 
 
@@ -579,7 +576,7 @@ def test_the_density_scale_acts_after_a_straight_through_ramp(rng):
     refresh_steps=1,
     prune_gradients='straight_through',
   )
-  params = {'a': {'kernel': _normal(rng, (20, 5))}}
+  params = {'a': {'kernel': steps.normal(rng, (20, 5))}}
   found = _count_kept(params, recipe, 4, {2: 2.0, 3: 0.5})
   assert found == [[70], [20], [40], [10]]
 
@@ -647,7 +644,7 @@ def test_a_straight_through_ramp_ends_exactly_however_rare_refreshes_are(rng):
   recipe = transforms.Recipe(
     sparsity=0.75, prune_steps=3, num_stages=1, refresh_steps=1000
   )
-  params = {'a': {'kernel': _normal(rng, (20, 4))}}
+  params = {'a': {'kernel': steps.normal(rng, (20, 4))}}
   found = _count_kept(params, recipe, 4, {})
   # At the ramp's beginning, and, from its last step on, at its end.
   assert found == [[32], [32], [20], [20]]

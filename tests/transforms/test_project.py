@@ -7,10 +7,7 @@ import optax
 import pytest
 
 from hq_jax import transforms
-
-
-def _normal(rng, shape):
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+from tests.transforms import steps
 
 
 def _norms(w):
@@ -24,7 +21,7 @@ def _step(tx, state, params, step):
 
 
 def test_matches_the_equation(rng):
-  w, u = _normal(rng, (3, 3, 2, 4)), _normal(rng, (3, 3, 2, 4))
+  w, u = steps.normal(rng, (3, 3, 2, 4)), steps.normal(rng, (3, 3, 2, 4))
   tx = transforms.project_to_sphere()
   params = {'kernel': w}
   got, _ = _step(tx, tx.init(params), params, {'kernel': u})
@@ -35,7 +32,7 @@ def test_matches_the_equation(rng):
 
 
 def test_radii_come_from_init_and_not_from_the_parameters(rng):
-  params = {'kernel': _normal(rng, (10, 4))}
+  params = {'kernel': steps.normal(rng, (10, 4))}
   tx = transforms.project_to_sphere()
   state = tx.init(params)
   np.testing.assert_allclose(

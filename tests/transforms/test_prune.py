@@ -8,21 +8,12 @@ import pytest
 
 from hq_jax import transforms
 from hq_jax.core import schedules
+from tests.transforms import steps
 
 
-def _normal(rng, shape):
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
-
-
-def _run(tx, params, steps):
+def _run(tx, params, updates):
   """The parameters after each of these updates."""
-  step = jax.jit(tx.update)
-  state, found = tx.init(params), []
-  for update in steps:
-    updates, state = step(update, state, params)
-    params = optax.apply_updates(params, updates)
-    found.append(params)
-  return found
+  return [params for params, _ in steps.run(tx, params, updates)]
 
 
 def _zeros(found, key='kernel'):
@@ -50,7 +41,10 @@ def _reference(w, updates, sparsity, begin, end, refresh):
 def test_matches_the_reference(rng, begin, refresh):
   end, num_steps = begin + 6, 12
   ramp = lambda t: 0.2 + 0.1 * (t - begin)
-  w, updates = _normal(rng, (8, 5)), 0.5 * _normal(rng, (num_steps, 8, 5))
+  w, updates = (
+    steps.normal(rng, (8, 5)),
+    0.5 * steps.normal(rng, (num_steps, 8, 5)),
+  )
   tx = transforms.prune(
     ramp, begin_step=begin, end_step=end, refresh_steps=refresh
   )
@@ -64,9 +58,9 @@ def test_matches_the_reference(rng, begin, refresh):
 def test_a_weight_that_happens_to_be_zero_may_move_at_the_beginning():
   tx = transforms.prune(lambda t: 0.5, begin_step=1)
   params = {'kernel': jnp.array([[0.0], [1.0], [2.0], [3.0]])}
-  steps = [{'kernel': jnp.zeros((4, 1))}] * 3
-  steps[1] = {'kernel': jnp.array([[9.0], [0.0], [0.0], [0.0]])}
-  found = _run(tx, params, steps)
+  updates = [{'kernel': jnp.zeros((4, 1))}] * 3
+  updates[1] = {'kernel': jnp.array([[9.0], [0.0], [0.0], [0.0]])}
+  found = _run(tx, params, updates)
   assert found[0]['kernel'].ravel().tolist() == [0, 1, 2, 3]
   assert found[1]['kernel'].ravel().tolist() == [9, 0, 0, 3]
 
@@ -74,9 +68,9 @@ def test_a_weight_that_happens_to_be_zero_may_move_at_the_beginning():
 def test_groups_follow_the_ramp(rng):
   ramp = schedules.sparsity_ramp(0.0, 0.5, ramp_steps=4, power=1.0)
   tx = transforms.prune(ramp, refresh_steps=2, scope='2:4')
-  params = {'kernel': _normal(rng, (8, 3))}
-  steps = [{'kernel': 0.1 * _normal(rng, (8, 3))} for _ in range(6)]
-  found = _run(tx, params, steps)
+  params = {'kernel': steps.normal(rng, (8, 3))}
+  updates = [{'kernel': 0.1 * steps.normal(rng, (8, 3))} for _ in range(6)]
+  found = _run(tx, params, updates)
   kept = [(got['kernel'].reshape(2, 4, 3) != 0).sum(1) for got in found]
   # At 0, a quarter and a half; between, zeros stay where they are.
   for groups, wanted in zip(kept, (4, 4, 3, 3, 2, 2), strict=True):
@@ -85,8 +79,8 @@ def test_groups_follow_the_ramp(rng):
 
 def test_a_schedule_by_path(rng):
   params = {
-    'a': {'kernel': _normal(rng, (10, 4))},
-    'b': {'kernel': _normal(rng, (5, 4)), 'bias': jnp.ones(4)},
+    'a': {'kernel': steps.normal(rng, (10, 4))},
+    'b': {'kernel': steps.normal(rng, (5, 4)), 'bias': jnp.ones(4)},
   }
   zero = jax.tree.map(jnp.zeros_like, params)
   ramp = schedules.sparsity_ramp(0.1, 0.5, ramp_steps=2, power=1.0)
@@ -106,8 +100,8 @@ def test_a_channel_may_be_pruned_whole():
     transforms.prune(lambda t: 0.5, unit_norm=False),
     transforms.project_to_sphere(),
   )
-  steps = [{'kernel': jnp.full((2, 2), 0.5)}] * 3
-  found = _run(tx, params, steps)
+  updates = [{'kernel': jnp.full((2, 2), 0.5)}] * 3
+  found = _run(tx, params, updates)
   for got in found:
     assert got['kernel'][:, 1].tolist() == [0, 0]
     np.testing.assert_allclose(
@@ -116,9 +110,9 @@ def test_a_channel_may_be_pruned_whole():
 
 
 def test_bfloat16_weights_become_exactly_zero(rng):
-  params = {'kernel': _normal(rng, (10, 4)).astype(jnp.bfloat16)}
-  steps = [{'kernel': _normal(rng, (10, 4))}] * 3
-  found = _run(transforms.prune(lambda t: 0.6), params, steps)
+  params = {'kernel': steps.normal(rng, (10, 4)).astype(jnp.bfloat16)}
+  updates = [{'kernel': steps.normal(rng, (10, 4))}] * 3
+  found = _run(transforms.prune(lambda t: 0.6), params, updates)
   assert _zeros(found) == [24] * 3
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from hq_jax import transforms
 from hq_jax.core import trees
+from tests.transforms import steps
 
 
 def _schedule(sparsity):
@@ -40,14 +41,10 @@ def _kept(name, params, sparsity, **options):
   return {path: np.asarray(leaf != 0) for path, leaf in moved.items()}
 
 
-def _normal(rng, shape):
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
-
-
 def _two(rng):
   return {
-    'a': {'kernel': _normal(rng, (8, 4))},
-    'b': {'kernel': 9 * _normal(rng, (4, 6)), 'bias': jnp.ones(6)},
+    'a': {'kernel': steps.normal(rng, (8, 4))},
+    'b': {'kernel': 9 * steps.normal(rng, (4, 6)), 'bias': jnp.ones(6)},
   }
 
 
@@ -95,8 +92,8 @@ def test_scope_tree_ranks_all_kernels_together(name, rng):
 
 def test_scope_channel_keeps_as_many_of_each(name, rng):
   params = {
-    'kernel': _normal(rng, (3, 3, 2, 5)),
-    'weight': _normal(rng, (4, 6)),
+    'kernel': steps.normal(rng, (3, 3, 2, 5)),
+    'weight': steps.normal(rng, (4, 6)),
   }
   kept = _kept(name, params, 0.5, scope='channel', unit_norm=False)
   assert kept['kernel'].sum((0, 1, 2)).tolist() == [9] * 5
@@ -106,8 +103,8 @@ def test_scope_channel_keeps_as_many_of_each(name, rng):
 def test_scope_of_groups_keeps_the_largest_of_each(name, rng):
   # Along the input axis, which is the second where channels are the first.
   params = {
-    'kernel': _normal(rng, (8, 3)),
-    'weight': _normal(rng, (3, 8, 4, 2)),
+    'kernel': steps.normal(rng, (8, 3)),
+    'weight': steps.normal(rng, (3, 8, 4, 2)),
   }
   kept = _kept(name, params, 0.5, scope='2:4')
   for leaf, shape, axis in (

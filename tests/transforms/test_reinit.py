@@ -12,22 +12,13 @@ from hq_jax import transforms
 from hq_jax.core import sphere
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
-
-
-def _normal(rng, shape):
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+from tests.transforms import steps
 
 
 def _apply(tx, params, num_steps=1):
   """The parameters after each of so many updates of zero."""
   zero = jax.tree.map(jnp.zeros_like, params)
-  step = jax.jit(tx.update)
-  state, found = tx.init(params), []
-  for _ in range(num_steps):
-    updates, state = step(zero, state, params)
-    params = optax.apply_updates(params, updates)
-    found.append(params)
-  return found
+  return [params for params, _ in steps.run(tx, params, [zero] * num_steps)]
 
 
 def _half(t):
@@ -56,7 +47,7 @@ def _reference(w, strength, kept):
 
 @pytest.mark.parametrize('strength', [0.0, 0.25, 0.5, 1.0])
 def test_matches_the_equation(rng, strength):
-  w = 3 * _normal(rng, (10, 4))
+  w = 3 * steps.normal(rng, (10, 4))
   tx = transforms.reinit([0], strength, _half)
   (got,) = _apply(tx, {'kernel': w})
   np.testing.assert_allclose(
@@ -65,7 +56,7 @@ def test_matches_the_equation(rng, strength):
 
 
 def test_strength_one_ends_the_distance_and_the_ranking_survives_it(rng):
-  w = _normal(rng, (3, 3, 4, 8))
+  w = steps.normal(rng, (3, 3, 4, 8))
   assert _distance(w).mean() > 0.03
   (got,) = _apply(transforms.reinit([0], 1.0, _half), {'kernel': w})
   got = got['kernel']
@@ -76,7 +67,7 @@ def test_strength_one_ends_the_distance_and_the_ranking_survives_it(rng):
 
 
 def test_only_at_the_given_steps(rng):
-  params = {'kernel': _normal(rng, (10, 4)), 'bias': jnp.ones(4)}
+  params = {'kernel': steps.normal(rng, (10, 4)), 'bias': jnp.ones(4)}
   tx = transforms.reinit((1, 3), 0.5, _half)
   found = [params, *_apply(tx, params, 5)]
   same = [
@@ -88,13 +79,13 @@ def test_only_at_the_given_steps(rng):
 
 
 def test_no_steps(rng):
-  params = {'kernel': _normal(rng, (3, 4))}
+  params = {'kernel': steps.normal(rng, (3, 4))}
   (got,) = _apply(transforms.reinit((), 1.0, _half), params)
   np.testing.assert_array_equal(got['kernel'], params['kernel'])
 
 
 def test_the_sparsity_is_that_of_the_step(rng):
-  params = {'kernel': _normal(rng, (10, 4))}
+  params = {'kernel': steps.normal(rng, (10, 4))}
   tx = transforms.reinit((0, 2), 1.0, lambda t: jnp.where(t < 2, 0.25, 0.75))
   zeros = [int((p['kernel'] == 0).sum()) for p in _apply(tx, params, 3)]
   assert zeros == [10, 10, 30]
@@ -118,7 +109,7 @@ def test_channels_of_zeros_stay_zero():
 
 
 def test_zeros_that_pruning_left_stay_zero(rng):
-  w = _normal(rng, (10, 4))
+  w = steps.normal(rng, (10, 4))
   pruned = jnp.where(jnp.abs(w) > 0.7, w, 0)
   tx = transforms.reinit([0], 0.5, lambda t: 0.1)
   (got,) = _apply(tx, {'kernel': pruned})

@@ -12,6 +12,7 @@ import pytest
 from hq_jax import transforms
 from hq_jax.core import schedules
 from hq_jax.core import thresholds
+from tests.transforms import steps
 
 P = jax.sharding.PartitionSpec
 
@@ -125,12 +126,8 @@ def test_no_kernel_is_gathered_and_the_state_stays_where_it_is(
   tx = TRANSFORMS[name]()
   sharded = shard(params, how)
 
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
   state = jax.jit(tx.init)(sharded)
-  compiled = jax.jit(step).lower(sharded, state, sharded).compile()
+  compiled = steps.make_step(tx).lower(sharded, state, sharded).compile()
   most = max(shape[-1] for shape in SHAPES.values())
   for kind, size in _sizes_of_collectives(compiled.as_text()):
     # A number for each channel, of both kernels at once at the most.

@@ -11,28 +11,17 @@ from hq_jax import transforms
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
 from tests import compiling
-
-
-def _normal(rng, shape):
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+from tests.transforms import steps
 
 
 def _params(rng, dtype=jnp.float32):
   return {
-    'conv': {'kernel': _normal(rng, (3, 3, 4, 6)).astype(dtype)},
+    'conv': {'kernel': steps.normal(rng, (3, 3, 4, 6)).astype(dtype)},
     'head': {
-      'kernel': _normal(rng, (20, 8)).astype(dtype),
-      'bias': _normal(rng, (8,)).astype(dtype),
+      'kernel': steps.normal(rng, (20, 8)).astype(dtype),
+      'bias': steps.normal(rng, (8,)).astype(dtype),
     },
   }
-
-
-def _make_step(tx, donate=(), jit=jax.jit):
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  return jit(step, donate_argnums=donate)
 
 
 def _quantized(state, path):
@@ -45,15 +34,7 @@ def _quantized(state, path):
 
 
 def _train(rng, tx, params, num_steps):
-  """Parameters and states under gradients that point anywhere."""
-  step = _make_step(tx, jit=compiling.full_jit)
-  state = tx.init(params)
-  found = []
-  for _ in range(num_steps):
-    grads = jax.tree.map(lambda p: _normal(rng, p.shape), params)
-    params, state = step(params, state, grads)
-    found.append((params, state))
-  return found
+  return steps.train(rng, tx, params, num_steps, compiling.full_jit)
 
 
 def _magnitudes(kernel):
@@ -109,7 +90,7 @@ def test_the_step_from_dense_to_ternary(rng):
 def test_the_latents_take_the_gradient_as_it_is(rng):
   params = _params(rng)
   tx = transforms.straight_through(optax.sgd(0.5), transforms.ternary(0.8))
-  grads = jax.tree.map(lambda p: _normal(rng, p.shape), params)
+  grads = jax.tree.map(lambda p: steps.normal(rng, p.shape), params)
   updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
   for path in ('conv', 'head'):
     np.testing.assert_allclose(
@@ -133,7 +114,7 @@ def test_weight_decay_acts_on_the_latents(rng):
   )
   state = tx.init(params)
   zero = jax.tree.map(jnp.zeros_like, params)
-  initial, step = params, _make_step(tx)
+  initial, step = params, steps.make_step(tx)
   for _ in range(2):
     params, state = step(params, state, zero)
   # Halved twice, the small ones too, which the parameters show as zeros.
@@ -184,7 +165,7 @@ def test_parameters_and_state_may_be_donated(rng, quantizer):
   tx = transforms.straight_through(optax.adamw(0.1), quantizer)
   params = _params(rng)
   grads = jax.tree.map(jnp.ones_like, params)
-  plain, donating = _make_step(tx), _make_step(tx, donate=(0, 1))
+  plain, donating = steps.make_step(tx), steps.make_step(tx, donate=(0, 1))
   wanted, wanted_state = params, tx.init(params)
   for _ in range(3):
     wanted, wanted_state = plain(wanted, wanted_state, grads)
@@ -203,7 +184,7 @@ def test_parameters_that_were_changed_end_at_the_quantized_latents(rng):
   tx = transforms.straight_through(optax.sgd(0.0), transforms.ternary(0.5))
   grads = jax.tree.map(jnp.ones_like, params)
   changed = jax.tree.map(lambda p: 1.5 * p, params)
-  got, state = _make_step(tx)(changed, tx.init(params), grads)
+  got, state = steps.make_step(tx)(changed, tx.init(params), grads)
   np.testing.assert_allclose(
     got['head']['kernel'], _quantized(state, 'head'), rtol=2**-23
   )
@@ -214,14 +195,14 @@ def test_parameters_that_were_changed_end_at_the_quantized_latents(rng):
 
 def test_with_the_identity_it_is_the_optimizer(rng):
   params = _params(rng)
-  draw = lambda _: jax.tree.map(lambda p: _normal(rng, p.shape), params)
+  draw = lambda _: jax.tree.map(lambda p: steps.normal(rng, p.shape), params)
   gradients = list(map(draw, range(3)))
   found = []
   for tx in (
     optax.adamw(0.1),
     transforms.straight_through(optax.adamw(0.1), transforms.identity()),
   ):
-    step, state, moved = _make_step(tx), tx.init(params), params
+    step, state, moved = steps.make_step(tx), tx.init(params), params
     for grads in gradients:
       moved, state = step(moved, state, grads)
     found.append(moved)
@@ -239,7 +220,7 @@ def test_a_nan_of_the_optimizers_own_is_not_hidden_by_the_codes(rng):
   )
   tx = transforms.straight_through(spoil, transforms.ternary(0.5))
   grads = jax.tree.map(jnp.ones_like, params)
-  got, _ = _make_step(tx)(params, tx.init(params), grads)
+  got, _ = steps.make_step(tx)(params, tx.init(params), grads)
   got = got['head']['kernel']
   assert np.isnan(got[:, 2]).all()
   assert np.isfinite(np.delete(got, 2, 1)).all()
@@ -253,7 +234,7 @@ def test_the_quantizer_learns_from_the_gradient_as_it_comes(rng):
   )
   params = _params(rng)['head']
   tx = transforms.straight_through(optax.sgd(0.5), recorder)
-  grads = jax.tree.map(lambda p: _normal(rng, p.shape), params)
+  grads = jax.tree.map(lambda p: steps.normal(rng, p.shape), params)
   _, state = jax.jit(tx.update)(grads, tx.init(params), params)
   given, latents = state.quantizer_state
   # Not halved, and with the latents before they moved; kernels alone.

@@ -5,10 +5,7 @@ import numpy as np
 import optax
 
 from hq_jax import transforms
-
-
-def _normal(rng, shape):
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+from tests.transforms import steps
 
 
 def _update(grads, params):
@@ -17,7 +14,7 @@ def _update(grads, params):
 
 
 def test_matches_the_equation(rng):
-  w, g = _normal(rng, (3, 3, 2, 4)), _normal(rng, (3, 3, 2, 4))
+  w, g = steps.normal(rng, (3, 3, 2, 4)), steps.normal(rng, (3, 3, 2, 4))
   got = _update({'kernel': g}, {'kernel': w})['kernel']
   g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
   u = w / np.sqrt((w**2).sum((0, 1, 2)))
@@ -26,8 +23,11 @@ def test_matches_the_equation(rng):
 
 def test_the_radius_grows_in_second_order_only(rng):
   # At right angles: ||w - g_t||^2 = ||w||^2 + ||g_t||^2.
-  params = {'kernel': _normal(rng, (8, 3)), 'bias': _normal(rng, (3,))}
-  grads = {'kernel': _normal(rng, (8, 3)), 'bias': _normal(rng, (3,))}
+  params = {
+    'kernel': steps.normal(rng, (8, 3)),
+    'bias': steps.normal(rng, (3,)),
+  }
+  grads = {'kernel': steps.normal(rng, (8, 3)), 'bias': steps.normal(rng, (3,))}
   updates = _update(grads, params)
   square = lambda x: np.sum(np.asarray(x, np.float64) ** 2, 0)
   np.testing.assert_allclose(
@@ -51,9 +51,9 @@ def test_one_weight_has_no_direction_to_move_in():
 
 
 def test_gradients_keep_their_dtype(rng):
-  params = {'kernel': _normal(rng, (8, 3)).astype(jnp.bfloat16)}
+  params = {'kernel': steps.normal(rng, (8, 3)).astype(jnp.bfloat16)}
   assert _update(params, params)['kernel'].dtype == jnp.bfloat16
-  params = {'kernel': _normal(rng, (8, 3))}
+  params = {'kernel': steps.normal(rng, (8, 3))}
   grads = {'kernel': params['kernel'].astype(jnp.bfloat16)}
   assert _update(grads, params)['kernel'].dtype == jnp.bfloat16
 
