@@ -17,6 +17,7 @@ import optax
 from hq_jax import transforms
 from hq_jax.core import qtensors
 from hq_jax.core import trees
+from tests.transforms import steps
 
 # Dense in updates 1 to 20, pruned in 21 to 60, ternary in 61 to 120.
 RECIPE = transforms.Recipe(
@@ -32,20 +33,11 @@ BATCH_SIZE = 120
 
 
 class Run(NamedTuple):
-  """What a training leaves behind.
-
-  Attributes:
-    start: the parameters before the first step.
-    dense: the last ones before pruning begins.
-    pruned: the last ones before they are ternary.
-    params: those of the end.
-    opt_state: the optimizer's state at the end.
-    losses: of each step.
-  """
+  """What a training leaves behind."""
 
   start: chex.ArrayTree
-  dense: chex.ArrayTree
-  pruned: chex.ArrayTree
+  dense: chex.ArrayTree  # The last ones before pruning begins.
+  pruned: chex.ArrayTree  # The last ones before they are ternary.
   params: chex.ArrayTree
   opt_state: Any
   losses: np.ndarray
@@ -57,17 +49,7 @@ def _train(
   digits: Any,
   read: Callable[[Any], tuple[chex.ArrayTree, Any]],
 ) -> Run:
-  """Runs `step(carry, images, labels) -> (carry, loss)` to the recipe's end.
-
-  Args:
-    step: compiled by the framework's own means.
-    carry: what it takes and returns, or changes in place.
-    digits: the fixture.
-    read: from the carry to the parameters and the optimizer's state.
-
-  Returns:
-    The run.
-  """
+  """Runs a step to the recipe's end; `read` gives parameters and state."""
   images = digits[0][0].reshape(-1, BATCH_SIZE, 8, 8, 1)
   labels = digits[0][1].reshape(-1, BATCH_SIZE)
   found, losses = [jax.device_get(read(carry)[0])], []
@@ -185,11 +167,11 @@ def _check_latents(run, axes):
 
 def _check_final(run, axes):
   final = transforms.finalize(run.opt_state, run.params, RECIPE)
-  is_record = lambda node: isinstance(node, qtensors.TernaryTensor)
-  found = trees.flatten(final, is_leaf=is_record)
+  is_quantized = lambda node: isinstance(node, qtensors.TernaryTensor)
+  found = trees.flatten(final, is_leaf=is_quantized)
   params = trees.flatten(run.params)
   assert list(found) == list(params)
-  assert {path for path in found if is_record(found[path])} == set(axes)
+  assert {path for path in found if is_quantized(found[path])} == set(axes)
   for path, leaf in found.items():
     if path not in axes:
       np.testing.assert_array_equal(leaf, params[path])
@@ -382,15 +364,15 @@ class Net:
   head: Layer
 
 
-def _init_arrays(rng):
-  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-  return {
-    'conv': {'kernel': normal(3, 3, 1, 8) / 2, 'bias': normal(8) / 10},
-    'head': {'kernel': normal(128, 10) / 6, 'bias': normal(10) / 10},
-  }
+def _init_net(rng):
+  normal = lambda *shape: steps.normal(rng, shape)
+  return Net(
+    conv=Layer(kernel=normal(3, 3, 1, 8) / 2, bias=normal(8) / 10),
+    head=Layer(kernel=normal(128, 10) / 6, bias=normal(10) / 10),
+  )
 
 
-def _apply_arrays(net, images):
+def _apply_net(net, images):
   x = jax.lax.conv_general_dilated(
     images,
     net.conv.kernel,
@@ -402,12 +384,7 @@ def _apply_arrays(net, images):
   return x @ net.head.kernel + net.head.bias
 
 
-def _to_net(arrays):
-  return Net(**{name: Layer(**layer) for name, layer in arrays.items()})
-
-
 def test_dataclass(digits, rng):
-  params = _to_net(jax.tree.map(jnp.asarray, _init_arrays(rng)))
-  run = _train_tree(params, _apply_arrays, digits)
+  run = _train_tree(_init_net(rng), _apply_net, digits)
   assert isinstance(run.params, Net)
   _check(run, {'conv/kernel': 3, 'head/kernel': 1})
