@@ -4,9 +4,6 @@ import numpy as np
 import pytest
 
 from hq_jax.artifact import byte_planes
-from hq_jax.artifact import layout
-
-DTYPES = [dtype for _, dtype in layout.DTYPES.values()]
 
 
 def test_planes_by_hand():
