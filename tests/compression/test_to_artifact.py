@@ -123,6 +123,20 @@ def test_only_the_classifier_needs_a_scale(exported):
   assert floats == {'float16'}
 
 
+def test_a_scale_is_folded_in_float64(network, exported):
+  variables, quantized = network
+  norm = jax.tree.map(np.float64, variables['params']['norm_stem'])
+  stats = jax.tree.map(np.float64, variables['batch_stats']['norm_stem'])
+  a = norm['scale'] / np.sqrt(stats['var'] + 1e-5)
+  scale = np.float64(quantized['conv_stem/kernel'].scale)
+  for name, wanted in (
+    ('scale', a * scale),
+    ('bias', norm['bias'] - a * stats['mean']),
+  ):
+    tensor = exported.tensors[f'params/norm_stem/{name}']
+    np.testing.assert_array_equal(tensor, wanted.astype(np.float16))
+
+
 @pytest.mark.parametrize('name', ['scale', 'bias'])
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_a_value_that_is_not_finite_is_refused(network, name, value):
