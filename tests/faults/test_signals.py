@@ -67,11 +67,11 @@ def test_while_an_epoch_is_evaluated_it_saves_and_goes_on(
   whole, data_dir, tmp_path
 ):
   workdir = tmp_path / 'w'
-  # Nothing is compiled yet: so the evaluation takes a second or two.
+  # Nothing is compiled yet: so the evaluation takes a while.
   with runs.start_quick(data_dir, workdir, **_UNCOMPILED) as running:
     # Of step 9; the epoch has one step more.
     moments.wait(running, workdir, 3)
-    time.sleep(0.3)
+    time.sleep(0.05)
     running.send(signal.SIGINT)
     done = running.finish()
   assert _check_saved(done, signal.SIGINT) == ('10', 'dense')
