@@ -1,0 +1,81 @@
+"""The lists of layers are those of the Flax networks."""
+
+import jax
+import pytest
+
+from hq_jax import models
+from hq_jax.core import trees
+from hq_jax.inference import architectures
+
+NETWORKS = (
+  ('mlp', {'widths': [16, 8]}, (6, 5, 2)),
+  ('small_resnet', {'widths': [4, 8], 'num_blocks': [1, 2]}, (7, 6, 1)),
+  ('small_resnet', {'widths': [4, 4], 'num_blocks': [1, 1]}, (1, 1, 1)),
+  ('resnet20', {}, (32, 32, 3)),
+  ('resnet56', {}, (32, 32, 3)),
+  ('resnet18', {}, (40, 64, 3)),
+  ('resnet34', {}, (32, 32, 3)),
+  ('resnet50', {}, (64, 64, 3)),
+  ('resnet101', {}, (32, 32, 3)),
+  ('mobilenet_v2', {}, (48, 32, 3)),
+)
+
+
+def _shape_of_leaves(layers, input_shape):
+  """The parameters that the lists ask for, by path."""
+  shapes = {architectures.INPUT: input_shape}
+  shapes |= {layer.name: layer.shape for layer in layers}
+  found = {}
+  for layer in layers:
+    if layer.op not in ('conv', 'dense', 'norm'):
+      continue
+    width = layer.shape[-1]
+    if layer.op == 'norm':
+      found[f'{layer.name}/scale'] = found[f'{layer.name}/bias'] = (width,)
+      continue
+    num_inputs = shapes[layer.inputs[0]][-1] // layer.groups
+    sides = (layer.size, layer.size) if layer.op == 'conv' else ()
+    found[f'{layer.name}/kernel'] = (*sides, num_inputs, width)
+    if layer.has_bias:
+      found[f'{layer.name}/bias'] = (width,)
+  return found
+
+
+@pytest.mark.parametrize(('name', 'arguments', 'shape'), NETWORKS)
+def test_tensors_are_those_of_flax(name, arguments, shape):
+  model = models.build(name, num_classes=5, arguments=arguments)
+  image = jax.ShapeDtypeStruct((1, *shape), 'float32')
+  expected = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  layers = architectures.make_layers(name, arguments, shape, 5)
+  found = _shape_of_leaves(layers, shape)
+  assert found == {path: x.shape for path, x in trees.flatten(expected).items()}
+
+
+def test_activations_of_a_residual_block():
+  layers = architectures.make_layers(
+    'small_resnet', {'widths': [4, 8], 'num_blocks': [1, 1]}, (8, 8, 1), 3
+  )
+  assert architectures.find_activations(layers) == {
+    'norm_stem/relu': False,
+    'stage1_block1/norm1/relu': False,
+    'stage1_block1/norm2': True,
+    'stage1_block1/relu': False,
+    'stage2_block1/norm1/relu': False,
+    'stage2_block1/norm2': True,
+    'stage2_block1/norm_proj': True,
+    'stage2_block1/relu': False,
+  }
+
+
+@pytest.mark.parametrize(
+  ('name', 'arguments', 'message'),
+  [
+    ('resnet19', {}, 'model is'),
+    ('mlp', {'depth': 3}, 'takes no such argument'),
+    ('mlp', {'widths': [0]}, 'at least 1'),
+    ('small_resnet', {'widths': [4]}, 'the same length'),
+  ],
+)
+def test_what_no_network_has_is_refused(name, arguments, message):
+  with pytest.raises(ValueError, match=message):
+    architectures.make_layers(name, arguments, (8, 8, 1), 3)
