@@ -81,10 +81,10 @@ def sizes(data: bytes) -> dict[str, int]:
     stream), 'model_tables' (the layers' frequencies), 'scales' (of ternary,
     int8 and codebook tensors), 'indices' and 'codewords' (of codebook tensors,
     if there are any), a dtype's name for each dtype of other values (the
-    codes of int8 tensors are 'int8'), and 'ancillary' (sections that this
-    reader skips) if there are any. They add up to `len(data)`. Where scales
-    or codewords share a section with other values, its bytes are split in
-    proportion to the numbers of values.
+    codes of int8 tensors are 'int8'), 'activation_ranges', and 'ancillary'
+    (sections that this reader skips) if there are any. They add up to
+    `len(data)`. Where scales or codewords share a section with other values,
+    its bytes are split in proportion to the numbers of values.
 
   Raises:
     ValueError: as `reader.parse`.
@@ -115,6 +115,8 @@ def _sizes(parsed: reader.Parsed, file_bytes: int) -> dict[str, int]:
     others = [n for run, n in runs if run.part == layout.VALUES]
     if others:
       parts[layout.DTYPES[encoding][1].name] = sum(others)
+  if layout.RANGES in parsed.sections:
+    parts['activation_ranges'] = len(parsed.sections[layout.RANGES])
   ancillary = file_bytes - sum(parts.values())
   if ancillary:
     parts['ancillary'] = ancillary
@@ -128,7 +130,8 @@ def layers(data: bytes) -> list[Row]:
   layers: its bytes are attributed in proportion to what each layer's codes cost
   under its model, `sum(-log2 p)`; a section of values is attributed in
   proportion to the numbers of values. Shares are rounded so that
-  `sum(row.num_bytes) + preamble + header (+ ancillary) == len(data)`.
+  `sum(row.num_bytes) + preamble + header (+ activation_ranges) (+ ancillary)
+  == len(data)`.
 
   Args:
     data: the whole file.

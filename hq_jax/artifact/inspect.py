@@ -19,6 +19,7 @@ from hq_jax.runtime import terminal
 _CONTAINER = {
   'preamble': '(preamble and section table)',
   'header': '(header)',
+  'activation_ranges': '(activation ranges)',
   'ancillary': '(ancillary sections)',
 }
 # What a tensor of codes holds, by the first letter of its encoding.
@@ -43,6 +44,7 @@ def describe(data: bytes, name: str = '') -> dict[str, Any]:
     'preprocessing': header.preprocessing,
     'class_names': list(header.class_names),
     'folded_norms': header.folded_norms,
+    'activation_ranges': list(reader.decode_ranges(parsed)),
     'file_bytes': len(data),
     'dense_bytes': dense_bytes,
     'ratio': dense_bytes / len(data),

@@ -11,6 +11,7 @@ from hq_jax.core import qtensors
 HEADER = 'HEAD'
 CODES = 'CODE'
 INDICES = 'INDX'
+RANGES = 'rngs'  # ancillary: the logits do not need them
 
 # Encodings of ordinary tensors: the dtype, and the section that holds it.
 DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -47,6 +48,7 @@ SCALES: dict[str, str | None] = (
 MAX_AXES = 32
 MAX_ELEMENTS = 1 << 31  # per tensor, and of all kernels of codes together
 MAX_CODEWORDS = 256  # an index is one byte
+MAX_RANGES = 1 << 13  # of activations
 # Codes of a layer with almost no non-zeros cost next to nothing, so the
 # length of the stream does not bound their number: these two do.
 FREE_CODES = 1 << 20

@@ -1,6 +1,6 @@
 """The content of an `.hq` file, and the rules that reader and writer share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -34,6 +34,10 @@ class Artifact(NamedTuple):
     folded_norms: path of a folded batch norm inside 'params', as
       'stem/norm', -> its epsilon in [0, 1]; its tensors 'scale' and 'bias'
       hold all there is of it.
+    activation_ranges: for each output that an engine with int8 activations
+      quantizes, in the order of `inference.architectures.find_activations`, a
+      float16 number `r > 0`: values are taken to be in `[-r, r]`, or in
+      `[0, r]` where they cannot be negative. Empty where none were measured.
   """
 
   model: str
@@ -43,6 +47,7 @@ class Artifact(NamedTuple):
   class_names: tuple[str, ...]
   tensors: dict[str, Tensor]
   folded_norms: dict[str, float]
+  activation_ranges: tuple[float, ...] = ()
 
 
 def validate(artifact: Artifact) -> None:
@@ -73,6 +78,7 @@ def validate(artifact: Artifact) -> None:
       )
     layout.check_spec(layout.spec_of(path, tensor))
   _check_norms(artifact)
+  check_ranges(artifact.activation_ranges)
 
 
 def check_text(field: str, value: Any) -> None:
@@ -130,6 +136,26 @@ def check_plain(field: str, value: Any, depth: int = 0) -> None:
     raise ValueError(
       f'{field} is {value!r:.60} ({type(value).__name__}), wanted plain JSON'
     )
+
+
+def check_ranges(ranges: Sequence[float]) -> None:
+  """Refuses what are not positive, finite float16 numbers, or too many."""
+  if len(ranges) > layout.MAX_RANGES:
+    raise ValueError(
+      f'activation_ranges has {len(ranges)} entries, wanted at most'
+      f' {layout.MAX_RANGES}'
+    )
+  for index, value in enumerate(ranges):
+    if not isinstance(value, float) or not _is_range(value):
+      raise ValueError(
+        f'activation_ranges[{index}] is {value!r:.40}, wanted a positive float'
+        ' that float16 holds'
+      )
+
+
+def _is_range(value: float) -> bool:
+  with np.errstate(over='ignore'):
+    return 0 < value < math.inf and float(np.float16(value)) == value
 
 
 def _is_scalar(value: Any) -> bool:

@@ -149,10 +149,27 @@ def decode(parsed: Parsed) -> model_lib.Artifact:
       array = values[path, layout.VALUES].reshape(shape)
       is_int8 = encoding in layout.INT8
       found[path] = _make_int8(path, array, scale) if is_int8 else array
-  artifact = model_lib.Artifact(*header[:5], found, header.folded_norms)
+  artifact = model_lib.Artifact(
+    *header[:5], found, header.folded_norms, decode_ranges(parsed)
+  )
   with naming(f'section {layout.HEADER}'):
     model_lib.validate(artifact)
   return artifact
+
+
+def decode_ranges(parsed: Parsed) -> tuple[float, ...]:
+  """Decodes the ranges of activations; () where there are none."""
+  body = parsed.sections.get(layout.RANGES)
+  if body is None:
+    return ()
+  with naming(f'section {layout.RANGES}'):
+    if len(body) % 2 or not 0 < len(body) <= 2 * layout.MAX_RANGES:
+      raise ValueError(
+        f'{len(body)} bytes, wanted 2 for each of 1 to {layout.MAX_RANGES}'
+      )
+    ranges = tuple(np.frombuffer(body, '<f2').astype(float).tolist())
+    model_lib.check_ranges(ranges)
+  return ranges
 
 
 def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:

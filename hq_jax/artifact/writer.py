@@ -43,6 +43,7 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
     tensors=found,
     input_shape=tuple(artifact.input_shape),
     class_names=tuple(artifact.class_names),
+    activation_ranges=tuple(artifact.activation_ranges),
   )
   model_lib.validate(artifact)
   specs = headers.sort_specs([layout.spec_of(p, t) for p, t in found.items()])
@@ -63,6 +64,9 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
     values = [_values(found[run.path], run.part) for run in runs]
     body = byte_planes.encode(np.concatenate(values))
     sections.append((layout.DTYPES[encoding][0], body))
+  if artifact.activation_ranges:
+    body = np.array(artifact.activation_ranges, '<f2').tobytes()
+    sections.append((layout.RANGES, body))
   data = container.pack(sections)
   layout.check_total(specs, len(data))
   return data

@@ -22,6 +22,7 @@ _PARTS = {
   'indices': 'indices of codewords, entropy-coded',
   'scales': 'scales of kernels',
   'codewords': 'codewords of kernels',
+  'activation_ranges': 'activation ranges',
   'ancillary': 'ancillary sections',
 }
 
@@ -125,7 +126,7 @@ def _layer_rows(report: Mapping[str, Any]) -> list[list[str]]:
   rows = [_layer_row(kernels[path]) for path in order]
   for name, num_bytes in (
     (f'{len(others)} other tensors', sum(x['bytes'] for x in others)),
-    ('preamble and header', report['container_bytes']),
+    ('preamble, header, ranges', report['container_bytes']),
     ('all', report['file_bytes']),
   ):
     rows.append([name, '', '', '', '', f'{num_bytes:,}', '', ''])

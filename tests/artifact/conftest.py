@@ -79,7 +79,7 @@ def make_small():
   norms = {}
   _add_norm(found, norms, rng, 'norm', 4)
   return artifact.Artifact(
-    'net', {'width': 4}, (3,), {}, ('é', '猫'), found, norms
+    'net', {'width': 4}, (3,), {}, ('é', '猫'), found, norms, (6.0, 0.25)
   )
 
 

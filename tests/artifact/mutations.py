@@ -16,7 +16,7 @@ _FIXED = struct.Struct('<8sHH')
 _ROW = struct.Struct('<4sII')
 _NAMES = (
   *('HEAD', 'CODE', 'INDX', 'TF16', 'TF32', 'TI08', 'TU64'),
-  *('WHAT', 'note'),
+  *('WHAT', 'note', 'rngs'),
 )
 _NUMBERS = (
   *(0, 1, 2, 127, 128, 255, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31),

@@ -40,15 +40,17 @@ def test_sizes_by_hand():
     'params/c': qtensors.TernaryTensor(np.ones((9, 4), np.int8)),
     'params/d': np.zeros(3, np.int32),
   }
-  data = artifact.dumps(EMPTY._replace(tensors=found))
+  ranges = 6.0, 0.5, 8.0
+  data = artifact.dumps(EMPTY._replace(tensors=found, activation_ranges=ranges))
   parts = artifact.sizes(data)
   assert sum(parts.values()) == len(data)
   assert set(parts) == {
     *('preamble', 'header', 'ternary_codes', 'model_tables'),
-    *('scales', 'int32'),
+    *('scales', 'int32', 'activation_ranges'),
   }
-  # Guard, version and count; four sections; checksum.
-  assert parts['preamble'] == 12 + 4 * 12 + 4
+  # Guard, version and count; five sections; checksum.
+  assert parts['preamble'] == 12 + 5 * 12 + 4
+  assert parts['activation_ranges'] == 3 * 2
   assert parts['model_tables'] == 3 * 5
   assert 153 <= parts['ternary_codes'] <= 156  # with the first state
   assert parts['scales'] >= 12

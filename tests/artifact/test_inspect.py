@@ -38,6 +38,7 @@ def make_artifact(rng):
       'params/gain': np.float32(2.0).reshape(()),
     },
     {'norm': 1e-5},
+    (6.0, 0.5),
   )
 
 
@@ -65,7 +66,7 @@ def test_dense_bytes_count_four_vectors_per_folded_norm(data):
 
 def test_sections_are_those_of_the_file(data):
   bodies = container.unpack(data)
-  assert len(bodies) == 4
+  assert len(bodies) == 5
   assert inspect.describe(data)['sections'] == [
     {'name': name, 'bytes': len(body), 'crc32': zlib.crc32(body)}
     for name, body in bodies.items()
@@ -106,7 +107,8 @@ def test_the_column_of_bytes_adds_up_to_the_file(data, change):
   names = [name for name, _, _ in rows]
   assert names[:5] == [row.path for row in artifact.layers(changed)]
   assert names[5:7] == ['(preamble and section table)', '(header)']
-  assert names[7:] == ['(ancillary sections)'] * (change is with_ancillary)
+  assert names[7] == '(activation ranges)'
+  assert names[8:] == ['(ancillary sections)'] * (change is with_ancillary)
 
 
 def test_the_row_of_a_tensor(data):
@@ -147,7 +149,7 @@ def test_the_lines_above_the_tables(data):
     f'bytes: {len(data):,}',
     f'ratio: {found["ratio"]:.2f} (47,844 bytes in float32: all parameters and'
     ' statistics)',
-    'checksums: good (4 sections)',
+    'checksums: good (5 sections)',
   ]
   assert len(data) > 1000
   for name, body in container.unpack(data).items():

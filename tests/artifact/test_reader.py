@@ -48,7 +48,7 @@ def test_message_names_file_and_section(data, tmp_path):
   with pytest.raises(ValueError) as caught:
     artifact.read(path)
   assert str(caught.value) == (
-    f'{path}: section TI08: damaged (its checksum differs)'
+    f'{path}: section rngs: damaged (its checksum differs)'
   )
 
 
@@ -96,6 +96,13 @@ def test_ancillary_sections_are_skipped(data, small, check_equal):
     ({'TF32': bytes(100)}, 'section TF32: '),
     ({'TI08': b'\x07'}, 'section TI08: damaged DEFLATE stream'),
     ({'HEAD': b'\0\0\0\0'}, 'section HEAD: the DEFLATE stream'),
+    ({'rngs': b''}, 'section rngs: 0 bytes, wanted 2 for each of 1 to 8192'),
+    ({'rngs': b'\0F\0'}, 'section rngs: 3 bytes'),
+    ({'rngs': b'\0F' * 8193}, 'section rngs: 16386 bytes'),
+    ({'rngs': b'\0F\0|'}, r'section rngs: activation_ranges\[1\] is inf'),
+    ({'rngs': b'\0~'}, r'section rngs: activation_ranges\[0\] is nan'),
+    ({'rngs': b'\0\0'}, r'section rngs: activation_ranges\[0\] is 0.0'),
+    ({'rngs': b'\0\xc6'}, r'section rngs: activation_ranges\[0\] is -6.0'),
   ],
 )
 def test_hostile_bodies_are_refused(data, changes, message):

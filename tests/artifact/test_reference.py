@@ -309,8 +309,15 @@ def read(data):
   return found
 
 
+def read_ranges(data):
+  body = read_sections(data).get('rngs', b'')
+  return struct.unpack(f'<{len(body) // 2}e', body)
+
+
 def _check(given):
-  found = read(artifact.dumps(given))
+  data = artifact.dumps(given)
+  assert read_ranges(data) == given.activation_ranges
+  found = read(data)
   assert found.keys() == given.tensors.keys()
   for path, tensor in given.tensors.items():
     values, scale, *_ = found[path]
