@@ -3,6 +3,9 @@
 from typing import Any
 
 from flax import linen as nn
+import jax
+
+from hq_jax.core import convolutions
 
 NORM_EPSILON = 1e-5
 
@@ -13,7 +16,6 @@ def conv(
   stride: int,
   dtype: Any,
   name: str,
-  groups: int = 1,
 ) -> nn.Conv:
   """A convolution without bias, padded as torch does it.
 
@@ -25,11 +27,32 @@ def conv(
     (size, size),
     (stride, stride),
     padding=[(size // 2, size // 2)] * 2,
-    feature_group_count=groups,
     use_bias=False,
     dtype=dtype,
     name=name,
   )
+
+
+class DepthwiseConv(nn.Module):
+  """A 3x3 convolution of each channel alone, without bias, padded by one."""
+
+  stride: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps `[n, h, w, c]` to `[n, h / stride, w / stride, c]`."""
+    channels = x.shape[-1]
+    kernel = self.param(
+      'kernel', nn.initializers.lecun_normal(), (3, 3, 1, channels)
+    )
+    return convolutions.convolve(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      self.stride,
+      padding=1,
+      groups=channels,
+    )
 
 
 def norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:

@@ -36,9 +36,7 @@ class Block(nn.Module):
     if self.expansion > 1:
       y = layers.conv(hidden, 1, 1, self.dtype, 'conv_expand')(y)
       y = nn.relu6(layers.norm(train, self.dtype, 'norm_expand')(y))
-    y = layers.conv(
-      hidden, 3, self.stride, self.dtype, 'conv_depthwise', groups=hidden
-    )(y)
+    y = layers.DepthwiseConv(self.stride, self.dtype, name='conv_depthwise')(y)
     y = nn.relu6(layers.norm(train, self.dtype, 'norm_depthwise')(y))
     y = layers.conv(self.width, 1, 1, self.dtype, 'conv_project')(y)
     y = layers.norm(train, self.dtype, 'norm_project')(y)

@@ -6,19 +6,7 @@ import pytest
 from hq_jax import models
 from hq_jax.core import trees
 from hq_jax.inference import architectures
-
-NETWORKS = (
-  ('mlp', {'widths': [16, 8]}, (6, 5, 2)),
-  ('small_resnet', {'widths': [4, 8], 'num_blocks': [1, 2]}, (7, 6, 1)),
-  ('small_resnet', {'widths': [4, 4], 'num_blocks': [1, 1]}, (1, 1, 1)),
-  ('resnet20', {}, (32, 32, 3)),
-  ('resnet56', {}, (32, 32, 3)),
-  ('resnet18', {}, (40, 64, 3)),
-  ('resnet34', {}, (32, 32, 3)),
-  ('resnet50', {}, (64, 64, 3)),
-  ('resnet101', {}, (32, 32, 3)),
-  ('mobilenet_v2', {}, (48, 32, 3)),
-)
+from tests.inference import networks
 
 
 def _shape_of_leaves(layers, input_shape):
@@ -41,7 +29,7 @@ def _shape_of_leaves(layers, input_shape):
   return found
 
 
-@pytest.mark.parametrize(('name', 'arguments', 'shape'), NETWORKS)
+@pytest.mark.parametrize(('name', 'arguments', 'shape'), networks.NETWORKS)
 def test_tensors_are_those_of_flax(name, arguments, shape):
   model = models.build(name, num_classes=5, arguments=arguments)
   image = jax.ShapeDtypeStruct((1, *shape), 'float32')

@@ -1,0 +1,113 @@
+"""Networks in JAX, from their lists of layers: for GPUs, TPUs and exports."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax.core import convolutions
+from hq_jax.core import trees
+from hq_jax.inference import architectures
+
+NORM_EPSILON = 1e-5
+
+# Path of a tensor without 'params/', as 'stem/kernel': its values.
+Weights = Mapping[str, jax.Array | np.ndarray]
+
+
+class JaxEngine:
+  """Logits by JAX, on the device that it finds."""
+
+  def __init__(self, artifact: artifact_lib.Artifact):
+    layers = architectures.make_layers(
+      artifact.model,
+      artifact.model_args,
+      artifact.input_shape,
+      len(artifact.class_names),
+    )
+    variables = artifact_lib.to_variables(artifact)
+    self._weights = jax.device_put(fold_norms(variables))
+    self._apply = jax.jit(lambda weights, x: apply(layers, weights, x))
+
+  def logits(self, images: np.ndarray) -> np.ndarray:
+    """Maps float32 `[n, height, width, channels]` to `[n, classes]`."""
+    return np.asarray(self._apply(self._weights, images))
+
+
+def fold_norms(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """The weights of variables as Flax has them: norms become `x a + b`.
+
+  `a = scale / sqrt(var + epsilon)` and `b = bias - a mean`.
+  """
+  weights = dict(trees.flatten(variables['params']))
+  for path, mean in trees.flatten(variables.get('batch_stats', {})).items():
+    norm, _, name = path.rpartition('/')
+    if name != 'mean':
+      continue
+    variance = trees.flatten(variables['batch_stats'])[f'{norm}/var']
+    a = weights[f'{norm}/scale'] / np.sqrt(variance + np.float32(NORM_EPSILON))
+    weights[f'{norm}/scale'] = a
+    weights[f'{norm}/bias'] = weights[f'{norm}/bias'] - a * mean
+  return weights
+
+
+def apply(
+  layers: Sequence[architectures.Layer], weights: Weights, images: jax.Array
+) -> jax.Array:
+  """Maps images `[n, height, width, channels]` to logits `[n, classes]`."""
+  return compute_outputs(layers, weights, images)[layers[-1].name]
+
+
+def compute_outputs(
+  layers: Sequence[architectures.Layer], weights: Weights, images: jax.Array
+) -> dict[str, jax.Array]:
+  """The output of every layer, by its name.
+
+  Under `jit`, XLA leaves out what the caller does not use.
+  """
+  outputs = {architectures.INPUT: images}
+  for layer in layers:
+    inputs = [outputs[name] for name in layer.inputs]
+    outputs[layer.name] = _OPS[layer.op](layer, weights, *inputs)
+  return outputs
+
+
+def _conv(layer, weights, x):
+  kernel = weights[f'{layer.name}/kernel']
+  return convolutions.convolve(
+    x, kernel, layer.stride, layer.padding, layer.groups
+  )
+
+
+def _dense(layer, weights, x):
+  y = jnp.matmul(x, weights[f'{layer.name}/kernel'])
+  return y + weights[f'{layer.name}/bias'] if layer.has_bias else y
+
+
+def _norm(layer, weights, x):
+  return x * weights[f'{layer.name}/scale'] + weights[f'{layer.name}/bias']
+
+
+def _max_pool(layer, weights, x):
+  del weights
+  window = (1, layer.size, layer.size, 1)
+  strides = (1, layer.stride, layer.stride, 1)
+  sides = ((0, 0), *[(layer.padding, layer.padding)] * 2, (0, 0))
+  return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, sides)
+
+
+_OPS: dict[str, Callable[..., jax.Array]] = {
+  'conv': _conv,
+  'dense': _dense,
+  'norm': _norm,
+  'relu': lambda layer, weights, x: jax.nn.relu(x),
+  'relu6': lambda layer, weights, x: jax.nn.relu6(x),
+  'add': lambda layer, weights, x, y: x + y,
+  'max_pool': _max_pool,
+  'mean': lambda layer, weights, x: jnp.mean(x, axis=(1, 2)),
+  'flatten': lambda layer, weights, x: x.reshape(x.shape[0], -1),
+}

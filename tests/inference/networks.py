@@ -1,0 +1,25 @@
+"""Every network of `hq_jax.models`, for small images."""
+
+import pytest
+
+# Name, arguments, shape of an image.
+NETWORKS = (
+  ('mlp', {'widths': [16, 8]}, (6, 5, 2)),
+  ('small_resnet', {'widths': [4, 8], 'num_blocks': [1, 2]}, (7, 6, 1)),
+  ('small_resnet', {'widths': [4, 4], 'num_blocks': [1, 1]}, (1, 1, 1)),
+  ('resnet20', {}, (32, 32, 3)),
+  ('resnet56', {}, (32, 32, 3)),
+  ('resnet18', {}, (40, 64, 3)),
+  ('resnet34', {}, (32, 32, 3)),
+  ('resnet50', {}, (64, 64, 3)),
+  ('resnet101', {}, (32, 32, 3)),
+  ('mobilenet_v2', {}, (48, 32, 3)),
+)
+_SLOW = ('resnet56', 'resnet34', 'resnet50', 'resnet101')
+# The same, for tests that compute: the large ones are slow.
+PARAMS = tuple(
+  pytest.param(*network, marks=pytest.mark.slow)
+  if network[0] in _SLOW
+  else network
+  for network in NETWORKS
+)
