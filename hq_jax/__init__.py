@@ -16,15 +16,21 @@ if typing.TYPE_CHECKING:
   from hq_jax import transforms as transforms
   from hq_jax.compression import planner as planner
   from hq_jax.compression.post_training import compress as compress
+  from hq_jax.inference.classifier import Classifier as Classifier
+  from hq_jax.inference.classifier import load as load
+  from hq_jax.inference.classifier import Prediction as Prediction
   from hq_jax.training.train import train as train
 
 __version__ = '0.1.0'
 __all__ = [
+  'Classifier',
+  'Prediction',
   'artifact',
   'baselines',
   'compress',
   'config',
   'core',
+  'load',
   'models',
   'planner',
   'train',
@@ -32,7 +38,10 @@ __all__ = [
 ]
 # Of what does not lie in `hq_jax.NAME`.
 _PLACES = {
+  'Classifier': 'hq_jax.inference.classifier:Classifier',
+  'Prediction': 'hq_jax.inference.classifier:Prediction',
   'compress': 'hq_jax.compression.post_training:compress',
+  'load': 'hq_jax.inference.classifier:load',
   'planner': 'hq_jax.compression.planner',
   'train': 'hq_jax.training.train:train',
 }

@@ -5,6 +5,8 @@ _EXTRAS: dict[str, str | None] = {
   **dict.fromkeys(('chex', 'constriction', 'jax', 'jaxlib', 'numpy')),
   **dict.fromkeys(('optax', 'scipy', 'tabulate')),
   'matplotlib': 'report',
+  'onnxruntime': 'predict',
+  'PIL': 'predict',
   'tensorflow': 'prepare',
 }
 

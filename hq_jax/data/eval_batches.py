@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from hq_jax.data import normalization
+from hq_jax.data import preprocessing as preprocessing_lib
 from hq_jax.data import sources
-from hq_jax.data.images import crops
 from hq_jax.data.images import threaded_reader
 from hq_jax.runtime import distributed
 
@@ -46,7 +46,7 @@ class EvalBatches:
 
   def __iter__(self) -> Iterator[Batch]:
     crop = normalization.get_crop(self.preprocessing)
-    read = self._read_arrays() if crop is None else self._read_files(*crop)
+    read = self._read_arrays() if crop is None else self._read_files(crop[1])
     # The examples of each batch by `read`, and which of them there are.
     for (images, labels, readable), positions in zip(
       read, self._get_positions(), strict=True
@@ -68,9 +68,10 @@ class EvalBatches:
       images, labels = sources.gather(self.source, indices)
       yield images, labels, np.ones(len(labels), bool)
 
-  def _read_files(self, resize: int, size: int) -> Iterator[_Read]:
-    make_image = lambda data, position: crops.center_crop(
-      data, size=size, resize=resize
+  def _read_files(self, size: int) -> Iterator[_Read]:
+    shape = size, size, 3
+    make_image = lambda data, position: preprocessing_lib.to_pixels(
+      data, shape, self.preprocessing
     )
     reader = threaded_reader.FileReader(
       self.source,
@@ -78,7 +79,7 @@ class EvalBatches:
       self.unreadable or threaded_reader.Unreadable(0),
       self.num_threads,
     )
-    nothing = np.zeros((size, size, 3), np.uint8), 0
+    nothing = np.zeros(shape, np.uint8), 0
     indices = (
       positions[positions < len(self.source)]
       for positions in self._get_positions()

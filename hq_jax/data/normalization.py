@@ -1,16 +1,20 @@
 """Normalization of pixels, in training and wherever a model is used."""
 
 from collections.abc import Mapping
+import math
+import typing
 from typing import Any
 
 import numpy as np
 
-from hq_jax.data.sets import datasets
+if typing.TYPE_CHECKING:
+  # Whoever predicts has none of what data sets need.
+  from hq_jax.data.sets import datasets
 
 _MAX_PIXELS = 8192
 
 
-def preprocessing(dataset: datasets.Dataset) -> dict[str, Any]:
+def preprocessing(dataset: 'datasets.Dataset') -> dict[str, Any]:
   """Returns what turns pixels into a model's input, as plain JSON values.
 
   It is written into the file of a compressed model, so that whoever reads the
@@ -36,6 +40,18 @@ def get_crop(preprocessing: Mapping[str, Any]) -> tuple[int, int] | None:
   if crop > resize:
     raise ValueError(f'crop is {crop}, wanted at most resize, {resize}')
   return resize, crop
+
+
+def get_pixel_range(preprocessing: Mapping[str, Any]) -> tuple[float, float]:
+  """Reads the lowest and the highest value that a pixel can have."""
+  found = {'pixel_min': 0.0, 'pixel_max': 255.0} | dict(preprocessing)
+  low, high = found['pixel_min'], found['pixel_max']
+  for name, value in (('pixel_min', low), ('pixel_max', high)):
+    if type(value) not in (int, float) or not math.isfinite(value):
+      raise ValueError(f'{name} is {value!r}, wanted a finite number')
+  if low >= high:
+    raise ValueError(f'pixel_max is {high}, wanted more than pixel_min, {low}')
+  return float(low), float(high)
 
 
 def _pixels(name: str, preprocessing: Mapping[str, Any]) -> int:

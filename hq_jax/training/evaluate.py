@@ -7,12 +7,15 @@ from flax import linen as nn
 import jax
 import numpy as np
 
+from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
+from hq_jax import models
+from hq_jax.artifact import reader
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
-from hq_jax.inference import classifier
+from hq_jax.inference import network
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
 from hq_jax.training import metrics
@@ -84,7 +87,14 @@ def make_evaluation(
 def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   """Evaluates a model that is read from its file."""
   checked = config_lib.validate(config)
-  found, model, variables = classifier.load(path)
+  found = artifact_lib.read(path)
+  with reader.naming(path):
+    network.read_layers(found)
+  model = models.build(
+    found.model,
+    num_classes=network.count_classes(found),
+    arguments=found.model_args,
+  )
   mesh = setup_lib.make_mesh(checked)
   dataset = distributed.first_then_others(
     lambda: setup_lib.load_dataset(checked.data)
@@ -112,4 +122,4 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     preprocessing=found.preprocessing,
     unreadable=threaded_reader.Unreadable(checked.data.max_unreadable),
   )
-  return evaluation(variables)
+  return evaluation(artifact_lib.to_variables(found))

@@ -88,14 +88,16 @@ def random_resized_crop(
     words, height, width, min_area=min_area
   )
   box = left, top, left + box_width, top + box_height
-  image = decode.resize_box(file, box, size, can_shrink=True)
+  image = decode.resize_box(file, box, (size, size), can_shrink=True)
   # The word behind those of the tries; its top bit is a fair coin.
   if flip and int(words[_NUM_TRIES * _WORDS_PER_TRY]) >> 63:
     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
   return decode.to_array(image)
 
 
-def center_crop(data: bytes, *, size: int, resize: int) -> np.ndarray:
+def center_crop(
+  data: bytes | Image.Image, *, size: int, resize: int, channels: int = 3
+) -> np.ndarray:
   """Decodes a file, resizes its shorter side, and cuts out the middle.
 
   What torchvision's `Resize(resize)` and `CenterCrop(size)` do to a Pillow
@@ -104,14 +106,31 @@ def center_crop(data: bytes, *, size: int, resize: int) -> np.ndarray:
   """
   _check_size('size', size, 1)
   _check_size('resize', resize, size)
-  file = decode.read_header(data)
+  file = decode.open_image(data)
   (left, right), (top, bottom) = [
     _central_span(length, resize * length // min(file.size), size)
     for length in decode.get_upright_size(file)
   ]
   box = left, top, right, bottom
-  image = decode.resize_box(file, box, size)
-  return decode.to_array(image)
+  image = decode.resize_box(file, box, (size, size), channels=channels)
+  return decode.to_array(image, channels)
+
+
+def fit(
+  data: bytes | Image.Image, *, height: int, width: int, channels: int = 3
+) -> np.ndarray:
+  """Decodes a file, and resizes to a size what it has of that shape.
+
+  That is the middle, as large as it can be; with the same filter.
+  """
+  file = decode.open_image(data)
+  full_width, full_height = decode.get_upright_size(file)
+  box_width = min(full_width, full_height * width / height)
+  box_height = min(full_height, full_width * height / width)
+  left, top = (full_width - box_width) / 2, (full_height - box_height) / 2
+  box = left, top, left + box_width, top + box_height
+  image = decode.resize_box(file, box, (width, height), channels=channels)
+  return decode.to_array(image, channels)
 
 
 def _check_size(name: str, value: int, low: int) -> None:

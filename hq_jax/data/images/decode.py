@@ -22,15 +22,17 @@ class UnreadableImage(ValueError):
   """The bytes are no image that can be read; one line says why."""
 
 
-def decode(data: bytes, channels: int = 3) -> np.ndarray:
+def decode(data: bytes | Image.Image, channels: int = 3) -> np.ndarray:
   """Decodes a JPEG, PNG, GIF (the first frame), BMP or WebP file.
+
+  Or takes an image that Pillow has opened.
 
   The image is turned upright as EXIF says, as cameras and phones leave it to
   the reader. What is transparent is laid over white, the page for which such
   images are drawn: below full transparency the file's colours mean nothing.
   16 bits become the upper 8.
   """
-  file = read_header(data)
+  file = open_image(data)
   image = _load(file, channels)
   image = exif.turn_upright(image, exif.read_orientation(file))
   return to_array(image, channels)
@@ -55,35 +57,50 @@ def read_header(data: bytes) -> ImageFile.ImageFile:
   return file
 
 
-def get_upright_size(file: ImageFile.ImageFile) -> tuple[int, int]:
+def open_image(data: bytes | Image.Image) -> Image.Image:
+  """Opens a file as `read_header` does, or takes an image that is open."""
+  if not isinstance(data, Image.Image):
+    return read_header(data)
+  if data.mode == 'F':
+    raise UnreadableImage(
+      'image has pixels of floats (mode F), wanted 8 bits for each channel'
+    )
+  with _reading():
+    data.load()  # Before `draft` could change it.
+  return data
+
+
+def get_upright_size(file: Image.Image) -> tuple[int, int]:
   """Returns the size of an image once it is turned upright."""
   return exif.turn_size(file.size, exif.read_orientation(file))
 
 
 def resize_box(
-  file: ImageFile.ImageFile,
+  file: Image.Image,
   box: tuple[float, float, float, float],
-  size: int,
+  size: tuple[int, int],
   *,
+  channels: int = 3,
   can_shrink: bool = False,
 ) -> Image.Image:
-  """Decodes the pixels and resizes a part of them to a square, in RGB.
+  """Decodes the pixels and resizes a part of them to (width, height).
 
   With the antialiased bilinear filter.
   """
   shrink = 1
   if can_shrink:
-    shrink = _fit_shrink(
-      file, int(min(box[2] - box[0], box[3] - box[1])) // size
-    )
+    most = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
+    shrink = _fit_shrink(file, int(most))
   # It is cheaper to find the part in the image as it is stored, and to turn
   # the result, than to turn the image.
   orientation = exif.read_orientation(file)
   box = exif.find_stored_box(box, file.size, orientation)
   left, top, right, bottom = (side / shrink for side in box)
-  image = _load(file, 3, shrink)
+  image = _load(file, channels, shrink)
   image = image.resize(
-    (size, size), Image.Resampling.BILINEAR, (left, top, right, bottom)
+    exif.turn_size(size, orientation),
+    Image.Resampling.BILINEAR,
+    (left, top, right, bottom),
   )
   return exif.turn_upright(image, orientation)
 
@@ -112,16 +129,14 @@ def _reading() -> Iterator[None]:
     ) from error
 
 
-def _fit_shrink(file: ImageFile.ImageFile, most: int) -> int:
+def _fit_shrink(file: Image.Image, most: int) -> int:
   """The largest of 1, 2, 4, 8 up to `most` by which a decoder can divide."""
   if file.format not in ('JPEG', 'MPO'):
     return 1
   return max([shrink for shrink in (2, 4, 8) if shrink <= most], default=1)
 
 
-def _load(
-  file: ImageFile.ImageFile, channels: int, shrink: int = 1
-) -> Image.Image:
+def _load(file: Image.Image, channels: int, shrink: int = 1) -> Image.Image:
   """Decodes the pixels."""
   if channels not in (1, 3):
     raise ValueError(f'channels is {channels!r}, wanted 1 or 3')
