@@ -212,7 +212,6 @@ def _evaluate(path: str) -> int:
 
 
 def _train(listener: 'preemption.Listener') -> int:
-  from hq_jax import report
   from hq_jax.runtime import checkpoint
   from hq_jax.runtime import preemption
   from hq_jax.training import setup as setup_lib
@@ -224,14 +223,12 @@ def _train(listener: 'preemption.Listener') -> int:
   with setup_lib.claim(setup):
     listener.watch = preemption.Watch(setup.mesh)
     try:
-      result = train.run(setup, listener.watch)
+      train.run(setup, listener.watch)
     except OSError as error:
       if error.errno in _LASTING:
         raise
       _refuse(error)
       return _DIED
-  if result is not None:
-    print(report.format_table(result))
   return 0
 
 

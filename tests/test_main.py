@@ -1,6 +1,7 @@
 """The program as it is started from a shell: its words and exit statuses."""
 
 import json
+import re
 
 import pytest
 
@@ -16,12 +17,30 @@ def uninterrupted(tmp_path_factory, data_dir):
   return workdir, done
 
 
-def test_a_run_prints_plain_lines_and_ends_with_the_table(uninterrupted):
+def test_a_run_says_what_it_does_and_where_its_files_are(uninterrupted):
   workdir, done = uninterrupted
   lines = done.stdout.splitlines()
-  assert lines[0].startswith('plan: ')
-  epochs = [line for line in lines if ' epoch ' in line]
-  assert len(epochs) == 6
+  assert lines[:4] == [
+    'network: small_resnet, 1,410 parameters and statistics, for images of'
+    ' 8x8x1',
+    'classes: 10: 0, 1, 2, 3, 4, and 5 more',
+    'images: 1,297 to train on, 500 to test on',
+    'epochs: 2 dense, 2 prune, 2 ternary; each 20 batches of 64, 17 images left'
+    ' for the next',
+  ]
+  assert lines[4].startswith('plan: ')
+  epochs = lines[5:11]
+  for number, line in enumerate(epochs, 1):
+    assert re.search(rf' epoch {number} of 6  train loss .*\d s', line), line
+    assert line.endswith(' left') == (number < 6)
+  path = workdir / 'model.hq'
+  assert lines[-4:-1] == [
+    'The dense network had 2 epochs, the one in the file those and 4 more;'
+    ' after all 6 the dense one may be more accurate.',
+    f'model: {path}',
+    f'more: {workdir / "report.md"}, {workdir / "checkpoints"}',
+  ]
+  assert lines[-1].endswith(f' predict {path} IMAGE')
   assert '\r' not in done.stdout + done.stderr
   assert done.stderr == ''
   report = json.loads((workdir / 'report.json').read_text())

@@ -6,6 +6,7 @@ What training reaches at the same size is better; this needs no data.
 from collections.abc import Mapping
 import functools
 from typing import Any
+import warnings
 
 import jax
 import numpy as np
@@ -56,7 +57,7 @@ def compress(
   - with a `target_ratio`, at the sparsities and in the encodings that
     `planner.plan` finds for these very weights, corrected until the file that
     is written has at most the target's bytes and 99% of them at least, unless
-    no encoding would use them.
+    no encoding would use them, which a warning says.
 
   >>> kernel = np.random.default_rng(0).normal(size=(256, 128))
   >>> found = compress({'a': {'kernel': kernel}}, target_ratio=25.0)
@@ -152,6 +153,12 @@ def _reach(
     num_bytes = max(num_bytes, least.predicted_bytes)
     least = least._replace(predicted_bytes=num_bytes, target_bytes=wanted)
     raise ValueError(allocation.explain(least, target_ratio))
+  if num_bytes < _MIN_FILL * wanted:
+    warnings.warn(
+      f'target_ratio is {target_ratio:g}, whose {wanted:,} bytes are not all'
+      f' used: the file has {num_bytes:,}, and no plan that was tried has more',
+      stacklevel=3,  # the caller of `compress`
+    )
   return found
 
 

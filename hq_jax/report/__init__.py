@@ -2,4 +2,6 @@
 
 from hq_jax.report.run_record import Inputs as Inputs
 from hq_jax.report.tables import format_table as format_table
+from hq_jax.report.wording import describe_epochs as describe_epochs
+from hq_jax.report.wording import describe_target as describe_target
 from hq_jax.report.write import write as write

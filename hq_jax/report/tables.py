@@ -45,6 +45,7 @@ def format_markdown(report: Mapping[str, Any], has_pictures: bool) -> str:
     f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
     f'{report["num_examples"]:,} images; that of the file is measured on the '
     f'model read back from it.{_planned(report)}{_skipped(report)}',
+    wording.describe_epochs(report),
     '![accuracy against bytes, cosine distance over training](summary.png)',
     '## Bytes by part of the file',
     _tabulate(_part_rows(report)),
@@ -60,8 +61,9 @@ def format_markdown(report: Mapping[str, Any], has_pictures: bool) -> str:
     '![training](training.png)',
     f'```json\n{json.dumps(record, indent=2, sort_keys=True)}\n```',
   ]
-  shown = [x for x in sections if has_pictures or not x.startswith('![')]
-  return '\n\n'.join(shown) + '\n'
+  if not has_pictures:
+    sections = [x for x in sections if not x.startswith('![')]
+  return '\n\n'.join(filter(None, sections)) + '\n'
 
 
 def _planned(report: Mapping[str, Any]) -> str:
@@ -71,10 +73,8 @@ def _planned(report: Mapping[str, Any]) -> str:
   num_bytes = report['file_bytes']
   off = num_bytes / predicted - 1
   text = f' The plan was {predicted:,} bytes; the file is {off:+.2%} off.'
-  unused = (report.get('target_bytes') or 0) - num_bytes
-  if unused > 0.01 * num_bytes:
-    text += f' The target leaves {unused:,} bytes that are not used.'
-  return text
+  target = wording.describe_target(report)
+  return f'{text} {target}'.rstrip()
 
 
 def _skipped(report: Mapping[str, Any]) -> str:

@@ -38,6 +38,45 @@ def describe_origin(quantizer: str) -> str:
   )
 
 
+def describe_epochs(report: Mapping[str, Any]) -> str:
+  """A sentence about how long the two networks that are compared were trained.
+
+  The compressed network goes on from the dense one, and has more epochs. It is
+  empty where the history is.
+  """
+  phases = [row['phase'] for row in report['history']]
+  if not phases:
+    return ''
+  dense = phases.count('dense')
+  more = len(phases) - dense
+  pretrained = report['config'].get('pretrained')
+  begin = ' from pretrained weights' if pretrained else ''
+  return (
+    f'The dense network had {dense} epochs{begin}, the one in the file those'
+    f' and {more} more; after all {dense + more} the dense one may be more'
+    ' accurate.'
+  )
+
+
+def describe_target(report: Mapping[str, Any]) -> str:
+  """A sentence where the file misses its target or leaves bytes of it unused.
+
+  It is empty otherwise.
+  """
+  target, num_bytes = report.get('target_bytes'), report['file_bytes']
+  if target is None:
+    return ''
+  if num_bytes > target:
+    return (
+      f'The file does not fit its target of {target:,} bytes: it has'
+      f' {num_bytes - target:,} more.'
+    )
+  unused = target - num_bytes
+  if unused > 0.01 * num_bytes:
+    return f'The target leaves {unused:,} bytes that are not used.'
+  return ''
+
+
 def describe_layers(quantizer: str) -> str:
   """What the columns of the table of layers are."""
   code, when = 'code or index', ', at the end of training (end)'

@@ -16,9 +16,11 @@ from hq_jax.runtime import checkpoint
 from hq_jax.runtime import distributed
 from hq_jax.runtime import preemption
 from hq_jax.runtime import sharding
+from hq_jax.runtime import terminal
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import diagnostics
 from hq_jax.training import finite_guard
+from hq_jax.training import messages
 from hq_jax.training import metrics
 from hq_jax.training import setup as setup_lib
 from hq_jax.training import stages
@@ -127,6 +129,10 @@ class _Run:
 
   def train(self, epoch: int) -> None:
     """Takes the steps of an epoch that are left."""
+    self._bar.set_description(
+      f'{self._stage.get_phase(epoch)}, epoch {self._stage.first_epoch + epoch}'
+      f' of {messages.count_epochs(self._config)}'
+    )
     started = time.monotonic()
     every = self._config.checkpoint.every_steps
     while self._step < epoch * self._steps_per_epoch:
@@ -164,10 +170,21 @@ class _Run:
     row['seconds'] = self._seconds + time.monotonic() - started
     self.state, self._sums = state, self._no_sums()
     self._history.append(row)
-    _show(self._bar, row)
+    self._show(row)
     every = self._config.checkpoint.every_epochs
     if epoch % every == 0 or epoch == self._stage.num_epochs:
       self._save()
+
+  def _show(self, row: Mapping[str, Any]) -> None:
+    if not distributed.is_primary():
+      return
+    num_epochs = messages.count_epochs(self._config)
+    left = messages.estimate_seconds(self._history.rows, num_epochs)
+    if self._bar.disable:
+      terminal.show(messages.describe_epoch(row, num_epochs, left))
+    else:
+      accuracy, time_left = row['test_accuracy'], messages.format_seconds(left)
+      self._bar.set_postfix_str(f'test {accuracy:.2%}, {time_left} left')
 
   def _make_row(self, epoch: int) -> dict[str, Any]:
     """What training says of an epoch; refuses a loss that is not a number."""
@@ -296,19 +313,3 @@ def _make_step(
     skip_non_finite=config.max_skipped_steps > 0,
     mesh=setup.mesh,
   )
-
-
-def _show(bar: tqdm.tqdm, row: Mapping[str, Any]) -> None:
-  if not distributed.is_primary():
-    return
-  if bar.disable:
-    distance = np.mean(list(row['cosine_distance'].values()))
-    print(
-      f'{row["phase"]:7} epoch {row["epoch"]:3d}'
-      f'  train loss {row["train_loss"]:.4f}'
-      f'  test accuracy {row["test_accuracy"]:7.2%}'
-      f'  cosine distance {distance:.3f}',
-      flush=True,
-    )
-  else:
-    bar.set_postfix_str(f'{row["phase"]}, test {row["test_accuracy"]:.2%}')

@@ -19,10 +19,12 @@ from hq_jax.runtime import distributed
 from hq_jax.runtime import preemption
 from hq_jax.runtime import provenance
 from hq_jax.runtime import sharding
+from hq_jax.runtime import terminal
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import evaluate
 from hq_jax.training import export
 from hq_jax.training import loop
+from hq_jax.training import messages
 from hq_jax.training import setup as setup_lib
 from hq_jax.training import stages
 from hq_jax.training import train_state
@@ -33,7 +35,8 @@ def train(
 ) -> dict[str, Any] | None:
   """Trains and compresses a network, and writes its file and a report.
 
-  Prints the plan and a line for each epoch. A run that was interrupted goes on
+  Prints what it is going to do, a line for each epoch, and where the files are.
+  A run that was interrupted goes on
   from its newest checkpoint and ends with the same bytes; one that has ended
   finds everything done. The folder is free again when it returns or raises.
 
@@ -64,7 +67,7 @@ def run(
   See `train`; raises `preemption.Stopped` then, when all is saved.
   """
   if distributed.is_primary():
-    print(f'plan: {planner.describe(setup.plan)}', flush=True)
+    terminal.show(messages.describe_setup(setup))
   watch = watch or preemption.Watch(setup.mesh)
   history = workdir_lib.History(setup.workdir, is_kept=distributed.is_primary())
   evaluation = make_evaluation(setup)
@@ -85,7 +88,7 @@ def run(
   unreadable = distributed.gather(list(setup.unreadable.names))
   if not distributed.is_primary():
     return None
-  return report.write(
+  result = report.write(
     setup.workdir,
     report.Inputs(
       dense_kernels=dense_kernels,
@@ -104,6 +107,8 @@ def run(
       unreadable=tuple(itertools.chain(*unreadable)),
     ),
   )
+  terminal.show(messages.describe_end(setup.workdir, result))
+  return result
 
 
 def make_evaluation(setup: setup_lib.Setup) -> Callable[..., dict[str, Any]]:

@@ -179,7 +179,8 @@ def test_a_finished_run_is_not_run_again(finished, data_dir, capsys):
   same = ('file_bytes', 'dense_accuracy', 'file_accuracy')
   assert [repeated[k] for k in same] == [report[k] for k in same]
   assert len(repeated['layers']) == len(report['layers'])
-  assert capsys.readouterr().out.startswith('plan: ')
+  said = capsys.readouterr().out
+  assert '\nplan: ' in said and f'model: {path}' in said
 
 
 class _Interrupting(io.StringIO):

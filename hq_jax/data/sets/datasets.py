@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import math
 import os
+import types
 from typing import Any, NamedTuple
 
 from hq_jax.data import sources
@@ -46,6 +47,8 @@ class Dataset(NamedTuple):
       to before the centre crop of evaluation.
     fingerprint: changes with the images' names, for a set that anyone may
       change; None for the others.
+    ignored: how many files beside the images of a folder are none by their
+      names, by ending.
   """
 
   name: str
@@ -58,6 +61,7 @@ class Dataset(NamedTuple):
   test: sources.Source
   resize: int | None = None
   fingerprint: str | None = None
+  ignored: Mapping[str, int] = types.MappingProxyType({})
 
 
 def load(
@@ -148,7 +152,8 @@ def _load_folder(
     raise _wrong_size(None, FOLDER, _SIZES, 'a number of pixels')
   found = folders.open_folder(data_dir)
   return _of_files(FOLDER, found, image_size, resize)._replace(
-    fingerprint=f'{found.train.fingerprint()} {found.test.fingerprint()}'
+    fingerprint=f'{found.train.fingerprint()} {found.test.fingerprint()}',
+    ignored=found.ignored,
   )
 
 

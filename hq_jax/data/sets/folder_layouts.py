@@ -9,7 +9,7 @@ Two layouts are understood. In the first, `test` may be called `val` or
 Where there are no images to test on, a fifth of each class is held out.
 """
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 import hashlib
 import pathlib
 import posixpath
@@ -24,10 +24,16 @@ _SPLIT_WORDS = {_TRAIN, *_TESTS, 'training', 'testing', 'valid', 'eval'}
 
 # The paths of the images by class; the paths are relative to ROOT.
 Classes = dict[str, list[str]]
+# How many files in the folders of the classes are no images, by their endings.
+_Ignored = MutableMapping[str, int]
 
 
-def list_splits(root: pathlib.Path) -> tuple[Classes, Classes]:
+def list_splits(
+  root: pathlib.Path, ignored: _Ignored
+) -> tuple[Classes, Classes]:
   """Lists the images to train on and those to test on; none of them is opened.
+
+  Files that are no images by their names are added to those ignored.
 
   The classes are the folders in `ROOT/train`, or those in ROOT where it has no
   folder `train`, in the order of their names' code points.
@@ -40,10 +46,10 @@ def list_splits(root: pathlib.Path) -> tuple[Classes, Classes]:
   """
   folders = _scan_classes(root, '')
   if _TRAIN in folders:
-    train, test = _list_train_and_test(root, folders)
+    train, test = _list_train_and_test(root, folders, ignored)
   else:
     _check_no_splits(root, folders)
-    train, test = _hold_out(_list_training(root, ''), '')
+    train, test = _hold_out(_list_training(root, '', ignored), '')
   if not any(test.values()):
     raise image_files.folder_error(
       root, 'has no two images of a class, wanted some to test on'
@@ -52,7 +58,7 @@ def list_splits(root: pathlib.Path) -> tuple[Classes, Classes]:
 
 
 def _list_train_and_test(
-  root: pathlib.Path, folders: Sequence[str]
+  root: pathlib.Path, folders: Sequence[str], ignored: _Ignored
 ) -> tuple[Classes, Classes]:
   """Lists `ROOT/train` and what there is to test on."""
   tests = [name for name in folders if name in _TESTS]
@@ -61,16 +67,18 @@ def _list_train_and_test(
       root, f'has {" and ".join(tests)}, wanted one of them'
     )
   for name in folders:
-    if name not in (_TRAIN, *tests) and image_files.list_images(root, name):
+    if name not in (_TRAIN, *tests) and image_files.list_images(
+      root, name, ignored
+    ):
       raise image_files.folder_error(
         root / name,
         f'holds images beside {_TRAIN!r}, wanted {", ".join(_TESTS)} or none'
         f' (a class lies in {_TRAIN!r})',
       )
-  train = _list_training(root, _TRAIN)
+  train = _list_training(root, _TRAIN, ignored)
   if not tests:
     return _hold_out(train, _TRAIN)
-  test = _list_classes(root, tests[0])
+  test = _list_classes(root, tests[0], ignored)
   unknown = sorted(test.keys() - train.keys())
   if unknown:
     raise image_files.folder_error(
@@ -92,9 +100,11 @@ def _check_no_splits(root: pathlib.Path, folders: Sequence[str]) -> None:
       )
 
 
-def _list_training(root: pathlib.Path, split: str) -> Classes:
+def _list_training(
+  root: pathlib.Path, split: str, ignored: _Ignored
+) -> Classes:
   """Lists the classes of a split, each of which must have images."""
-  classes = _list_classes(root, split)
+  classes = _list_classes(root, split, ignored)
   _check_any_image(root / split, classes)
   for name, paths in classes.items():
     if not paths:
@@ -116,16 +126,16 @@ def _check_any_image(folder: pathlib.Path, classes: Classes) -> None:
     )
 
 
-def _list_classes(root: pathlib.Path, split: str) -> Classes:
+def _list_classes(root: pathlib.Path, split: str, ignored: _Ignored) -> Classes:
   return {
-    name: image_files.list_images(root, posixpath.join(split, name))
+    name: image_files.list_images(root, posixpath.join(split, name), ignored)
     for name in _scan_classes(root, split)
   }
 
 
 def _scan_classes(root: pathlib.Path, split: str) -> list[str]:
   """Returns the folders in a folder that may hold no images besides."""
-  folders, images = image_files.scan(root / split)
+  folders, images, _ = image_files.scan(root / split)
   if images:
     raise image_files.folder_error(
       root / split / images[0],

@@ -1,6 +1,6 @@
 """Folders of image files as they are, one folder per class, as sources."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -66,11 +66,14 @@ class Folder(NamedTuple):
     class_names: in the order of the labels.
     train: the training images.
     test: the images that accuracy is measured on.
+    ignored: how many files in the folders of the classes are no images by their
+      names: by ending, as '.heic', or '' for none.
   """
 
   class_names: tuple[str, ...]
   train: FolderSource
   test: FolderSource
+  ignored: Mapping[str, int]
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
@@ -85,12 +88,14 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
   root = pathlib.Path(os.path.expanduser(path)).absolute()
   if not os.fspath(path) or not root.is_dir():
     raise image_files.folder_error(path, 'is no folder, wanted one of images')
-  train, test = folder_layouts.list_splits(root)
+  ignored: dict[str, int] = {}
+  train, test = folder_layouts.list_splits(root, ignored)
   class_names = tuple(train)
   return Folder(
     class_names,
     train=_make_source(root, class_names, train),
     test=_make_source(root, class_names, test),
+    ignored=ignored,
   )
 
 

@@ -1,5 +1,6 @@
 """The image files below a folder: which files are images, and in what order."""
 
+from collections.abc import MutableMapping
 import itertools
 import os
 import pathlib
@@ -9,10 +10,13 @@ EXTENSIONS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 _IGNORED = {'__MACOSX', '@eaDir'}
 
 
-def list_images(root: pathlib.Path, folder: str) -> list[str]:
+def list_images(
+  root: pathlib.Path, folder: str, ignored: MutableMapping[str, int]
+) -> list[str]:
   """Lists all images below a folder, however deep.
 
-  Links are followed, each folder counting once.
+  Links are followed, each folder counting once. Other files are added to those
+  ignored, by their endings in small letters.
   """
   visited = {parent.resolve() for parent in (root / folder).parents}
   paths, pending = [], [(folder, (root / folder).parent.resolve())]
@@ -23,15 +27,21 @@ def list_images(root: pathlib.Path, folder: str) -> list[str]:
     if real in visited or holder.is_relative_to(real):
       continue
     visited.add(real)
-    folders, images = scan(root / folder)
+    folders, images, others = scan(root / folder)
+    for name in others:
+      ending = os.path.splitext(name)[1].lower()
+      ignored[ending] = ignored.get(ending, 0) + 1
     paths += [f'{folder}/{name}' for name in images]
     pending += [(f'{folder}/{name}', real) for name in reversed(folders)]
   return sorted(paths)
 
 
-def scan(folder: pathlib.Path) -> tuple[list[str], list[str]]:
-  """Lists what is right in a folder, without names that begin with a dot."""
-  folders, images = [], []
+def scan(folder: pathlib.Path) -> tuple[list[str], list[str], list[str]]:
+  """Lists the folders, images and other files that are right in a folder.
+
+  Names that begin with a dot are skipped.
+  """
+  folders, images, others = [], [], []
   with os.scandir(folder) as entries:
     for entry in entries:
       if entry.name.startswith('.') or entry.name in _IGNORED:
@@ -40,6 +50,8 @@ def scan(folder: pathlib.Path) -> tuple[list[str], list[str]]:
         folders.append(entry.name)
       elif _is_image(entry):
         images.append(entry.name)
+      else:
+        others.append(entry.name)
   for name in itertools.chain(folders, images):
     try:
       name.encode()
@@ -47,7 +59,7 @@ def scan(folder: pathlib.Path) -> tuple[list[str], list[str]]:
       raise folder_error(
         folder / name, 'is not UTF-8, wanted a name that is'
       ) from None
-  return sorted(folders), sorted(images)
+  return sorted(folders), sorted(images), others
 
 
 def folder_error(path: str | os.PathLike[str], what: str) -> ValueError:

@@ -21,6 +21,8 @@ def test_images_are_found_by_their_ends_however_deep(tmp_path):
   assert file_trees.paths_of(folder) == sorted(
     [*found, 'b/000.jpg', 'b/001.jpg']
   )
+  # What the folders of classes hold besides, but for what is hidden.
+  assert folder.ignored == {'.db': 1, '.txt': 1, '.part': 1, '': 1}
 
 
 def test_files_are_in_the_order_of_their_paths(tmp_path):

@@ -1,0 +1,141 @@
+"""Lines that a run prints: what it is going to do, its epochs, and its end."""
+
+from collections.abc import Mapping, Sequence
+import os
+import shlex
+import shutil
+import statistics
+import sys
+from typing import Any
+
+from hq_jax import config as config_lib
+from hq_jax import report as report_lib
+from hq_jax.compression import planner
+from hq_jax.data.sets import datasets
+from hq_jax.data.sets import image_files
+from hq_jax.runtime import terminal
+from hq_jax.runtime import workdir as workdir_lib
+from hq_jax.training import setup as setup_lib
+
+_NUM_NAMES = 5  # of classes, and kinds of files, that are named
+_LAST_EPOCHS = 5  # whose time tells that of the next
+
+
+def describe_setup(setup: setup_lib.Setup) -> str:
+  """Says what a run is going to do, in a few lines."""
+  config, dataset, plan = setup.config, setup.dataset, setup.plan
+  shape = 'x'.join(map(str, dataset.image_shape))
+  begin = f' from {config.pretrained}' if config.pretrained else ''
+  lines = [
+    f'network: {config.model.name}{begin}, {plan.dense_bytes // 4:,} parameters'
+    f' and statistics, for images of {shape}',
+    f'classes: {len(dataset.class_names)}: {_list(dataset.class_names)}',
+    f'images: {len(dataset.train):,} to train on, {len(dataset.test):,} to test'
+    ' on',
+    *_describe_ignored(dataset),
+    f'epochs: {config.dense.epochs} dense, {config.prune.epochs} prune,'
+    f' {config.ternary.epochs} ternary; {_describe_batches(setup)}',
+    f'plan: {planner.describe(plan)}',
+  ]
+  return '\n'.join(map(terminal.escape, lines))
+
+
+def _describe_ignored(dataset: datasets.Dataset) -> list[str]:
+  if not dataset.ignored:
+    return []
+  kinds = sorted(
+    dataset.ignored, key=lambda kind: (-dataset.ignored[kind], kind)
+  )
+  counts = [
+    f'{dataset.ignored[kind]:,} {kind or "no ending"}' for kind in kinds
+  ]
+  return [
+    f'ignored: {sum(dataset.ignored.values()):,} other files beside the images'
+    f' ({_list(counts)}); images end in {" ".join(image_files.EXTENSIONS)}'
+  ]
+
+
+def _describe_batches(setup: setup_lib.Setup) -> str:
+  num_steps, batch_size = setup.steps_per_epoch, setup.config.batch_size
+  num_images, num_seen = len(setup.dataset.train), num_steps * batch_size
+  text = f'each {num_steps:,} batches of {batch_size}'
+  if num_seen < num_images:
+    text += f', {num_images - num_seen:,} images left for the next'
+  elif num_seen > num_images:
+    text += f', {num_seen - num_images:,} images twice'
+  return text
+
+
+def _list(names: Sequence[str]) -> str:
+  """The first few of some names, each cut where it is long."""
+  shown = [x if len(x) <= 24 else f'{x[:21]}...' for x in names[:_NUM_NAMES]]
+  if len(names) > len(shown):
+    shown.append(f'and {len(names) - len(shown):,} more')
+  return ', '.join(shown)
+
+
+def count_epochs(config: config_lib.Config) -> int:
+  """The epochs of a whole run."""
+  phases = config.dense, config.prune, config.ternary
+  return sum(phase.epochs for phase in phases)
+
+
+def estimate_seconds(
+  rows: Sequence[Mapping[str, Any]], num_epochs: int
+) -> float:
+  """How long the epochs after those of some rows will take."""
+  # The first epoch of a stage compiles: it says too much.
+  last = [row['seconds'] for row in rows[-_LAST_EPOCHS:]]
+  return statistics.median_low(last) * (num_epochs - rows[-1]['epoch'])
+
+
+def describe_epoch(
+  row: Mapping[str, Any], num_epochs: int, seconds_left: float
+) -> str:
+  """The line of an epoch, from its row in the metrics."""
+  epoch = f'{row["epoch"]:{len(str(num_epochs))}} of {num_epochs}'
+  left = f', {format_seconds(seconds_left)} left' if seconds_left else ''
+  return (
+    f'{row["phase"]:7} epoch {epoch}  train loss {row["train_loss"]:.4f}'
+    f'  test accuracy {row["test_accuracy"]:7.2%}'
+    f'  {format_seconds(row["seconds"])}{left}'
+  )
+
+
+def format_seconds(seconds: float) -> str:
+  """A duration in the unit that suits it.
+
+  >>> [format_seconds(x) for x in (0.25, 42, 600, 9000)]
+  ['0.2 s', '42 s', '10 min', '2.5 h']
+  """
+  if seconds < 100:
+    return f'{seconds:.1f} s' if 0 < seconds < 10 else f'{seconds:.0f} s'
+  if seconds < 6000:
+    return f'{seconds / 60:.0f} min'
+  return f'{seconds / 3600:.1f} h'
+
+
+def describe_end(workdir: str, report: Mapping[str, Any]) -> str:
+  """The table of a run, where its files are, and what to do with them."""
+  place = lambda name: os.path.join(workdir, name)
+  names = 'report.html', 'report.md', workdir_lib.CHECKPOINTS
+  found = [place(name) for name in names if os.path.exists(place(name))]
+  said = report_lib.describe_target(report), report_lib.describe_epochs(report)
+  lines = [text for text in said if text]
+  if unreadable := report['unreadable_images']:
+    lines.append(f'Skipped: {len(unreadable):,} images that cannot be read.')
+  path = place(workdir_lib.MODEL)
+  lines += [
+    f'model: {path}',
+    f'more: {", ".join(found)}',
+    f'to use it: {_get_program()} predict {shlex.quote(path)} IMAGE',
+  ]
+  table = report_lib.format_table(report)
+  return '\n'.join([table, *map(terminal.escape, lines)])
+
+
+def _get_program() -> str:
+  """The command as one could type it here."""
+  if shutil.which('hq-jax'):
+    return 'hq-jax'
+  return f'{shlex.quote(sys.executable)} -m hq_jax'

@@ -1,0 +1,73 @@
+"""What a run says: its first lines, the time left, its end."""
+
+import pytest
+
+from configs import folder as folder_config
+from hq_jax.training import messages
+from hq_jax.training import setup as setup_lib
+from tests.data import file_trees
+from tests.data import pictures
+
+
+def test_the_first_lines_name_what_is_ignored_and_escape_names(tmp_path):
+  # As a telephone leaves it: most pictures are no files that can be read.
+  root = pictures.make_folder(
+    tmp_path / 'pictures', num_classes=2, num_per_class=15, splits=('',)
+  )
+  file_trees.touch(root, *(f'class1/{i}.HEIC' for i in range(48)))
+  file_trees.touch(root, 'class0/labels.txt', 'class0/README')
+  (root / 'class0').rename(root / 'a\x1b[2J\nb')
+  (root / 'class1').rename(root / ('n' * 40))
+  config = folder_config.get_config(f'data_dir={root},debug,batch_size=16')
+  config.model.name = 'small_resnet'
+  setup = setup_lib.prepare(config, tmp_path / 'run')
+  lines = messages.describe_setup(setup).splitlines()
+  assert lines[1:5] == [
+    f'classes: 2: a\\x1b[2J\\nb, {"n" * 21}...',
+    'images: 24 to train on, 6 to test on',
+    'ignored: 50 other files beside the images (48 .heic, 1 no ending, 1 .txt);'
+    ' images end in .bmp .gif .jpeg .jpg .png .webp',
+    'epochs: 1 dense, 1 prune, 1 ternary; each 2 batches of 16, 8 images twice',
+  ]
+
+
+def test_the_time_left_leaves_out_what_compiling_took():
+  rows = [{'epoch': 1, 'seconds': 30.0}]
+  assert messages.estimate_seconds(rows, 10) == 270
+  rows += [{'epoch': 2, 'seconds': 4.0}, {'epoch': 3, 'seconds': 5.0}]
+  assert messages.estimate_seconds(rows, 10) == 35
+  rows += [{'epoch': 10, 'seconds': 4.0}]
+  assert messages.estimate_seconds(rows, 10) == 0
+
+
+@pytest.mark.parametrize(
+  ('file_bytes', 'words'),
+  [
+    (1001, 'The file does not fit its target of 1,000 bytes: it has 1 more.'),
+    (900, 'The target leaves 100 bytes that are not used.'),
+    (995, ''),
+  ],
+)
+def test_the_end_says_what_became_of_the_target(tmp_path, file_bytes, words):
+  evaluations = 'dense', 'ternary', 'file'
+  report = {
+    'target_bytes': 1000,
+    'file_bytes': file_bytes,
+    'dense_bytes': 10_000,
+    'resident_bytes': 2000,
+    'num_weights': 2500,
+    'ratio': 10_000 / file_bytes,
+    'unreadable_images': ['a.jpg'],
+    'config': {'pretrained': 'resnet18.pth'},
+    'history': [{'phase': x} for x in ('dense', 'prune', 'prune', 'ternary')],
+    **{f'{name}_accuracy': 0.5 for name in evaluations},
+  }
+  workdir = str(tmp_path / 'my run')
+  lines = messages.describe_end(workdir, report).splitlines()
+  assert ('target' in '\n'.join(lines)) == bool(words)
+  assert (words in lines) == bool(words)
+  assert 'Skipped: 1 images that cannot be read.' in lines
+  (epochs,) = [line for line in lines if line.startswith('The dense network')]
+  assert 'had 1 epochs from pretrained weights, ' in epochs
+  assert 'those and 3 more; after all 4 ' in epochs
+  assert lines[-1].endswith(f" predict '{workdir}/model.hq' IMAGE")
