@@ -22,6 +22,16 @@ Prints what an .hq file holds and where its bytes go, from the file alone.
 
 Every byte of the file is verified. Exit status: 0; 2 and one line on stderr
 where the file cannot be read or is not a good one."""
+_PREDICT = """\
+Prints the most probable classes of images: JPEG, PNG, GIF, BMP or WebP files,
+and those in folders, however deep.
+
+With --json a line for each image, a JSON object:
+  {"image": "a.png", "predictions": [{"class": "cat", "probability": 0.9}, ...]}
+  {"image": "b.png", "error": "b.png: no such file"}
+
+Exit status: 0; 2 where the model or an image cannot be read: each is named on
+stderr in one line, and the other images are answered."""
 _PREPARE = """\
 Downloads a data set of TFDS and writes it as files that training reads without
 TensorFlow and without a network.
@@ -60,6 +70,27 @@ def _make_parser() -> argparse.ArgumentParser:
     '--json', action='store_true', help='one JSON object with everything'
   )
   inspect.set_defaults(run=_inspect)
+  predict = add('predict', 'says what images show', _PREDICT)
+  predict.add_argument('model', metavar='MODEL', help='an .hq file')
+  predict.add_argument(
+    'images', metavar='IMAGE', nargs='+', help='a file, or a folder of them'
+  )
+  predict.add_argument(
+    '--top',
+    type=int,
+    default=5,
+    metavar='N',
+    help='how many classes to list; default: 5',
+  )
+  predict.add_argument(
+    '--json', action='store_true', help='one JSON object a line'
+  )
+  predict.add_argument(
+    '--engine',
+    metavar='NAME',
+    help='onnxruntime or jax; default: the first of them that is installed',
+  )
+  predict.set_defaults(run=_predict)
   prepare = add('prepare', 'prepares a data set of TFDS', _PREPARE)
   prepare.add_argument(
     'name',
@@ -89,6 +120,18 @@ def _inspect(arguments: argparse.Namespace) -> str:
   return (inspect.format_json if arguments.json else inspect.format_text)(found)
 
 
+def _predict(arguments: argparse.Namespace) -> int:
+  from hq_jax.inference import predict
+
+  return predict.predict_files(
+    arguments.model,
+    arguments.images,
+    top=arguments.top,
+    as_json=arguments.json,
+    engine=arguments.engine,
+  )
+
+
 def _prepare(arguments: argparse.Namespace) -> str:
   from hq_jax.data import prepare
 
@@ -116,14 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.main(argv[1:])
   try:
     arguments = _make_parser().parse_args(argv)
-    text = arguments.run(arguments)
+    found = arguments.run(arguments)
   except ModuleNotFoundError as error:
     from hq_jax.core import extras
 
     return terminal.refuse(str(extras.explain(error, f'hq-jax {argv[0]}')))
   except (OSError, ValueError) as error:
     return terminal.refuse(str(error))
-  return terminal.show(text)
+  return terminal.show(found) if isinstance(found, str) else found
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ _HEAVY = {'jax', 'jaxlib', 'flax', 'absl', 'optax'}
     (['inspect', 'a.hq', 'b.hq'], 'unrecognized arguments: b.hq'),
     (['inspect', '--js', 'a.hq'], 'unrecognized arguments: --js'),
     (['inspect', '--json=3', 'a.hq'], '--json'),
+    (['predict', 'a.hq'], 'required: IMAGE'),
     (['prepare'], 'required: NAME'),
     (['prepare', 'a', '--data=b'], 'unrecognized arguments: --data=b'),
     (['prepare', '--data_dir'], '--data_dir'),
@@ -38,10 +39,14 @@ def test_wrong_arguments_are_one_line(arguments, word, capsys):
 @pytest.mark.parametrize(
   ('arguments', 'words'),
   [
-    (['--help'], ['train', 'inspect', 'prepare', 'launch']),
+    (['--help'], ['train', 'inspect', 'predict', 'prepare', 'launch']),
     (
       ['inspect', '-h'],
       ['--json', 'FILE', 'ratio', 'entropy', 'status', 'verified'],
+    ),
+    (
+      ['predict', '--help'],
+      ['MODEL', 'IMAGE', '--top', '--json', '--engine', 'Exit status'],
     ),
     (
       ['prepare', '--help'],

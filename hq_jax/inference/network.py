@@ -1,5 +1,7 @@
 """The network of a file: its layers, and the tensors that they need."""
 
+from collections.abc import Sequence
+
 from hq_jax import artifact as artifact_lib
 from hq_jax.inference import architectures
 
@@ -16,7 +18,7 @@ def read_layers(
     artifact.input_shape,
     count_classes(artifact),
   )
-  wanted = _list_shapes(layers, artifact.input_shape)
+  wanted = _list_shapes(artifact, layers)
   found = {
     path: artifact_lib.shape_of(tensor)
     for path, tensor in artifact.tensors.items()
@@ -25,11 +27,6 @@ def read_layers(
     if found.get(path) != wanted.get(path):
       raise ValueError(
         f'{path} has shape {found.get(path)}, wanted {wanted.get(path)}'
-      )
-  for layer in layers:
-    if layer.op == 'norm' and layer.name not in artifact.folded_norms:
-      raise ValueError(
-        f'{layer.name} is a batch norm that is not folded, wanted one that is'
       )
   return layers
 
@@ -42,8 +39,10 @@ def count_classes(artifact: artifact_lib.Artifact) -> int:
   return artifact_lib.shape_of(head)[-1]
 
 
-def _list_shapes(layers, input_shape) -> dict[str, tuple[int, ...]]:
-  outputs = {architectures.INPUT: tuple(input_shape)}
+def _list_shapes(
+  artifact: artifact_lib.Artifact, layers: Sequence[architectures.Layer]
+) -> dict[str, tuple[int, ...]]:
+  outputs = {architectures.INPUT: tuple(artifact.input_shape)}
   outputs |= {layer.name: layer.shape for layer in layers}
   shapes: dict[str, tuple[int, ...]] = {}
   for layer in layers:
@@ -52,6 +51,9 @@ def _list_shapes(layers, input_shape) -> dict[str, tuple[int, ...]]:
     path, width = f'params/{layer.name}', layer.shape[-1]
     if layer.op == 'norm':
       shapes[f'{path}/scale'] = shapes[f'{path}/bias'] = (width,)
+      if layer.name not in artifact.folded_norms:
+        statistics = f'batch_stats/{layer.name}'
+        shapes[f'{statistics}/mean'] = shapes[f'{statistics}/var'] = (width,)
       continue
     num_inputs = outputs[layer.inputs[0]][-1] // layer.groups
     sides = (layer.size, layer.size) if layer.op == 'conv' else ()

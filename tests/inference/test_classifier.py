@@ -175,7 +175,7 @@ def test_a_file_without_class_names_has_numbers(tmp_path, exported):
     ),
     (
       {'folded_norms': {}},
-      'norm_stem is a batch norm that is not folded, wanted one that is',
+      'batch_stats/norm_stem/mean has shape None, wanted (4,)',
     ),
     ({'input_shape': (8,)}, 'input_shape is (8,), wanted (height, width,'),
     ({'model': 'vgg'}, "model is 'vgg', wanted one of: mlp, small_resnet"),
