@@ -159,7 +159,9 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
     dense = train_state.TrainState(step=None, opt_state=(), **variables)
     plan, state = train.compress(setup, dense, history, evaluation, watch)
     exported = setup.method.export(plan, state)
-    path, in_file = export.export_model(folder, exported)
+    path, in_file = export.export_model(
+      folder, exported, export.get_calibration_images(setup)
+    )
     file_bytes = os.path.getsize(path)
     found, at_start = evaluation(in_file), evaluation(variables)
     last = history.rows[-1]

@@ -23,6 +23,7 @@ def make_artifact(
   input_shape: tuple[int, ...],
   preprocessing: Mapping[str, Any],
   class_names: tuple[str, ...],
+  activation_ranges: tuple[float, ...] = (),
 ) -> artifact_lib.Artifact:
   """Folds the batch norms and collects what the file holds."""
   variables = jax.tree.map(np.asarray, dict(variables))
@@ -43,4 +44,5 @@ def make_artifact(
     class_names=tuple(class_names),
     tensors=folded,
     folded_norms=norms,
+    activation_ranges=activation_ranges,
   )

@@ -65,6 +65,25 @@ class DecodedSource:
     return {'image': image, 'label': example['label']}
 
 
+@dataclasses.dataclass(frozen=True)
+class SpreadSource:
+  """Some examples of a split, at equal distances; all where it has no more.
+
+  Attributes:
+    source: the split.
+    most: how many, at most.
+  """
+
+  source: Source
+  most: int
+
+  def __len__(self) -> int:
+    return min(self.most, len(self.source))
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.source[index * len(self.source) // len(self)]
+
+
 def gather(
   source: Source, indices: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from hq_jax.compression import to_artifact
 from hq_jax.data import normalization
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
+from hq_jax.inference import calibration
 from hq_jax.models import pretrained as pretrained_lib
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
@@ -137,6 +138,9 @@ def build_model(
     'preprocessing': normalization.preprocessing(dataset),
     'class_names': dataset.class_names,
     'max_error': config.max_error,
+    'activation_ranges': calibration.make_placeholders(
+      name, arguments, dataset.image_shape, len(dataset.class_names)
+    ),
   }
   return model, header
 

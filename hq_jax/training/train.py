@@ -75,7 +75,9 @@ def run(
     dense = fit_dense(setup, history, evaluation, watch)
     plan, state = compress(setup, dense, history, evaluation, watch)
   exported = setup.method.export(plan, state)
-  path, in_file = export.export_model(setup.workdir, exported)
+  path, in_file = export.export_model(
+    setup.workdir, exported, export.get_calibration_images(setup)
+  )
   evaluations = {
     'dense': evaluation(dense.variables),
     'ternary': evaluation(artifact_lib.to_variables(exported)),
