@@ -34,6 +34,8 @@ _RESERVED = {
   'absl.app': {'main'},
   'orbax': {'runtime/checkpoint'},
   'torch': {'models/pretrained'},
+  'onnx': {'inference/export'},
+  'onnxruntime': {'inference/onnx_engine'},
   'tensorflow': set(),
 }
 

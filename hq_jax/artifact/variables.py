@@ -51,7 +51,7 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
   model_lib.validate(artifact)
   variables: dict[str, Any] = {'params': {}}
   for path, tensor in artifact.tensors.items():
-    model_lib.insert(variables, path, _to_array(tensor))
+    model_lib.insert(variables, path, to_array(tensor))
   for norm, epsilon in artifact.folded_norms.items():
     shape = np.shape(artifact.tensors[f'params/{norm}/scale'])
     variance = np.full(shape, unit_variance(epsilon), np.float32)
@@ -62,7 +62,8 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
   return variables
 
 
-def _to_array(tensor: model_lib.Tensor) -> np.ndarray:
+def to_array(tensor: model_lib.Tensor) -> np.ndarray:
+  """The values of a tensor: float32, but for integers of 32 and 64 bits."""
   if not isinstance(tensor, model_lib.Quantized):
     is_short = tensor.dtype.kind == 'f' or tensor.dtype.itemsize <= 2
     return tensor.astype(np.float32) if is_short else tensor

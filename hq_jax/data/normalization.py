@@ -65,10 +65,7 @@ def normalize(
   images: np.ndarray, preprocessing: Mapping[str, Any]
 ) -> np.ndarray:
   """Turns raw pixels into a model's input: `(images - mean) / std`."""
-  mean = _channel_numbers('mean', preprocessing, images.shape[-1])
-  std = _channel_numbers('std', preprocessing, images.shape[-1])
-  if not (std > 0).all():
-    raise ValueError(f'std is {std.tolist()}, wanted numbers above 0')
+  mean, std = get_statistics(preprocessing, images.shape[-1])
   # In rows of whole image lines: along an axis of three NumPy is slow.
   normalized = images.astype(np.float32, order='C')
   width = images.shape[-2] if images.ndim > 1 else 1
@@ -76,6 +73,17 @@ def normalize(
   rows -= np.tile(mean, width)
   rows /= np.tile(std, width)
   return normalized
+
+
+def get_statistics(
+  preprocessing: Mapping[str, Any], num_channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads mean and std, float32 `[c]` each, out of `preprocessing`."""
+  mean = _channel_numbers('mean', preprocessing, num_channels)
+  std = _channel_numbers('std', preprocessing, num_channels)
+  if not (std > 0).all():
+    raise ValueError(f'std is {std.tolist()}, wanted numbers above 0')
+  return mean, std
 
 
 def _channel_numbers(

@@ -237,7 +237,7 @@ def _choose(engine: str | None) -> str:
 def _make_onnxruntime(
   artifact: artifact_lib.Artifact,
 ) -> Callable[[np.ndarray], np.ndarray]:
-  from hq_jax.inference import onnx_engine  # type: ignore[attr-defined]
+  from hq_jax.inference import onnx_engine
 
   return onnx_engine.OnnxEngine(artifact).logits
 
@@ -251,4 +251,4 @@ def _make_jax(
 
 
 # In the order of preference.
-_ENGINES = {'jax': _make_jax, 'onnxruntime': _make_onnxruntime}
+_ENGINES = {'onnxruntime': _make_onnxruntime, 'jax': _make_jax}

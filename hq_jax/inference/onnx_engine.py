@@ -1,0 +1,65 @@
+"""Logits by onnxruntime, on a CPU."""
+
+from collections.abc import Mapping
+import os
+
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax.inference import onnx_model
+
+# onnxruntime's name for errors; what it warns of concerns its own optimizer.
+_ERRORS = 3
+
+
+class OnnxEngine:
+  """The network of a file in onnxruntime.
+
+  Attributes:
+    activations: 'int8' where the ranges of activations are known, and then
+      kernels are int8 in memory; else 'float32', and so are the kernels.
+  """
+
+  def __init__(
+    self,
+    artifact: artifact_lib.Artifact,
+    *,
+    ranges: Mapping[str, float] | None = None,
+    num_threads: int | None = None,
+  ):
+    """Builds the network.
+
+    Args:
+      artifact: a validated artifact, such as one that was read.
+      ranges: as of `make_onnx`; None for those of the file, if it has any.
+      num_threads: None for one for each core that the process may use.
+    """
+    import onnxruntime as ort
+
+    ranges = ranges or onnx_model.find_ranges(artifact)
+    self.activations = 'int8' if ranges else 'float32'
+    # Kernels of layers that take float32 are float32, too: onnxruntime would
+    # turn int8 into float32 anew for each batch.
+    model = onnx_model.make_onnx(
+      artifact,
+      weights='float32',
+      activations=self.activations,
+      ranges=ranges,
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads or _count_cores()
+    options.log_severity_level = _ERRORS
+    self._session = ort.InferenceSession(
+      model, options, providers=['CPUExecutionProvider']
+    )
+
+  def logits(self, images: np.ndarray) -> np.ndarray:
+    """Maps float32 `[n, height, width, channels]` to `[n, classes]`."""
+    (found,) = self._session.run(None, {onnx_model.INPUT: images})
+    return found
+
+
+def _count_cores() -> int:
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -1,0 +1,232 @@
+"""Nodes and constants of an ONNX graph, layer by layer of a network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hq_jax.artifact import encodings
+from hq_jax.inference import architectures
+from hq_jax.inference import folded_layers
+from hq_jax.inference import onnx_proto
+
+RELUS = ('relu', 'relu6')
+# Beyond it a bias could make an int32 sum overflow.
+_MAX_BIAS = 2.0**30
+# Of the output, the first axis: `[out, in, height, width]`, `[out, in]`.
+_ONNX_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+
+
+class Graph:
+  """Appends layers; `nodes` and `constants` are then those of the model.
+
+  Values are `[n, channels, height, width]` from the first convolution on.
+  """
+
+  def __init__(
+    self,
+    folded: Mapping[str, folded_layers.Folded],
+    weights: str,
+    ranges: Mapping[str, float],
+    is_signed: Mapping[str, bool],
+  ):
+    self.nodes: list[bytes] = []
+    self.constants: list[bytes] = []
+    self._folded = folded
+    self._weights = weights
+    self._ranges = ranges
+    self._is_signed = is_signed
+    self._folded_norms = {x.norm for x in folded.values()}
+    # By the name of a value that is rounded to uint8: from one to the next.
+    self._steps: dict[str, float] = {}
+
+  def node(
+    self,
+    op: str,
+    inputs: Sequence[str],
+    output: str,
+    **attributes: onnx_proto.Attribute,
+  ) -> str:
+    """Appends a node and returns the name of what it computes."""
+    self.nodes.append(onnx_proto.node(op, inputs, [output], attributes))
+    return output
+
+  def constant(self, name: str, values: np.ndarray | np.generic) -> str:
+    """Appends a constant and returns its name."""
+    data_type = onnx_proto.get_type(values.dtype)
+    data = np.ascontiguousarray(values).tobytes()
+    self.constants.append(
+      onnx_proto.tensor(name, data_type, values.shape, data)
+    )
+    return name
+
+  def append(
+    self, layer: architectures.Layer, inputs: Sequence[str], name: str
+  ) -> str:
+    """Appends a layer and returns the name of its output: mostly `name`."""
+    is_rounded = layer.name in self._ranges
+    # Rounding to [0, range] is a rectifier: nothing else is left of the layer.
+    is_done = is_rounded and layer.op in RELUS
+    if is_done or layer.name in self._folded_norms:
+      (output,) = inputs
+    else:
+      output = _OPS[layer.op](self, layer, name, *inputs)
+    return self._round(layer, output) if is_rounded else output
+
+  def weights(self, layer: architectures.Layer, x: str) -> tuple[str, str]:
+    """Appends the kernel and the bias of a layer that takes `x`."""
+    folded = self._folded[layer.name]
+    if x in self._steps and self._weights != 'int2':
+      return self._int8_weights(layer.name, folded, self._steps[x])
+    bias = self.constant(f'{layer.name}/bias', folded.bias.astype(np.float32))
+    codes = _to_onnx_axes(folded.codes)
+    is_exact = codes.dtype == np.int8 and self._weights != 'float32'
+    if not is_exact:
+      scale = folded.scale.reshape(-1, *[1] * (codes.ndim - 1))
+      values = (codes * scale).astype(np.float32)
+      return self.constant(f'{layer.name}/kernel', values), bias
+    is_int2 = folded.is_ternary and self._weights == 'int2'
+    add_codes = self._int2_constant if is_int2 else self.constant
+    inputs = [
+      add_codes(f'{layer.name}/codes', codes),
+      self.constant(f'{layer.name}/scale', folded.scale.astype(np.float32)),
+    ]
+    kernel = f'{layer.name}/kernel'
+    return self.node('DequantizeLinear', inputs, kernel, axis=0), bias
+
+  def _int8_weights(
+    self, name: str, folded: folded_layers.Folded, step: float
+  ) -> tuple[str, str]:
+    """A kernel of 8 bits and a bias of 32, for a sum of integer products.
+
+    Where codes are not ternary, the kernel is uint8: products of uint8 with
+    int8 are added in pairs of 16 bits on CPUs without AVX512-VNNI, and 128
+    times 127 times 2 times 2 would not fit.
+    """
+    codes, scale = _to_integer_products(folded, step)
+    codes = _to_onnx_axes(codes)
+    inputs = [self.constant(f'{name}/scale', scale)]
+    if folded.is_ternary:
+      inputs.insert(0, self.constant(f'{name}/codes', codes))
+    else:
+      codes = (codes.astype(np.int16) + 128).astype(np.uint8)
+      zeros = np.full(len(scale), 128, np.uint8)
+      inputs.insert(0, self.constant(f'{name}/codes', codes))
+      inputs.append(self.constant(f'{name}/zeros', zeros))
+    kernel = self.node('DequantizeLinear', inputs, f'{name}/kernel', axis=0)
+    bias_scale = (scale * np.float32(step)).astype(np.float32)
+    sums = np.rint(folded.bias / bias_scale).astype(np.int32)
+    inputs = [
+      self.constant(f'{name}/bias_codes', sums),
+      self.constant(f'{name}/bias_scale', bias_scale),
+    ]
+    bias = self.node('DequantizeLinear', inputs, f'{name}/bias', axis=0)
+    return kernel, bias
+
+  def _int2_constant(self, name: str, codes: np.ndarray) -> str:
+    """Codes in two bits each, four in a byte, the first in the lowest bits."""
+    bits = np.pad(codes.ravel(), (0, -codes.size % 4)).view(np.uint8) & 3
+    packed = (bits.reshape(-1, 4) << np.array([0, 2, 4, 6], np.uint8)).sum(
+      axis=1, dtype=np.uint8
+    )
+    self.constants.append(
+      onnx_proto.tensor(name, onnx_proto.INT2, codes.shape, packed.tobytes())
+    )
+    return name
+
+  def _round(self, layer: architectures.Layer, x: str) -> str:
+    """Rounds values to 8 bits: `[0, range]`, or `[-range, range]`."""
+    is_signed = self._is_signed[layer.name]
+    step = np.float32(self._ranges[layer.name] / (127 if is_signed else 255))
+    inputs = [
+      self.constant(f'{layer.name}/step', step),
+      self.constant(f'{layer.name}/zero', np.uint8(128 if is_signed else 0)),
+    ]
+    codes = self.node('QuantizeLinear', [x, *inputs], f'{layer.name}/codes')
+    y = self.node('DequantizeLinear', [codes, *inputs], f'{layer.name}/rounded')
+    self._steps[y] = float(step)
+    return y
+
+
+def _to_onnx_axes(kernel: np.ndarray) -> np.ndarray:
+  return kernel.transpose(_ONNX_AXES[kernel.ndim])
+
+
+def _to_integer_products(
+  folded: folded_layers.Folded, step: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Codes and positive scales with which the bias fits into an integer.
+
+  The bias is `bias / (scale step)`, rounded. A channel without a code that is
+  not zero may have any scale: it gets one that the bias is a multiple of,
+  almost. So does one whose bias is too large beside its weights: these then
+  round to less, the bias being 2^30 times as large.
+  """
+  codes, scale, bias = folded.codes, folded.scale, folded.bias
+  if codes.dtype != np.int8:
+    codes, own = encodings.quantize_int8(codes * scale)
+    scale = own.astype(np.float64)
+  axes = tuple(range(codes.ndim - 1))
+  least = np.abs(bias) / (_MAX_BIAS * step)
+  size = np.where(codes.any(axes), np.abs(scale), 0)
+  wanted = np.maximum(size, least)
+  # No weight and no bias: any scale will do.
+  wanted = np.where(wanted > np.finfo(np.float32).tiny, wanted, 1)
+  factor = np.sign(scale) * np.where(size == wanted, 1, size / wanted)
+  codes = np.rint(codes * factor).astype(np.int8)
+  return codes, wanted.astype(np.float32)
+
+
+def _conv(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+  if layer.inputs == (architectures.INPUT,):
+    x = graph.node('Transpose', [x], f'{name}/input', perm=(0, 3, 1, 2))
+  inputs = [x, *graph.weights(layer, x)]
+  slide = _get_slide(layer)
+  return graph.node('Conv', inputs, name, group=layer.groups, **slide)
+
+
+def _max_pool(graph: Graph, layer: architectures.Layer, name: str, x: str):
+  return graph.node('MaxPool', [x], name, **_get_slide(layer))
+
+
+def _get_slide(layer: architectures.Layer) -> dict[str, Any]:
+  return {
+    'kernel_shape': [layer.size] * 2,
+    'strides': [layer.stride] * 2,
+    'pads': [layer.padding] * 4,
+  }
+
+
+def _dense(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+  # With the kernel transposed: onnxruntime turns one that is not into a
+  # product with rounded inputs (MatMulNBits), 0.4% off.
+  inputs = [x, *graph.weights(layer, x)]
+  return graph.node('Gemm', inputs, name, transB=1)
+
+
+def _norm(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+  raise ValueError(f'{layer.name} follows no layer with weights')
+
+
+def _relu6(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+  least = graph.constant(f'{layer.name}/min', np.float32(0))
+  most = graph.constant(f'{layer.name}/max', np.float32(6))
+  return graph.node('Clip', [x, least, most], name)
+
+
+def _mean(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+  x = graph.node('GlobalAveragePool', [x], f'{name}/pool')
+  return graph.node('Flatten', [x], name, axis=1)
+
+
+_OPS: dict[str, Callable[..., str]] = {
+  'conv': _conv,
+  'dense': _dense,
+  'norm': _norm,
+  'relu': lambda graph, layer, name, x: graph.node('Relu', [x], name),
+  'relu6': _relu6,
+  'add': lambda graph, layer, name, *inputs: graph.node('Add', inputs, name),
+  'max_pool': _max_pool,
+  'mean': _mean,
+  'flatten': lambda graph, layer, name, x: graph.node('Flatten', [x], name),
+}

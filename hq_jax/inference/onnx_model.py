@@ -1,0 +1,126 @@
+"""The ONNX model of a file, for onnxruntime and for whatever reads ONNX."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from hq_jax import artifact as artifact_lib
+from hq_jax.data import normalization
+from hq_jax.inference import architectures
+from hq_jax.inference import folded_layers
+from hq_jax.inference import network
+from hq_jax.inference import onnx_graph
+from hq_jax.inference import onnx_proto
+
+INPUT, OUTPUT = 'images', 'logits'
+WEIGHTS = ('float32', 'int8', 'int2')
+ACTIVATIONS = ('float32', 'int8')
+# Versions of the operators and of the format: the oldest that have them all.
+_OPSET, _IR_VERSION = 21, 10
+_INT2_OPSET, _INT2_IR_VERSION = 25, 13
+
+
+def make_onnx(
+  artifact: artifact_lib.Artifact,
+  *,
+  weights: str = 'int8',
+  activations: str = 'float32',
+  ranges: Mapping[str, float] | None = None,
+  raw_input: bool = False,
+) -> bytes:
+  """Makes an ONNX model of any network; batch norms are folded away.
+
+  It maps `images`, `[n, height, width, channels]`, to `logits`, `[n, classes]`,
+  for any `n`.
+
+  Args:
+    artifact: a validated artifact, such as one that was read.
+    weights: 'int8' (the codes, and a scale for each output channel: exact),
+      'int2' (the same, packed four in a byte; needs opset 25) or 'float32'.
+      A kernel without codes is float32 in any case, and one of int8 codes is
+      int8 in 'int2'.
+    activations: 'float32', or 'int8': what is passed between layers is rounded
+      to 8 bits, and kernels without codes are, too.
+    ranges: for 'int8': the largest absolute value of each output in
+      `architectures.find_activations`; None stands for those of the file.
+    raw_input: whether `images` are uint8, as in image files, and the model
+      normalizes them; else float32, normalized.
+
+  Returns:
+    The bytes of an ONNX file.
+
+  Raises:
+    ValueError: an unknown network, tensors that are not the network's, no
+      ranges, or preprocessing without mean and std.
+  """
+  for field, value, wanted in (
+    ('weights', weights, WEIGHTS),
+    ('activations', activations, ACTIVATIONS),
+  ):
+    if value not in wanted:
+      raise ValueError(
+        f'{field} is {value!r:.80}, wanted one of: {", ".join(wanted)}'
+      )
+  layers = network.read_layers(artifact)
+  is_signed = architectures.find_activations(layers)
+  if activations == 'float32':
+    ranges = {}
+  else:
+    ranges = _check_ranges(ranges or find_ranges(artifact), is_signed)
+  folded = folded_layers.fold_layers(artifact, layers)
+  graph = onnx_graph.Graph(folded, weights, ranges, is_signed)
+  x = _normalize(graph, artifact) if raw_input else INPUT
+  outputs = {architectures.INPUT: x}
+  for layer in layers:
+    name = OUTPUT if layer is layers[-1] else layer.name
+    inputs = [outputs[source] for source in layer.inputs]
+    outputs[layer.name] = graph.append(layer, inputs, name)
+  input_type = onnx_proto.UINT8 if raw_input else onnx_proto.FLOAT
+  images = onnx_proto.value(INPUT, input_type, ('n', *artifact.input_shape))
+  logits = onnx_proto.value(OUTPUT, onnx_proto.FLOAT, ('n', *layers[-1].shape))
+  return onnx_proto.model(
+    graph.nodes,
+    graph.constants,
+    [images],
+    [logits],
+    name=artifact.model,
+    opset=_INT2_OPSET if weights == 'int2' else _OPSET,
+    ir_version=_INT2_IR_VERSION if weights == 'int2' else _IR_VERSION,
+  )
+
+
+def find_ranges(artifact: artifact_lib.Artifact) -> dict[str, float]:
+  """The ranges of activations that a file has, by layer; empty without any."""
+  names = architectures.find_activations(network.read_layers(artifact))
+  ranges = artifact.activation_ranges
+  if ranges and len(ranges) != len(names):
+    raise ValueError(
+      f'activation_ranges has {len(ranges)} entries, wanted {len(names)}'
+    )
+  return dict(zip(names, ranges, strict=False))
+
+
+def _check_ranges(
+  ranges: Mapping[str, float], names: Iterable[str]
+) -> dict[str, float]:
+  if not ranges:
+    raise ValueError(
+      "activations is 'int8', but the file has no ranges and none are given"
+    )
+  for name in names:
+    if not 0 < ranges.get(name, 0) < np.inf:
+      raise ValueError(
+        f'ranges[{name!r}] is {ranges.get(name)}, wanted a number above 0'
+      )
+  return {name: float(ranges[name]) for name in names}
+
+
+def _normalize(graph: onnx_graph.Graph, artifact: artifact_lib.Artifact) -> str:
+  """The same operations as `normalization.normalize`, so the same bits."""
+  mean, std = normalization.get_statistics(
+    artifact.preprocessing, artifact.input_shape[-1]
+  )
+  x = graph.node('Cast', [INPUT], 'pixels', to=onnx_proto.FLOAT)
+  mean_name = graph.constant('mean', mean)
+  x = graph.node('Sub', [x, mean_name], 'centered')
+  return graph.node('Div', [x, graph.constant('std', std)], 'normalized')
