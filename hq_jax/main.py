@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import errno
-import itertools
 import operator
 import os
 import re
@@ -29,7 +28,9 @@ if typing.TYPE_CHECKING:
   from hq_jax.runtime import preemption
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'The config file, such as configs/digits.py:ratio=40.'
+  'config',
+  None,
+  'A config that comes along, such as digits or digits:ratio=40, or a file.',
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -81,12 +82,14 @@ def _refuse(error: BaseException) -> int:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the flags; what is wrong with them is said in one line."""
-  arguments, cleared, is_help = [], [], False
+  arguments, cleared = [], []
+  is_help = argument_is_file = False
   path = shown = ''
   try:
     from hq_jax import config as config_lib
+    from hq_jax.config import files
 
-    for argument, following in itertools.zip_longest(argv[1:], argv[2:]):
+    for argument in argv[1:]:
       if re.fullmatch('--?help', argument):
         is_help = True
         continue
@@ -97,13 +100,14 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if value == 'None' and config_lib.is_optional(name):
           cleared.append(name)  # ml_collections would make a text of it.
           continue
+      file = re.fullmatch(r'(--?config=)(.*)', argument)
+      if file or argument_is_file:
+        start, value = file.groups() if file else ('', argument)
+        name, colon, rest = value.partition(':')
+        path = files.find(name)
+        argument = f'{start}{path}{colon}{rest}'
+      argument_is_file = argument in ('-config', '--config')
       arguments.append(argument)
-      file = re.fullmatch(r'--?config(?:=(.*))?', argument)
-      if file:
-        value = following if file.group(1) is None else file.group(1)
-        path = (value or '').partition(':')[0]
-        if not os.path.isfile(path):
-          raise ValueError(f'config is {path!r}, but there is no such file')
     remaining = flags.FLAGS([*argv[:1], *arguments])
     if len(remaining) > 1:
       raise ValueError(f'argument {remaining[1]!r} is not known')

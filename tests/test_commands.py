@@ -100,8 +100,8 @@ def test_help_on_training_and_on_a_config():
   assert (done.returncode, done.stderr) == (0, '')
   for word in ('--config', '--workdir', '--evaluate', '--coordinator'):
     assert f'\n{word}: ' in done.stdout
-  config = '--config=configs/digits.py:ratio=40'
-  done = _run('-m', 'hq_jax.main', config, '--help', '--config.seed=7')
+  config = '--config', 'digits:ratio=40'  # by its name
+  done = _run('-m', 'hq_jax.main', *config, '--help', '--config.seed=7')
   assert (done.returncode, done.stderr) == (0, '')
   assert '--config.target_ratio=40.0  (default 30.0; a num' in done.stdout
   assert '--config.seed=7  (default 0; an int' in done.stdout

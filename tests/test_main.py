@@ -103,7 +103,7 @@ def refused_in_one_line(data_dir, workdir, *arguments):
       ['--config=configs/digits.py:ratio=1000'],
       ['config.target_ratio is 1000', 'bytes'],
     ),
-    (['--config=configs/none.py'], ['configs/none.py']),
+    (['--config=configs/none.py'], ['configs/none.py', 'a name: cifar10, d']),
     ([], ['config is missing']),
     (['again'], ["'again'"]),
     (['--nope'], ['nope']),
