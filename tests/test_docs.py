@@ -6,15 +6,19 @@ import io
 import itertools
 import pathlib
 import re
-import shutil
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 import hq_jax
+from hq_jax import artifact
 from hq_jax import baselines
+from hq_jax import models
 from hq_jax import planner
 from hq_jax import transforms
+from hq_jax.compression import to_artifact
 from hq_jax.core import schedules
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import sphere
@@ -24,6 +28,7 @@ from hq_jax.core import trees
 from hq_jax.training import diagnostics
 from hq_jax.training import losses
 from hq_jax.training import mixing
+from tests.models import reference
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
@@ -50,11 +55,29 @@ def _find_examples(page):
   return examples
 
 
+def _write_digits(path):
+  """What the pages read: a network of digits that has learnt nothing."""
+  widths, count = 4, 10
+  model = models.build('mlp', num_classes=count, arguments={'widths': [widths]})
+  image = jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
+  found = to_artifact.make_artifact(
+    reference.draw(model, image),
+    {},
+    model='mlp',
+    model_arguments={'widths': [widths]},
+    input_shape=image.shape[1:],
+    preprocessing={'pixel_max': 16.0, 'mean': [4.9], 'std': [6.0]},
+    class_names=tuple(map(str, range(count))),
+  )
+  artifact.write(path, found)
+
+
 @pytest.mark.parametrize(
   ('name', 'num_examples'),
   [
     ('README.md', 2),
     pytest.param('docs/transforms.md', 21, marks=pytest.mark.slow),
+    ('docs/predict.md', 2),
     ('docs/sizes.md', 3),
     pytest.param('docs/images.md', 1, marks=pytest.mark.slow),
   ],
@@ -62,10 +85,9 @@ def _find_examples(page):
 def test_the_examples_run_and_print_what_is_shown(
   name, num_examples, tmp_path, monkeypatch
 ):
-  # What the README reads.
   file = tmp_path / 'runs' / 'digits' / 'model.hq'
   file.parent.mkdir(parents=True)
-  shutil.copy(ROOT / 'tests' / 'artifact' / 'golden.hq', file)
+  _write_digits(file)
   monkeypatch.chdir(tmp_path)
   page = ROOT / name
   examples = _find_examples(page)
@@ -125,7 +147,7 @@ def test_configs_and_scripts_that_it_names_are_there(page):
 
 def _find_public():
   """Functions and classes of modules by name, where they are made."""
-  found = {'hq_jax.compress': hq_jax.compress}
+  found = {'hq_jax.compress': hq_jax.compress, 'hq_jax.load': hq_jax.load}
   for module in (
     *(schedules, sparsity_distributions, sphere, ternary, thresholds, trees),
     *(losses, mixing),

@@ -162,6 +162,32 @@ class Classifier:
 def load(path: str | os.PathLike[str], engine: str | None = None) -> Classifier:
   """Reads an `.hq` file and makes it ready to classify images.
 
+  >>> import tempfile
+  >>> one, ones = np.ones(1, np.float32), np.ones((4, 1), np.float32)
+  >>> tensors = {'params/dense1/kernel': ones}
+  >>> tensors |= {'params/norm1/scale': one, 'params/norm1/bias': one}
+  >>> tensors |= {'params/head/kernel': np.array([[0.01, 0]], np.float32)}
+  >>> tensors |= {'params/head/bias': np.array([0, 5], np.float32)}
+  >>> model = artifact_lib.Artifact(
+  ...   model='mlp',
+  ...   model_args={'widths': [1]},
+  ...   input_shape=(2, 2, 1),
+  ...   preprocessing={'mean': [0.0], 'std': [1.0]},
+  ...   class_names=('bright', 'dark'),
+  ...   tensors=tensors,
+  ...   folded_norms={'norm1': 1e-5},
+  ... )
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   _ = artifact_lib.write(f'{folder}/model.hq', model)
+  ...   classifier = load(f'{folder}/model.hq')
+  >>> classifier.predict(pil.new('L', (640, 480), 'white'), top=1).classes
+  ('bright',)
+  >>> batch = np.array([[[[255], [255]]] * 2, [[[0], [0]]] * 2], np.uint8)
+  >>> [found.classes[0] for found in classifier.predict(batch)]
+  ['bright', 'dark']
+  >>> classifier.logits(batch).shape
+  (2, 2)
+
   Args:
     path: of the file.
     engine: 'onnxruntime', the fastest on a CPU, or 'jax', for GPUs and TPUs;
