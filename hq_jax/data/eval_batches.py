@@ -24,7 +24,7 @@ class EvalBatches:
   Iterate over it as often as needed. Together the processes see every image
   exactly once, and each of them gets the same number of batches, all of the
   same shape: what is missing in the last one is filled up with images whose
-  `valid` is False.
+  `valid` is False. `position` is the place of an image in the split.
   """
 
   source: sources.Source
@@ -53,7 +53,12 @@ class EvalBatches:
     ):
       images = normalization.normalize(images, self.preprocessing)
       valid = readable & (positions < len(self.source))
-      yield {'image': images, 'label': labels, 'valid': valid}
+      yield {
+        'image': images,
+        'label': labels,
+        'valid': valid,
+        'position': positions.astype(np.int32),
+      }
 
   def _get_positions(self) -> Iterator[np.ndarray]:
     local_size = self.batch_size // self.process_count

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
+from hq_jax.report import answers as answers_lib
 from hq_jax.report import run_record
 
 # The file holds collections, training the collection 'params' alone.
@@ -51,6 +52,9 @@ def make(
     'step': inputs.history[-1]['step'] if inputs.history else 0,
     'seed': inputs.seed,
     'commit': inputs.commit,
+    'command': inputs.command,
+    'finished': inputs.finished,
+    'seconds': sum(row['seconds'] or 0.0 for row in inputs.history),
     'dense_bytes': inputs.dense_bytes,
     'predicted_bytes': inputs.predicted_bytes,
     'target_bytes': inputs.target_bytes,
@@ -65,6 +69,7 @@ def make(
   for field in run_record.EVALUATIONS:
     report[f'{field}_accuracy'] = getattr(inputs, field)['accuracy']
     report[f'{field}_loss'] = getattr(inputs, field)['loss']
+  report |= answers_lib.summarize(inputs.answers, artifact.class_names)
   report |= {
     'parts': artifact_lib.sizes(data),
     'container_bytes': len(data) - sum(layer['bytes'] for layer in layers),

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 import numbers
+import types
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from hq_jax.report import answers as answers_lib
 
 EVALUATIONS = ('dense', 'ternary', 'file')
 
@@ -48,6 +51,10 @@ class Inputs(NamedTuple):
     predicted_bytes: of the file, by the plan; None where there was none.
     target_bytes: that the file may have; None where there is no target.
     unreadable: names of the images that were skipped.
+    answers: for all test images, of the model that was read back.
+    pictures: of test images by their position in the split, uint8 `[h, w, c]`.
+    command: that began the process that ended the run.
+    finished: when that was.
   """
 
   dense_kernels: dict[str, np.ndarray]
@@ -66,6 +73,10 @@ class Inputs(NamedTuple):
   predicted_bytes: int | None = None
   target_bytes: int | None = None
   unreadable: tuple[str, ...] = ()
+  answers: answers_lib.Answers | None = None
+  pictures: Mapping[int, np.ndarray] = types.MappingProxyType({})
+  command: str = ''
+  finished: str = ''
 
 
 def check_history(history: Sequence[Mapping[str, Any]]) -> None:

@@ -29,29 +29,27 @@ _PARTS = {
 
 def format_table(report: Mapping[str, Any]) -> str:
   """The main table, aligned for a terminal of 80 columns."""
-  return f'{_tabulate(_main_rows(report), "simple")}\n{_RATIO}'
+  return f'{_tabulate(main_rows(report), "simple")}\n{_RATIO}'
 
 
 def format_markdown(report: Mapping[str, Any], has_pictures: bool) -> str:
   """The whole of `report.md`."""
   quantizer = wording.get_quantizer(report['config'])
-  main = _main_rows(report)
+  main = main_rows(report)
   main[-1][0] = f'`{report["file"]}`'
   record = {key: report[key] for key in ('config', 'hardware')}
   sections = [
     f'# {report["model"]}: {report["ratio"]:.2f} times smaller',
     wording.describe_origin(quantizer),
     _tabulate(main),
-    f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
-    f'{report["num_examples"]:,} images; that of the file is measured on the '
-    f'model read back from it.{_planned(report)}{_skipped(report)}',
+    describe_numbers(report),
     wording.describe_epochs(report),
     '![accuracy against bytes, cosine distance over training](summary.png)',
     '## Bytes by part of the file',
-    _tabulate(_part_rows(report)),
+    _tabulate(part_rows(report)),
     '![bytes](sizes.png)',
     '## Layers',
-    _tabulate(_layer_rows(report)),
+    _tabulate(layer_rows(report)),
     wording.describe_layers(quantizer),
     '![cosine distance](cosine_distance.png)',
     '![weights](weights.png)',
@@ -64,6 +62,15 @@ def format_markdown(report: Mapping[str, Any], has_pictures: bool) -> str:
   if not has_pictures:
     sections = [x for x in sections if not x.startswith('![')]
   return '\n\n'.join(filter(None, sections)) + '\n'
+
+
+def describe_numbers(report: Mapping[str, Any]) -> str:
+  """Sentences that say what the numbers of the main table are."""
+  return (
+    f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
+    f'{report["num_examples"]:,} images; that of the file is measured on the '
+    f'model read back from it.{_planned(report)}{_skipped(report)}'
+  )
 
 
 def _planned(report: Mapping[str, Any]) -> str:
@@ -84,7 +91,8 @@ def _skipped(report: Mapping[str, Any]) -> str:
   return f' Skipped, as they cannot be read: {", ".join(map(repr, names))}.'
 
 
-def _main_rows(report: Mapping[str, Any]) -> list[list[str]]:
+def main_rows(report: Mapping[str, Any]) -> list[list[str]]:
+  """The dense network, the one in memory and the file, below their heads."""
   quantizer = wording.get_quantizer(report.get('config', {}))
   rows = [['model', 'bytes', 'ratio', 'bits per weight', 'test accuracy']]
   for name, size, ratio, evaluation in (
@@ -104,7 +112,8 @@ def name_part(part: str) -> str:
   return _PARTS.get(part, f'{part} values: norms and biases')
 
 
-def _part_rows(report: Mapping[str, Any]) -> list[list[str]]:
+def part_rows(report: Mapping[str, Any]) -> list[list[str]]:
+  """The parts of the file and, last, their sum, below their heads."""
   file_bytes = report['file_bytes']
   rows = [
     [name_part(part), f'{num_bytes:,}', f'{num_bytes / file_bytes:.2%}']
@@ -117,7 +126,8 @@ def _part_rows(report: Mapping[str, Any]) -> list[list[str]]:
   ]
 
 
-def _layer_rows(report: Mapping[str, Any]) -> list[list[str]]:
+def layer_rows(report: Mapping[str, Any]) -> list[list[str]]:
+  """The kernels and, last, three rows of the rest, below their heads."""
   heads = ['kernel', 'shape', 'zeros', 'entropy', 'bits per weight', 'bytes']
   heads += ['cosine distance: start', 'end']
   kernels = {x['path']: x for x in report['layers'] if x['is_kernel']}

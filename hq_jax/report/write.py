@@ -7,6 +7,7 @@ from typing import Any
 from absl import logging
 
 from hq_jax import artifact as artifact_lib
+from hq_jax.report import page
 from hq_jax.report import results
 from hq_jax.report import run_record
 from hq_jax.report import tables
@@ -15,10 +16,11 @@ from hq_jax.runtime import atomic_write
 
 JSON = 'report.json'
 MARKDOWN = 'report.md'
+HTML = 'report.html'
 
 
 def write(workdir: str, inputs: run_record.Inputs) -> dict[str, Any]:
-  """Writes `report.json`, `report.md` and pictures.
+  """Writes `report.json`, `report.md`, `report.html` and pictures.
 
   Each file takes the place of an older one in one step; `report.json` is the
   last, so that where it is, all are. Without matplotlib there are no pictures.
@@ -35,6 +37,8 @@ def write(workdir: str, inputs: run_record.Inputs) -> dict[str, Any]:
   contents = _draw(inputs, report, artifact)
   markdown = tables.format_markdown(report, has_pictures=bool(contents))
   contents[MARKDOWN] = markdown.encode()
+  html = page.render(inputs, report, artifact.class_names)
+  contents[HTML] = html.encode()
   text = json.dumps(report, indent=2, allow_nan=False) + '\n'
   contents[JSON] = text.encode()
   for name, content in contents.items():

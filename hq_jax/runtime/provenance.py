@@ -3,10 +3,13 @@
 from importlib import metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 
 import jax
 
+_MAX_COMMAND = 4000
 _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'constriction')
 
 
@@ -35,6 +38,11 @@ def _git(folder: str, *arguments: str) -> str | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return done.stdout.strip()
+
+
+def get_command() -> str:
+  """The command of this process, as a shell takes it; cut where it is long."""
+  return shlex.join(sys.orig_argv)[:_MAX_COMMAND]
 
 
 def get_hardware() -> dict[str, str]:

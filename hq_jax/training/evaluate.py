@@ -10,6 +10,7 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import models
+from hq_jax import report
 from hq_jax.artifact import reader
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
@@ -21,15 +22,18 @@ from hq_jax.runtime import sharding
 from hq_jax.training import metrics
 from hq_jax.training import setup as setup_lib
 
-EvalStep = Callable[[Any, dict[str, jax.Array]], metrics.Sums]
+Answers = dict[str, jax.Array]
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[metrics.Sums, Answers]]
 
 
 def make_eval_step(model: nn.Module) -> EvalStep:
-  """Makes the compiled function from variables and batch to sums."""
+  """Makes the compiled function from variables and batch to sums, answers."""
 
   def eval_step(variables, batch):
     logits: Any = model.apply(variables, batch['image'], train=False)
-    return metrics.classification_sums(logits, batch['label'], batch['valid'])
+    labels = batch['label']
+    sums = metrics.classification_sums(logits, labels, batch['valid'])
+    return sums, metrics.describe_answers(logits, labels)
 
   return jax.jit(eval_step)
 
@@ -40,13 +44,16 @@ def evaluate(
   batches: Iterable[dict[str, np.ndarray]],
   mesh: jax.sharding.Mesh,
   before_batch: Callable[[], None] = lambda: None,
+  keep: Callable[[Answers], None] = lambda answers: None,
 ) -> dict[str, Any]:
-  """Evaluates a model on a whole split."""
+  """Evaluates a model on a split; `keep` is given the answers of a batch."""
   variables = sharding.to_devices(variables, mesh)
   sums = None
   for batch in batches:
     before_batch()
-    found = eval_step(variables, sharding.to_global(batch, mesh))
+    arrays = sharding.to_global(batch, mesh)
+    found, answers = eval_step(variables, arrays)
+    keep({**arrays, **answers})
     sums = found if sums is None else metrics.add(sums, found)
   if sums is None:
     raise ValueError('batches is empty, wanted at least one batch')
@@ -79,9 +86,31 @@ def make_evaluation(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
-  return lambda variables, before_batch=lambda: None: evaluate(
-    eval_step, variables, batches, mesh, before_batch
+  return lambda variables, *args, **kwargs: evaluate(
+    eval_step, variables, batches, mesh, *args, **kwargs
   )
+
+
+def evaluate_answers(
+  evaluation: Callable[..., dict[str, Any]], variables: Any
+) -> tuple[dict[str, Any], report.Answers]:
+  """What an evaluation finds, and the answers for all test images.
+
+  Several processes call it together, and have the answers for all.
+  """
+  names = ('valid', *report.Answers._fields)
+  kept: list[dict[str, np.ndarray]] = []
+  found = evaluation(
+    variables,
+    keep=lambda answers: kept.append(
+      sharding.to_host({name: answers[name] for name in names})
+    ),
+  )
+  joined = {name: np.concatenate([x[name] for x in kept]) for name in names}
+  rows = np.flatnonzero(joined.pop('valid'))
+  # Devices need not be in the order of the processes.
+  rows = rows[np.argsort(joined['position'][rows])]
+  return found, report.Answers(**{k: x[rows] for k, x in joined.items()})
 
 
 def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:

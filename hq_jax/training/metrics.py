@@ -37,6 +37,20 @@ def classification_sums(
   }
 
 
+def describe_answers(
+  logits: jax.Array, labels: jax.Array
+) -> dict[str, jax.Array]:
+  """The most probable class of each example, its probability, the label's."""
+  probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+  places = labels[:, None].astype(jnp.int32)
+  of_label = jnp.take_along_axis(probabilities, places, axis=-1)
+  return {
+    'prediction': jnp.argmax(logits, axis=-1).astype(jnp.int32),
+    'probability': jnp.max(probabilities, axis=-1),
+    'label_probability': of_label[:, 0],
+  }
+
+
 def zeros() -> dict[str, np.ndarray]:
   """The sums of no example."""
   return {name: np.zeros(2, np.float32) for name in ('loss', 'accuracy')}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 import itertools
 import os
+import time
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from hq_jax import transforms
 from hq_jax.compression import method as method_lib
 from hq_jax.compression import planner
 from hq_jax.core import trees
+from hq_jax.data import normalization
+from hq_jax.data import pictures
 from hq_jax.runtime import distributed
 from hq_jax.runtime import preemption
 from hq_jax.runtime import provenance
@@ -81,8 +84,8 @@ def run(
   evaluations = {
     'dense': evaluation(dense.variables),
     'ternary': evaluation(artifact_lib.to_variables(exported)),
-    'file': evaluation(in_file),
   }
+  evaluations['file'], answers = evaluate.evaluate_answers(evaluation, in_file)
   select = method_lib.select_quantized(plan)
   latents = transforms.latents(state.opt_state, state.params)
   dense_kernels = _host_kernels(dense.params, select)
@@ -107,10 +110,26 @@ def run(
       predicted_bytes=plan.predicted_bytes,
       target_bytes=plan.target_bytes,
       unreadable=tuple(itertools.chain(*unreadable)),
+      answers=answers,
+      pictures=read_pictures(setup, answers),
+      command=provenance.get_command(),
+      finished=time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
     ),
   )
   terminal.show(messages.describe_end(setup.workdir, result))
   return result
+
+
+def read_pictures(
+  setup: setup_lib.Setup, answers: report.Answers
+) -> dict[int, np.ndarray]:
+  """Reads the test images that the report shows."""
+  chosen = report.find_worst(answers), report.find_right(answers)
+  return pictures.read(
+    setup.dataset.test,
+    [place for some in chosen for place in some.position.tolist()],
+    normalization.preprocessing(setup.dataset),
+  )
 
 
 def make_evaluation(setup: setup_lib.Setup) -> Callable[..., dict[str, Any]]:

@@ -39,7 +39,10 @@ def test_every_image_is_seen_once_in_order(
     numbered.assert_equal(share, list(batches))  # As often as one likes.
     shares.append(share)
   found = numbered.join([[x] for x in numbered.join(shares)])[0]
-  assert found.keys() == {'image', 'label', 'valid'}
+  assert found.keys() == {'image', 'label', 'valid', 'position'}
+  np.testing.assert_array_equal(
+    found['position'], np.arange(num_batches * batch_size)
+  )
   assert found['image'].shape == (
     (num_batches * batch_size, *dataset.image_shape)
   )

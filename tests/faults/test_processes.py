@@ -1,5 +1,7 @@
 """Two processes with a device each compute what one with two devices does."""
 
+import json
+
 import pytest
 
 from tests import runs
@@ -27,6 +29,14 @@ def test_two_processes_are_one_with_two_devices(data_dir, tmp_path, fsdp):
   env['JAX_NUM_CPU_DEVICES'] = '2'
   one = _run(runs.command(*words, f'--workdir={tmp_path / "one"}'), env)
   runs.check_same_end(tmp_path / 'two', tmp_path / 'one')
+  # Each has answered for its images.
+  reports = [
+    json.loads((tmp_path / name / 'report.json').read_text())
+    for name in ('one', 'two')
+  ]
+  for name in ('classes', 'confusions', 'file_accuracy', 'file_loss'):
+    assert reports[0][name] == reports[1][name]
+  assert sum(row['num_examples'] for row in reports[0]['classes']) == 500
   # Only the first says something; Gloo has its own words.
   lines = two.stdout.splitlines()
   assert one.stdout.splitlines() == [x for x in lines if '[Gloo]' not in x]

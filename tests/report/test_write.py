@@ -20,13 +20,22 @@ SIZES = {
   'training.png': (1000, 640),
   'weights.png': (1000, 520),
 }
-NAMES = {*SIZES, 'report.json', 'report.md'}
+NAMES = {*SIZES, 'report.html', 'report.json', 'report.md'}
 KEYS = [
-  *('model', 'file', 'step', 'seed', 'commit', 'dense_bytes'),
+  *('model', 'file', 'step', 'seed', 'commit', 'command', 'finished'),
+  *('seconds', 'dense_bytes'),
   *('predicted_bytes', 'target_bytes', 'file_bytes', 'ratio', 'num_weights'),
   *('bits_per_weight', 'resident_bytes', 'num_examples'),
   *('unreadable_images', 'dense_accuracy', 'dense_loss', 'ternary_accuracy'),
-  *('ternary_loss', 'file_accuracy', 'file_loss', 'parts', 'container_bytes'),
+  *(
+    'ternary_loss',
+    'file_accuracy',
+    'file_loss',
+    'classes',
+    'confusions',
+    'parts',
+    'container_bytes',
+  ),
   *('layers', 'cosine_distance', 'history', 'config', 'hardware'),
 ]
 COLOURS = {'dense': 0xEEEEEE, 'prune': 0xDCEAF5, 'ternary': 0xFCEBD2}
@@ -69,6 +78,7 @@ def test_files_are_written_and_json_is_what_is_returned(folder, odd):
   assert returned['file_bytes'] == os.path.getsize(odd.file_path)
   assert returned['ratio'] == odd.dense_bytes / os.path.getsize(odd.file_path)
   assert found['report.md'].decode().startswith(f'# {returned["model"]}: ')
+  assert found['report.html'].decode().startswith('<!doctype html>')
   for name, (width, height) in SIZES.items():
     narrow = name == 'weights.png' and len(odd.dense_kernels) == 1
     pixels = _decode(folder / name)
@@ -159,7 +169,7 @@ print({{'matplotlib.pyplot', 'jax'}} & set(sys.modules))
     timeout=120,
   )
   assert done.stdout.splitlines() == [
-    "['report.json', 'report.md']",
+    "['report.html', 'report.json', 'report.md']",
     'False',
     'set()',
   ]

@@ -1,5 +1,7 @@
 """Evaluation that counts every image once, of a state or of a file."""
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -105,6 +107,28 @@ def test_neither_the_batch_size_nor_the_devices_matter(
     assert found['loss'] == pytest.approx(whole['loss'], rel=1e-5)
 
 
+@pytest.mark.parametrize('batch_size', [8, 40])
+def test_each_image_is_answered_once_in_order(rng, variables, batch_size):
+  source, mesh = _source(rng, 37), sharding.make_mesh()
+  batches = eval_batches.EvalBatches(
+    source, preprocessing=_PREPROCESSING, batch_size=batch_size
+  )
+  evaluation = functools.partial(
+    evaluate.evaluate, _EVAL_STEP, batches=batches, mesh=mesh
+  )
+  found, answers = evaluate.evaluate_answers(evaluation, variables)
+  assert found == evaluation(variables)
+  np.testing.assert_array_equal(answers.position, np.arange(37))
+  np.testing.assert_array_equal(answers.label, source.labels)
+  right = answers.prediction == answers.label
+  assert found['accuracy'] == pytest.approx(np.mean(right), abs=1e-7)
+  loss = -np.mean(np.log(answers.label_probability))
+  assert found['loss'] == pytest.approx(loss, rel=1e-4)
+  same = answers.probability == answers.label_probability
+  np.testing.assert_array_equal(same, right)
+  assert (answers.probability >= 0.25).all()
+
+
 def test_no_batch_is_an_error(variables):
   with pytest.raises(ValueError) as caught:
     evaluate.evaluate(_EVAL_STEP, variables, [], sharding.make_mesh())
@@ -189,10 +213,10 @@ def test_a_file_that_does_not_fit_is_refused(
 
 
 def test_an_evaluation_of_nothing_is_refused():
-  step = lambda variables, batch: {
-    'accuracy': np.zeros(2, np.float32),
-    'loss': np.zeros(2, np.float32),
-  }
+  step = lambda variables, batch: (
+    {name: np.zeros(2, np.float32) for name in ('accuracy', 'loss')},
+    {},
+  )
   batches = [{'image': np.zeros((8, 1), np.float32)}]
   mesh = sharding.make_mesh()
   with pytest.raises(ValueError, match='not one of the test images can be'):

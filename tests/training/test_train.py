@@ -111,6 +111,11 @@ def test_logits_of_the_file_are_those_of_training(finished, setup, end):
   )
   accuracy = np.mean(np.argmax(logits, axis=-1) == labels)
   assert report['file_accuracy'] == pytest.approx(accuracy, abs=1e-9)
+  rights = [
+    round(row['accuracy'] * row['num_examples']) for row in report['classes']
+  ]
+  right = labels[np.argmax(logits, axis=-1) == labels]
+  assert rights == np.bincount(right, minlength=10).tolist()
   assert report['file_accuracy'] > 0.5  # two epochs of each phase
   assert report['dense_accuracy'] > 0.5
   # The unfolded network, whose statistics are float32, differs from what it is
