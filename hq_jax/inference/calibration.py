@@ -1,6 +1,7 @@
 """Ranges of activations, measured on images, for engines with 8-bit ones."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import importlib.util
 import itertools
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax.inference import architectures
+from hq_jax.inference import network
 
-# Of images `[n, height, width, channels]`, the largest `|x|` of each image at
-# each layer, `[n, layers]`.
+# Of images `[n, height, width, channels]`: the largest `|x|` in the output of
+# each layer, `[layers]`.
 _FindLargest = Callable[[np.ndarray], np.ndarray]
 
-_BATCH_SIZE = 32
+# The outputs of all layers are in memory at once: 27 MB an image at most.
+_BATCH_SIZE = 8
 # Of float16. A layer of zeros alone gets a range, too: no engine divides by 0.
 _LEAST, _MOST = 2.0**-14, 65504.0
 
@@ -35,66 +38,73 @@ def measure(
   """Measures the ranges of a network's activations.
 
   Of each layer that an engine with 8-bit activations quantizes, `max |x|` over
-  all that it puts out, rounded to float16.
+  all that it puts out, rounded to float16. JAX computes it, or onnxruntime
+  where there is no JAX.
 
   Args:
     artifact: of a network that `architectures.make_layers` knows.
-    images: of the shape `artifact.input_shape`, float32, as the network takes
+    images: float32, of the shape `artifact.input_shape`, as the network takes
       them: cropped and normalized.
 
   Returns:
     One number a layer, for `Artifact.activation_ranges`.
 
   Raises:
-    ValueError: there is no image, or the network is another.
+    ValueError: there is no image, one has another shape or is not finite, or
+      the network is not known.
   """
-  layers = architectures.make_layers(
-    artifact.model,
-    artifact.model_args,
-    artifact.input_shape,
-    len(artifact.class_names),
-  )
-  find_largest = _compile(artifact, layers)
-  found = [
-    find_largest(batch)[:number] for batch, number in _make_batches(images)
-  ]
+  layers = network.read_layers(artifact)
+  names = list(architectures.find_activations(layers))
+  has_jax = importlib.util.find_spec('jax') is not None
+  find_largest = (_make_jax if has_jax else _make_onnx)(artifact, names)
+  found = []
+  rest = iter(images)
+  while batch := list(itertools.islice(rest, _BATCH_SIZE)):
+    for image in batch:
+      if image.shape != artifact.input_shape:
+        raise ValueError(
+          f'images has one of shape {image.shape}, wanted'
+          f' {artifact.input_shape}'
+        )
+    # All of one size, so that it compiles once.
+    batch += batch[:1] * (_BATCH_SIZE - len(batch))
+    found.append(find_largest(np.stack(batch)))
   if not found:
     raise ValueError('images is empty, wanted at least one')
-  largest = np.concatenate(found).max(axis=0)
+  largest = np.max(found, axis=0)
+  for name, value in zip(names, largest.tolist(), strict=True):
+    if not np.isfinite(value):
+      raise ValueError(f'the output of {name} is {value}, wanted finite ones')
   rounded = np.clip(largest, _LEAST, _MOST).astype(np.float16)
   return tuple(rounded.astype(float).tolist())
 
 
-def _make_batches(
-  images: Iterable[np.ndarray],
-) -> Iterator[tuple[np.ndarray, int]]:
-  """Batches of one size, the last filled up, and the images in each."""
-  rest = iter(images)
-  while batch := list(itertools.islice(rest, _BATCH_SIZE)):
-    fill = [batch[0]] * (_BATCH_SIZE - len(batch))
-    yield np.stack([*batch, *fill]), len(batch)
-
-
-def _compile(
-  artifact: artifact_lib.Artifact, layers: Sequence[architectures.Layer]
+def _make_jax(
+  artifact: artifact_lib.Artifact, names: Sequence[str]
 ) -> _FindLargest:
-  # Here, for where there is no JAX this file is imported all the same.
   import jax
   import jax.numpy as jnp
 
   from hq_jax.inference import jax_network
 
-  names = list(architectures.find_activations(layers))
-  variables = artifact_lib.to_variables(artifact)
-  weights = jax_network.fold_norms(variables)
+  layers = network.read_layers(artifact)
 
   @jax.jit
   def find_largest(weights, images):
     outputs = jax_network.compute_outputs(layers, weights, images)
-    largest = [
-      jnp.abs(outputs[name]).reshape(len(images), -1).max(axis=1)
-      for name in names
-    ]
-    return jnp.stack(largest, axis=1)
+    return jnp.stack([jnp.abs(outputs[name]).max() for name in names])
 
+  weights = jax_network.fold_norms(artifact_lib.to_variables(artifact))
   return lambda images: np.asarray(find_largest(weights, images))
+
+
+def _make_onnx(
+  artifact: artifact_lib.Artifact, names: Sequence[str]
+) -> _FindLargest:
+  from hq_jax.inference import onnx_engine
+
+  without = artifact._replace(activation_ranges=())  # So it does not round.
+  engine = onnx_engine.OnnxEngine(without, more_outputs=names)
+  return lambda images: np.array(
+    [np.abs(output).max() for output in engine.outputs(images)[1:]]
+  )

@@ -1,6 +1,6 @@
 """Logits by onnxruntime, on a CPU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 
 import numpy as np
@@ -26,6 +26,7 @@ class OnnxEngine:
     *,
     ranges: Mapping[str, float] | None = None,
     num_threads: int | None = None,
+    more_outputs: Sequence[str] = (),
   ):
     """Builds the network.
 
@@ -33,6 +34,7 @@ class OnnxEngine:
       artifact: a validated artifact, such as one that was read.
       ranges: as of `make_onnx`; None for those of the file, if it has any.
       num_threads: None for one for each core that the process may use.
+      more_outputs: as of `make_onnx`, for `outputs`.
     """
     import onnxruntime as ort
 
@@ -45,6 +47,7 @@ class OnnxEngine:
       weights='float32',
       activations=self.activations,
       ranges=ranges,
+      more_outputs=more_outputs,
     )
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or _count_cores()
@@ -55,8 +58,11 @@ class OnnxEngine:
 
   def logits(self, images: np.ndarray) -> np.ndarray:
     """Maps float32 `[n, height, width, channels]` to `[n, classes]`."""
-    (found,) = self._session.run(None, {onnx_model.INPUT: images})
-    return found
+    return self.outputs(images)[0]
+
+  def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+    """The logits, and `[n, width, height, ..]` of the layers asked for."""
+    return self._session.run(None, {onnx_model.INPUT: images})
 
 
 def _count_cores() -> int:

@@ -1,6 +1,6 @@
 """The ONNX model of a file, for onnxruntime and for whatever reads ONNX."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ def make_onnx(
   activations: str = 'float32',
   ranges: Mapping[str, float] | None = None,
   raw_input: bool = False,
+  more_outputs: Sequence[str] = (),
 ) -> bytes:
   """Makes an ONNX model of any network; batch norms are folded away.
 
@@ -45,6 +46,7 @@ def make_onnx(
       `architectures.find_activations`; None stands for those of the file.
     raw_input: whether `images` are uint8, as in image files, and the model
       normalizes them; else float32, normalized.
+    more_outputs: layers whose outputs follow the logits, in this order.
 
   Returns:
     The bytes of an ONNX file.
@@ -78,11 +80,18 @@ def make_onnx(
   input_type = onnx_proto.UINT8 if raw_input else onnx_proto.FLOAT
   images = onnx_proto.value(INPUT, input_type, ('n', *artifact.input_shape))
   logits = onnx_proto.value(OUTPUT, onnx_proto.FLOAT, ('n', *layers[-1].shape))
+  found = [logits]
+  by_name = {layer.name: layer for layer in layers}
+  for source in more_outputs:
+    name = graph.node('Identity', [outputs[source]], f'{source}/output')
+    *sides, width = by_name[source].shape
+    shape: tuple[int | str, ...] = ('n', width, *sides)
+    found.append(onnx_proto.value(name, onnx_proto.FLOAT, shape))
   return onnx_proto.model(
     graph.nodes,
     graph.constants,
     [images],
-    [logits],
+    found,
     name=artifact.model,
     opset=_INT2_OPSET if weights == 'int2' else _OPSET,
     ir_version=_INT2_IR_VERSION if weights == 'int2' else _IR_VERSION,

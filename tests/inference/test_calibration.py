@@ -1,5 +1,7 @@
 """Ranges of activations, against the outputs of Flax modules."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,13 @@ def test_ranges_are_the_largest_outputs(exported, images):
   assert artifact.loads(other).activation_ranges == ranges
 
 
+def test_onnxruntime_measures_the_same(exported, images, monkeypatch):
+  wanted = calibration.measure(exported, images)
+  monkeypatch.setitem(sys.modules, 'jax', None)
+  found = calibration.measure(exported, images)
+  np.testing.assert_allclose(found, wanted, rtol=2**-10)
+
+
 def test_zeros_have_a_range(exported, images):
   tensors = {
     path: np.zeros_like(tensor) if 'norm' in path else tensor
@@ -92,3 +101,15 @@ def test_zeros_have_a_range(exported, images):
 def test_no_images_are_refused(exported):
   with pytest.raises(ValueError, match='images is empty, wanted at least one'):
     calibration.measure(exported, [])
+
+
+@pytest.mark.parametrize(
+  ('image', 'message'),
+  [
+    (np.zeros((9, 8, 1), 'f4'), r'images has one of shape \(9, 8, 1\), wanted'),
+    (np.full(_SHAPE, np.nan, 'f4'), 'output of norm_stem/relu is nan, wanted'),
+  ],
+)
+def test_other_images_are_refused(exported, image, message):
+  with pytest.raises(ValueError, match=message):
+    calibration.measure(exported, [image])
