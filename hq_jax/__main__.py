@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import sys
 from typing import NoReturn
 
+from hq_jax.inference.server import settings
 from hq_jax.runtime import terminal
 
 _INSPECT = """\
@@ -39,6 +40,29 @@ TensorFlow and without a network.
 A process that is killed leaves a folder incomplete.* behind, which may be
 deleted. Exit status: 0, also where the set is prepared already; 2 and one line
 on stderr where it cannot be prepared; TensorFlow adds lines of its own."""
+
+_SERVE = """\
+Answers over HTTP what images show: a page at /, POST /predict for image files,
+the Open Inference Protocol V2 below /v2, /health, and /metrics for Prometheus.
+
+It listens on this machine alone, unless --host says otherwise, knows no
+passwords and does not encrypt. Prints one line once it answers. Exit status: 0
+after SIGTERM or SIGINT, when what was in flight is answered; 2 and one line on
+stderr where the file or a setting is not a good one, or the port is taken."""
+
+_SERVE_FLAGS = {
+  'host': 'the address to listen on, 0.0.0.0 for all',
+  'port': 'the port, 0 for a free one',
+  'name': 'of the model in the paths below /v2; default: the name of the file',
+  'max_batch_size': 'images that the network takes at once',
+  'max_wait_ms': 'that an image waits for others',
+  'max_queue': 'images that are taken and not answered; then status 503',
+  'max_body_mb': 'of one request; then status 413',
+  'max_pending_mb': 'of all requests not answered; then status 503',
+  'max_megapixels': 'of one image; then status 413',
+  'timeout_seconds': 'for a request to come, and for its answer',
+  'num_threads': 'that decode images; default: one for each core',
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,6 +134,20 @@ def _make_parser() -> argparse.ArgumentParser:
     help='holds what was downloaded by hand; default: downloads/manual there',
   )
   prepare.set_defaults(run=_prepare)
+  serve = add('serve', 'answers over HTTP what images show', _SERVE)
+  serve.add_argument('file', metavar='FILE', help='an .hq file')
+  serve.add_argument('--engine', help='onnxruntime or jax; default: what is')
+  defaults = settings.Settings()
+  for field, text in _SERVE_FLAGS.items():
+    default = getattr(defaults, field)
+    serve.add_argument(
+      f'--{field}',
+      metavar=type(default).__name__.upper(),
+      type=type(default),
+      default=default,
+      help=f'{text}; default: {default}' if default else text,
+    )
+  serve.set_defaults(run=_serve)
   return parser
 
 
@@ -144,6 +182,14 @@ def _prepare(arguments: argparse.Namespace) -> str:
     )
   except ValueError as error:  # What TFDS says may have several lines.
     raise ValueError(' '.join(str(error).split())) from error
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+  from hq_jax.inference.server import serving
+
+  given = {field: getattr(arguments, field) for field in _SERVE_FLAGS}
+  wanted = settings.Settings(**given)
+  return serving.serve(arguments.file, arguments.engine, wanted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

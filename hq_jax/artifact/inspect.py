@@ -6,8 +6,6 @@ import math
 from typing import Any
 import zlib
 
-import tabulate
-
 from hq_jax.artifact import accounting
 from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
@@ -181,6 +179,8 @@ def _layer_row(layer: Mapping[str, Any]) -> list[str]:
 
 def _make_table(rows: Sequence[Sequence[str]], sides: str) -> str:
   """Aligned columns with ruled heads; `sides`: < left, > right."""
+  import tabulate  # Nothing else here needs it.
+
   heads, *rest = [[terminal.escape(cell) for cell in row] for row in rows]
   rule = ['-' * len(head) for head in heads]
   return tabulate.tabulate(

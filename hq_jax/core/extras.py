@@ -4,6 +4,8 @@
 _EXTRAS: dict[str, str | None] = {
   **dict.fromkeys(('chex', 'constriction', 'jax', 'jaxlib', 'numpy')),
   **dict.fromkeys(('optax', 'scipy', 'tabulate')),
+  **dict.fromkeys(('prometheus_client', 'python_multipart'), 'serve'),
+  **dict.fromkeys(('starlette', 'uvicorn'), 'serve'),
   'matplotlib': 'report',
   'onnxruntime': 'predict',
   'PIL': 'predict',

@@ -1,0 +1,1 @@
+"""A server of one file over HTTP; see docs/serve.md."""
