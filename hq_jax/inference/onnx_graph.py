@@ -1,6 +1,7 @@
 """Nodes and constants of an ONNX graph, layer by layer of a network."""
 
 from collections.abc import Callable, Mapping, Sequence
+import math
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Graph:
     weights: str,
     ranges: Mapping[str, float],
     is_signed: Mapping[str, bool],
+    external: str | None = None,
   ):
     self.nodes: list[bytes] = []
     self.constants: list[bytes] = []
@@ -36,6 +38,8 @@ class Graph:
     self._weights = weights
     self._ranges = ranges
     self._is_signed = is_signed
+    self._external = external
+    self._external_bytes = 0
     self._folded_norms = {x.norm for x in folded.values()}
     # By the name of a value that is rounded to uint8: from one to the next.
     self._steps: dict[str, float] = {}
@@ -60,6 +64,17 @@ class Graph:
     )
     return name
 
+  def _external_constant(self, name: str, shape: Sequence[int]) -> str:
+    """Appends float32 that whoever runs the model lays after those before."""
+    assert self._external is not None
+    length = 4 * math.prod(shape)
+    place = onnx_proto.External(self._external, self._external_bytes, length)
+    self._external_bytes += length
+    self.constants.append(
+      onnx_proto.tensor(name, onnx_proto.FLOAT, shape, place)
+    )
+    return name
+
   def append(
     self, layer: architectures.Layer, inputs: Sequence[str], name: str
   ) -> str:
@@ -76,6 +91,12 @@ class Graph:
   def weights(self, layer: architectures.Layer, x: str) -> tuple[str, str]:
     """Appends the kernel and the bias of a layer that takes `x`."""
     folded = self._folded[layer.name]
+    if self._external is not None:
+      kernel_shape = _to_onnx_axes(folded.codes).shape
+      return (
+        self._external_constant(f'{layer.name}/kernel', kernel_shape),
+        self._external_constant(f'{layer.name}/bias', folded.bias.shape),
+      )
     if x in self._steps and self._weights != 'int2':
       return self._int8_weights(layer.name, folded, self._steps[x])
     bias = self.constant(f'{layer.name}/bias', folded.bias.astype(np.float32))

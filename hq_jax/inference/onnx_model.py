@@ -28,6 +28,7 @@ def make_onnx(
   ranges: Mapping[str, float] | None = None,
   raw_input: bool = False,
   more_outputs: Sequence[str] = (),
+  external: str | None = None,
 ) -> bytes:
   """Makes an ONNX model of any network; batch norms are folded away.
 
@@ -47,6 +48,9 @@ def make_onnx(
     raw_input: whether `images` are uint8, as in image files, and the model
       normalizes them; else float32, normalized.
     more_outputs: layers whose outputs follow the logits, in this order.
+    external: leaves the weights out: the name of the file, beside the model,
+      in which the kernels and biases lie as float32, those of a layer after
+      those of the layer before it. The other arguments are then as by default.
 
   Returns:
     The bytes of an ONNX file.
@@ -70,7 +74,7 @@ def make_onnx(
   else:
     ranges = _check_ranges(ranges or find_ranges(artifact), is_signed)
   folded = folded_layers.fold_layers(artifact, layers)
-  graph = onnx_graph.Graph(folded, weights, ranges, is_signed)
+  graph = onnx_graph.Graph(folded, weights, ranges, is_signed, external)
   x = _normalize(graph, artifact) if raw_input else INPUT
   outputs = {architectures.INPUT: x}
   for layer in layers:
