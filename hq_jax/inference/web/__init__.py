@@ -1,0 +1,1 @@
+"""A page that classifies pictures in the browser, from the .hq file itself."""

@@ -1,0 +1,117 @@
+"""The folder for a web server, and its network as the browser builds it."""
+
+import base64
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from hq_jax import artifact
+from hq_jax.inference import onnx_engine
+from hq_jax.inference.web import export
+from hq_jax.inference.web import runtime
+from tests.inference import networks
+from tests.inference.web import files
+from tests.inference.web import node
+
+_GREY = {'mean': [128.0], 'std': [64.0]}
+
+
+@pytest.fixture(scope='module')
+def engine(tmp_path_factory):
+  """A folder that looks like the package of npm."""
+  folder = tmp_path_factory.mktemp('package')
+  (folder / 'dist').mkdir()
+  for name in runtime.FILES:
+    (folder / 'dist' / name).write_text(f'the bytes of {name}')
+  return str(folder)
+
+
+@pytest.fixture
+def file(tmp_path):
+  given = files.make('mlp', {'widths': [5]}, (4, 3, 1), _GREY)
+  artifact.write(tmp_path / 'my net.hq', given)
+  return tmp_path / 'my net.hq'
+
+
+def _statistics(channels):
+  return {'mean': [100.0] * channels, 'std': [50.0] * channels}
+
+
+_NETWORKS = [
+  pytest.param(*network, marks=pytest.mark.slow)
+  if network[0] == 'resnet18'
+  else network
+  for network in networks.PARAMS
+]
+
+
+@node.needed
+@pytest.mark.parametrize(('model', 'arguments', 'shape'), _NETWORKS)
+def test_the_weights_fit_the_graph(model, arguments, shape, tmp_path, engine):
+  shape = (*shape[:2], 3)
+  given = files.make(model, arguments, shape, _statistics(3))
+  artifact.write(tmp_path / 'a.hq', given)
+  export.export(tmp_path / 'a.hq', tmp_path / 'web', runtime=engine)
+  description = json.loads((tmp_path / 'web' / 'model.json').read_text())
+  data = (tmp_path / 'web' / 'model.hq').read_bytes()
+  request = {
+    'file': base64.b64encode(data).decode(),
+    'layers': description['weights'],
+  }
+  (line,) = node.run('weights.mjs', [json.dumps(request)])
+  (tmp_path / 'web' / 'weights').write_bytes(base64.b64decode(line))
+  path = str(tmp_path / 'web' / 'network.onnx')
+  onnx.checker.check_model(path, full_check=True)
+  session = onnxruntime.InferenceSession(
+    path, providers=['CPUExecutionProvider']
+  )
+  images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+  (logits,) = session.run(None, {'images': images})
+  expected = onnx_engine.OnnxEngine(given).logits(images)
+  error = np.abs(logits - expected).max() / np.abs(expected).max()
+  assert error < 1e-5
+
+
+def test_the_folder_is_whole(file, tmp_path, engine):
+  sizes = export.export(file, tmp_path / 'web', runtime=engine)
+  found = {
+    path.relative_to(tmp_path / 'web').as_posix()
+    for path in (tmp_path / 'web').rglob('*')
+  }
+  page = {
+    path.relative_to(export.PAGE).as_posix() for path in export.PAGE.rglob('*')
+  }
+  added = {'model.hq', 'model.json', 'network.onnx', 'runtime'}
+  assert found == page | added | {f'runtime/{name}' for name in runtime.FILES}
+  assert (tmp_path / 'web' / 'model.hq').read_bytes() == file.read_bytes()
+  assert sizes['model.hq'] == file.stat().st_size
+  assert (tmp_path / 'web' / 'index.html').stat().st_mode & 0o044 == 0o044
+  description = json.loads((tmp_path / 'web' / 'model.json').read_text())
+  assert description['name'] == 'my net' and description['downloads'] == sizes
+  assert str(tmp_path) not in (tmp_path / 'web' / 'model.json').read_text()
+
+
+def test_a_folder_that_exists_is_refused(file, tmp_path, engine):
+  (tmp_path / 'web').mkdir()
+  with pytest.raises(ValueError, match=r'web exists, wanted a folder that'):
+    export.export(file, tmp_path / 'web', runtime=engine)
+
+
+def test_nothing_is_left_of_a_failure(file, tmp_path, engine, monkeypatch):
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(ValueError, match=r'lacks ort.wasm.bundle.min.mjs'):
+    export.export(file, tmp_path / 'web', runtime=str(tmp_path))
+  monkeypatch.setenv('PATH', '')
+  with pytest.raises(ValueError, match='npm is not installed; install it, or'):
+    export.export(file, tmp_path / 'web')
+  assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_takes_no_pictures_is_refused(tmp_path, engine):
+  given = files.make('mlp', {'widths': [5]}, (4, 3, 2), _statistics(2))
+  artifact.write(tmp_path / 'a.hq', given)
+  with pytest.raises(ValueError, match=r'input_shape is \(4, 3, 2\), wanted 1'):
+    export.export(tmp_path / 'a.hq', tmp_path / 'web', runtime=engine)
