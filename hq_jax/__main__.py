@@ -114,6 +114,12 @@ def _make_parser() -> argparse.ArgumentParser:
     metavar='NAME',
     help='onnxruntime or jax; default: the first of them that is installed',
   )
+  predict.add_argument(
+    '--activations',
+    metavar='TYPE',
+    help='int8 or float32; default: int8 with onnxruntime and a file that has'
+    ' their ranges',
+  )
   predict.set_defaults(run=_predict)
   prepare = add('prepare', 'prepares a data set of TFDS', _PREPARE)
   prepare.add_argument(
@@ -167,6 +173,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     top=arguments.top,
     as_json=arguments.json,
     engine=arguments.engine,
+    activations=arguments.activations,
   )
 
 

@@ -22,6 +22,7 @@ def predict_files(
   top: int = 5,
   as_json: bool = False,
   engine: str | None = None,
+  activations: str | None = None,
 ) -> int:
   """Prints what images show, and returns the exit status.
 
@@ -29,7 +30,7 @@ def predict_files(
   """
   if top < 1:
     raise ValueError(f'top is {top}, wanted at least 1')
-  classifier = classifier_lib.load(model, engine)
+  classifier = classifier_lib.load(model, engine, activations=activations)
   write = _format_json if as_json else _format_text
   status = 0
   for path, error in _expand(paths):

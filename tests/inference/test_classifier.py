@@ -10,6 +10,8 @@ import hq_jax
 from hq_jax import artifact
 from hq_jax import models
 from hq_jax.compression import to_artifact
+from hq_jax.inference import architectures
+from hq_jax.inference import network
 from tests.data import encoded
 
 _ARGUMENTS = {'widths': [4], 'num_blocks': [1], 'dtype': 'float32'}
@@ -206,9 +208,52 @@ def test_a_file_that_contradicts_itself_is_refused(
   assert str(caught.value).startswith(f'{path}: {message}')
 
 
+def test_the_engines_agree_and_say_what_they_are(classifier, path, exported):
+  images = _draw(40, 8, 8, 1)
+  wanted = classifier.logits(images)
+  other = hq_jax.load(path)
+  assert (other.engine, other.activations) == ('onnxruntime', 'float32')
+  np.testing.assert_allclose(other.logits(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_with_ranges_has_int8_activations(
+  classifier, tmp_path, exported
+):
+  path = str(tmp_path / 'model.hq')
+  layers = network.read_layers(exported)
+  count = len(architectures.find_activations(layers))
+  artifact.write(path, exported._replace(activation_ranges=(4.0,) * count))
+  images = _draw(40, 8, 8, 1)
+  wanted = classifier.logits(images)
+  exact, rounded = (
+    hq_jax.load(path, activations=activations)
+    for activations in ('float32', None)
+  )
+  assert (exact.activations, rounded.activations) == ('float32', 'int8')
+  np.testing.assert_allclose(exact.logits(images), wanted, rtol=1e-4, atol=1e-5)
+  found = rounded.logits(images)
+  assert 0 < np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+  ('engine', 'activations', 'message'),
+  [
+    (None, 'int4', "activations is 'int4', wanted 'float32', 'int8' or None"),
+    ('jax', 'int8', ": activations is 'int8', wanted 'float32': int8 takes"),
+    (None, 'int8', ": activations is 'int8', wanted 'float32': int8 takes"),
+  ],
+)
+def test_activations_that_there_cannot_be_are_refused(
+  path, engine, activations, message
+):
+  with pytest.raises(ValueError) as caught:
+    hq_jax.load(path, engine, activations=activations)
+  assert str(caught.value).removeprefix(path).startswith(message)
+
+
 def test_an_unknown_engine_is_refused(path):
   with pytest.raises(ValueError) as caught:
     hq_jax.load(path, engine='tflite')
   assert str(caught.value) == (
-    "engine is 'tflite', wanted one of: jax, onnxruntime"
+    "engine is 'tflite', wanted one of: onnxruntime, jax"
   )
