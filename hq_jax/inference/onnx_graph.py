@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,15 @@ RELUS = ('relu', 'relu6')
 _MAX_BIAS = 2.0**30
 # Of the output, the first axis: `[out, in, height, width]`, `[out, in]`.
 _ONNX_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+
+
+class Rounded(NamedTuple):
+  """Values of 8 bits: `step * (codes - zero)`; the names of all three."""
+
+  codes: str
+  step: str
+  zero: str
+  size: float  # of a step
 
 
 class Graph:
@@ -41,8 +50,8 @@ class Graph:
     self._external = external
     self._external_bytes = 0
     self._folded_norms = {x.norm for x in folded.values()}
-    # By the name of a value that is rounded to uint8: from one to the next.
-    self._steps: dict[str, float] = {}
+    # By the name of the values as floats.
+    self._rounded: dict[str, Rounded] = {}
 
   def node(
     self,
@@ -86,7 +95,29 @@ class Graph:
       (output,) = inputs
     else:
       output = _OPS[layer.op](self, layer, name, *inputs)
-    return self._round(layer, output) if is_rounded else output
+    if not is_rounded:
+      return output
+    largest = self._ranges[layer.name]
+    if self._is_signed[layer.name]:
+      return self._round(layer.name, output, largest / 127, 128)
+    return self._round(layer.name, output, largest / 255, 0)
+
+  def round_input(self, x: str, low: float, high: float) -> str:
+    """Rounds normalized images to 8 bits: their pixels have no more."""
+    # So that the zeros of a padding are zeros.
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = (high - low) / 255
+    return self._round('input', x, step, round(-low / step))
+
+  def move(
+    self, op: str, x: str, output: str, **attributes: onnx_proto.Attribute
+  ) -> str:
+    """Appends a node that only moves or picks values: they stay rounded."""
+    rounded = self._rounded.get(x)
+    if rounded is None:
+      return self.node(op, [x], output, **attributes)
+    codes = self.node(op, [rounded.codes], f'{output}/codes', **attributes)
+    return self._to_float(rounded._replace(codes=codes), output)
 
   def weights(self, layer: architectures.Layer, x: str) -> tuple[str, str]:
     """Appends the kernel and the bias of a layer that takes `x`."""
@@ -97,8 +128,8 @@ class Graph:
         self._external_constant(f'{layer.name}/kernel', kernel_shape),
         self._external_constant(f'{layer.name}/bias', folded.bias.shape),
       )
-    if x in self._steps and self._weights != 'int2':
-      return self._int8_weights(layer.name, folded, self._steps[x])
+    if x in self._rounded and self._weights != 'int2':
+      return self._int8_weights(layer, folded, self._rounded[x].size)
     bias = self.constant(f'{layer.name}/bias', folded.bias.astype(np.float32))
     codes = _to_onnx_axes(folded.codes)
     is_exact = codes.dtype == np.int8 and self._weights != 'float32'
@@ -116,24 +147,28 @@ class Graph:
     return self.node('DequantizeLinear', inputs, kernel, axis=0), bias
 
   def _int8_weights(
-    self, name: str, folded: folded_layers.Folded, step: float
+    self, layer: architectures.Layer, folded: folded_layers.Folded, step: float
   ) -> tuple[str, str]:
-    """A kernel of 8 bits and a bias of 32, for a sum of integer products.
+    """A kernel of 8 bits and a bias of 32, for sums of integer products.
 
-    Where codes are not ternary, the kernel is uint8: products of uint8 with
-    int8 are added in pairs of 16 bits on CPUs without AVX512-VNNI, and 128
-    times 127 times 2 times 2 would not fit.
+    CPUs without VNNI add products of uint8 and int8 in pairs, in 16 bits: with
+    ternary codes they fit. Else the kernel is uint8, but for depthwise
+    convolutions, which add in 32 bits.
     """
+    name = layer.name
     codes, scale = _to_integer_products(folded, step)
     codes = _to_onnx_axes(codes)
-    inputs = [self.constant(f'{name}/scale', scale)]
-    if folded.is_ternary:
-      inputs.insert(0, self.constant(f'{name}/codes', codes))
-    else:
+    zeros = []
+    if not folded.is_ternary and layer.groups == 1:
       codes = (codes.astype(np.int16) + 128).astype(np.uint8)
-      zeros = np.full(len(scale), 128, np.uint8)
-      inputs.insert(0, self.constant(f'{name}/codes', codes))
-      inputs.append(self.constant(f'{name}/zeros', zeros))
+      zeros = [
+        self.constant(f'{name}/zeros', np.full(len(scale), np.uint8(128)))
+      ]
+    inputs = [
+      self.constant(f'{name}/codes', codes),
+      self.constant(f'{name}/scale', scale),
+      *zeros,
+    ]
     kernel = self.node('DequantizeLinear', inputs, f'{name}/kernel', axis=0)
     bias_scale = (scale * np.float32(step)).astype(np.float32)
     sums = np.rint(folded.bias / bias_scale).astype(np.int32)
@@ -155,18 +190,20 @@ class Graph:
     )
     return name
 
-  def _round(self, layer: architectures.Layer, x: str) -> str:
-    """Rounds values to 8 bits: `[0, range]`, or `[-range, range]`."""
-    is_signed = self._is_signed[layer.name]
-    step = np.float32(self._ranges[layer.name] / (127 if is_signed else 255))
-    inputs = [
-      self.constant(f'{layer.name}/step', step),
-      self.constant(f'{layer.name}/zero', np.uint8(128 if is_signed else 0)),
-    ]
-    codes = self.node('QuantizeLinear', [x, *inputs], f'{layer.name}/codes')
-    y = self.node('DequantizeLinear', [codes, *inputs], f'{layer.name}/rounded')
-    self._steps[y] = float(step)
-    return y
+  def _round(self, name: str, x: str, step: float, zero: int) -> str:
+    """Rounds values to uint8, and what is beyond it to its limits."""
+    rounded = Rounded(
+      f'{name}/uint8',
+      self.constant(f'{name}/step', np.float32(step)),
+      self.constant(f'{name}/zero', np.uint8(zero)),
+      step,
+    )
+    self.node('QuantizeLinear', [x, *rounded[1:3]], rounded.codes)
+    return self._to_float(rounded, f'{name}/rounded')
+
+  def _to_float(self, rounded: Rounded, output: str) -> str:
+    self._rounded[output] = rounded
+    return self.node('DequantizeLinear', rounded[:3], output)
 
 
 def _to_onnx_axes(kernel: np.ndarray) -> np.ndarray:
@@ -200,14 +237,14 @@ def _to_integer_products(
 
 def _conv(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
   if layer.inputs == (architectures.INPUT,):
-    x = graph.node('Transpose', [x], f'{name}/input', perm=(0, 3, 1, 2))
+    x = graph.move('Transpose', x, f'{name}/input', perm=(0, 3, 1, 2))
   inputs = [x, *graph.weights(layer, x)]
   slide = _get_slide(layer)
   return graph.node('Conv', inputs, name, group=layer.groups, **slide)
 
 
 def _max_pool(graph: Graph, layer: architectures.Layer, name: str, x: str):
-  return graph.node('MaxPool', [x], name, **_get_slide(layer))
+  return graph.move('MaxPool', x, name, **_get_slide(layer))
 
 
 def _get_slide(layer: architectures.Layer) -> dict[str, Any]:
@@ -249,5 +286,5 @@ _OPS: dict[str, Callable[..., str]] = {
   'add': lambda graph, layer, name, *inputs: graph.node('Add', inputs, name),
   'max_pool': _max_pool,
   'mean': _mean,
-  'flatten': lambda graph, layer, name, x: graph.node('Flatten', [x], name),
+  'flatten': lambda graph, layer, name, x: graph.move('Flatten', x, name),
 }

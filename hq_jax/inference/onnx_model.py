@@ -76,6 +76,8 @@ def make_onnx(
   folded = folded_layers.fold_layers(artifact, layers)
   graph = onnx_graph.Graph(folded, weights, ranges, is_signed, external)
   x = _normalize(graph, artifact) if raw_input else INPUT
+  if ranges:
+    x = graph.round_input(x, *_find_limits(artifact))
   outputs = {architectures.INPUT: x}
   for layer in layers:
     name = OUTPUT if layer is layers[-1] else layer.name
@@ -128,12 +130,23 @@ def _check_ranges(
   return {name: float(ranges[name]) for name in names}
 
 
+def _find_limits(artifact: artifact_lib.Artifact) -> tuple[float, float]:
+  """The least and the largest value of a normalized image."""
+  pixels = normalization.get_pixel_range(artifact.preprocessing)
+  mean, std = _get_statistics(artifact)
+  limits = [(pixel - mean) / std for pixel in pixels]
+  return float(np.min(limits)), float(np.max(limits))
+
+
+def _get_statistics(artifact):
+  channels = artifact.input_shape[-1]
+  return normalization.get_statistics(artifact.preprocessing, channels)
+
+
 def _normalize(graph: onnx_graph.Graph, artifact: artifact_lib.Artifact) -> str:
   """The same operations as `normalization.normalize`, so the same bits."""
-  mean, std = normalization.get_statistics(
-    artifact.preprocessing, artifact.input_shape[-1]
-  )
+  mean, std = _get_statistics(artifact)
   x = graph.node('Cast', [INPUT], 'pixels', to=onnx_proto.FLOAT)
-  mean_name = graph.constant('mean', mean)
-  x = graph.node('Sub', [x, mean_name], 'centered')
-  return graph.node('Div', [x, graph.constant('std', std)], 'normalized')
+  mean_name = graph.constant('pixels/mean', mean)
+  x = graph.node('Sub', [x, mean_name], 'pixels/centered')
+  return graph.node('Div', [x, graph.constant('pixels/std', std)], 'pixels/normalized')
