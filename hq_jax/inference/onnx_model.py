@@ -149,4 +149,5 @@ def _normalize(graph: onnx_graph.Graph, artifact: artifact_lib.Artifact) -> str:
   x = graph.node('Cast', [INPUT], 'pixels', to=onnx_proto.FLOAT)
   mean_name = graph.constant('pixels/mean', mean)
   x = graph.node('Sub', [x, mean_name], 'pixels/centered')
-  return graph.node('Div', [x, graph.constant('pixels/std', std)], 'pixels/normalized')
+  std_name = graph.constant('pixels/std', std)
+  return graph.node('Div', [x, std_name], 'pixels/normalized')

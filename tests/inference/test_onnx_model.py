@@ -14,7 +14,7 @@ from hq_jax.inference import calibration
 from hq_jax.inference import jax_network
 from hq_jax.inference import onnx_engine
 from hq_jax.inference import onnx_model
-from tests.inference import artifacts
+from tests.inference import drawn_files
 from tests.inference import networks
 
 _SMALL = ('small_resnet', {'widths': [8, 16], 'num_blocks': [1, 1]}, (9, 8, 3))
@@ -47,7 +47,7 @@ def _draw_pixels(shape, number=16):
 
 def _make_measured(network):
   """An artifact that knows its ranges, and normalized images."""
-  artifact = artifacts.make(*network)
+  artifact = drawn_files.make(*network)
   channels = artifact.input_shape[-1]
   artifact = artifact._replace(
     preprocessing={'mean': [120.0] * channels, 'std': [60.0] * channels}
@@ -61,8 +61,8 @@ def _make_measured(network):
 
 @pytest.mark.parametrize(('name', 'arguments', 'shape'), networks.PARAMS)
 def test_logits_are_those_of_the_network(name, arguments, shape):
-  artifact = artifacts.make(name, arguments, shape)
-  images = artifacts.draw_images(artifact)
+  artifact = drawn_files.make(name, arguments, shape)
+  images = drawn_files.draw_images(artifact)
   wanted = jax_network.JaxEngine(artifact).logits(images)
   for weights in onnx_model.WEIGHTS:
     model = onnx_model.make_onnx(artifact, weights=weights)
@@ -173,7 +173,7 @@ def test_channels_without_codes_keep_their_bias():
 
 def test_weights_stay_small_in_the_file_and_in_onnxruntime(tmp_path):
   width = 512
-  artifact = artifacts.make('mlp', {'widths': [width] * 4}, (8, 8, 1))
+  artifact = drawn_files.make('mlp', {'widths': [width] * 4}, (8, 8, 1))
   path = str(tmp_path / 'optimized.onnx')
   # Of the second layer, codewords, the kernel is float32 everywhere.
   for weights, weight_bytes in (('int2', 0.25), ('int8', 1), ('float32', 4)):
@@ -197,12 +197,12 @@ def test_weights_stay_small_in_the_file_and_in_onnxruntime(tmp_path):
   ],
 )
 def test_what_cannot_be_made_is_refused(options, message):
-  artifact = artifacts.make(*_SMALL)
+  artifact = drawn_files.make(*_SMALL)
   with pytest.raises(ValueError, match=message):
     onnx_model.make_onnx(artifact, **options)
 
 
 def test_ranges_of_another_network_are_refused():
-  artifact = artifacts.make(*_SMALL)._replace(activation_ranges=(1.0, 2.0))
+  artifact = drawn_files.make(*_SMALL)._replace(activation_ranges=(1.0, 2.0))
   with pytest.raises(ValueError, match='2 entries, wanted 8'):
     onnx_engine.OnnxEngine(artifact)
