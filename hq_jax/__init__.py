@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
   from hq_jax import transforms as transforms
   from hq_jax.compression import planner as planner
   from hq_jax.compression.post_training import compress as compress
+  from hq_jax.inference import export as export
   from hq_jax.inference.classifier import Classifier as Classifier
   from hq_jax.inference.classifier import load as load
   from hq_jax.inference.classifier import Prediction as Prediction
@@ -30,6 +31,7 @@ __all__ = [
   'compress',
   'config',
   'core',
+  'export',
   'load',
   'models',
   'planner',
@@ -41,6 +43,7 @@ _PLACES = {
   'Classifier': 'hq_jax.inference.classifier:Classifier',
   'Prediction': 'hq_jax.inference.classifier:Prediction',
   'compress': 'hq_jax.compression.post_training:compress',
+  'export': 'hq_jax.inference.export',
   'load': 'hq_jax.inference.classifier:load',
   'planner': 'hq_jax.compression.planner',
   'train': 'hq_jax.training.train:train',

@@ -33,6 +33,17 @@ With --json a line for each image, a JSON object:
 
 Exit status: 0; 2 where the model or an image cannot be read: each is named on
 stderr in one line, and the other images are answered."""
+_EXPORT = """\
+Converts an .hq file for other tools, and says how large the new file is.
+
+  onnx       for onnxruntime and what else reads ONNX (extra 'export')
+  torch      a state dictionary for PyTorch, in torchvision's names, as
+             .safetensors (extra 'export'); hq_jax.export.to_torch makes the
+             module
+  stablehlo  for JAX alone: packed weights and the network in one file
+
+The options weights, activations, calibrate and raw_input are those of onnx.
+Exit status: 0; 2 and one line on stderr, and no file, where it cannot be."""
 _PREPARE = """\
 Downloads a data set of TFDS and writes it as files that training reads without
 TensorFlow and without a network.
@@ -121,6 +132,43 @@ def _make_parser() -> argparse.ArgumentParser:
     ' their ranges',
   )
   predict.set_defaults(run=_predict)
+  export = add('export', 'converts an .hq file for other tools', _EXPORT)
+  export.add_argument('model', metavar='MODEL', help='an .hq file')
+  export.add_argument(
+    '--to', required=True, metavar='FORMAT', help='onnx, torch or stablehlo'
+  )
+  export.add_argument(
+    '--output',
+    metavar='PATH',
+    help='default: MODEL with the ending of the format',
+  )
+  export.add_argument(
+    '--force', action='store_true', help='replaces a file that exists'
+  )
+  export.add_argument(
+    '--weights',
+    metavar='KIND',
+    help='int8 (the default), int2 or float32: how kernels of codes are stored',
+  )
+  export.add_argument(
+    '--activations',
+    metavar='KIND',
+    help='float32 (the default), or int8 for what layers pass on, too',
+  )
+  export.add_argument(
+    '--calibrate',
+    metavar='PATH',
+    nargs='+',
+    help='images, or folders of them, which show the ranges of int8'
+    ' activations; default: the ranges in MODEL',
+  )
+  export.add_argument(
+    '--raw_input',
+    action='store_true',
+    default=None,
+    help='takes uint8 pixels, and normalizes them itself',
+  )
+  export.set_defaults(run=_export)
   prepare = add('prepare', 'prepares a data set of TFDS', _PREPARE)
   prepare.add_argument(
     'name',
@@ -174,6 +222,20 @@ def _predict(arguments: argparse.Namespace) -> int:
     as_json=arguments.json,
     engine=arguments.engine,
     activations=arguments.activations,
+  )
+
+
+def _export(arguments: argparse.Namespace) -> str:
+  from hq_jax.inference.export import command
+
+  names = 'weights', 'activations', 'calibrate', 'raw_input'
+  options = {name: getattr(arguments, name) for name in names}
+  return command.export_file(
+    arguments.model,
+    arguments.to,
+    output=arguments.output,
+    force=arguments.force,
+    options={name: x for name, x in options.items() if x is not None},
   )
 
 

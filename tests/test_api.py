@@ -21,7 +21,7 @@ _SECTIONS = dict(
 def test_the_page_has_every_public_module():
   assert 'hq_jax' in _SECTIONS
   modules = {'config', 'core', 'models', 'models.pretrained', 'transforms'}
-  modules |= {'artifact', 'baselines', 'planner'}
+  modules |= {'artifact', 'baselines', 'export', 'planner'}
   assert set(_SECTIONS) == {'hq_jax', *(f'hq_jax.{name}' for name in modules)}
 
 

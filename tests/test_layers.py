@@ -36,7 +36,7 @@ _RESERVED = {
   'prometheus_client': {'inference/server'},
   'starlette': {'inference/server'},
   'uvicorn': {'inference/server'},
-  'torch': {'models/pretrained'},
+  'torch': {'models/pretrained', 'inference/export'},
   'onnx': {'inference/export'},
   'onnxruntime': {'inference/onnx_engine'},
   'tensorflow': set(),

@@ -7,9 +7,12 @@ _EXTRAS: dict[str, str | None] = {
   **dict.fromkeys(('prometheus_client', 'python_multipart'), 'serve'),
   **dict.fromkeys(('starlette', 'uvicorn'), 'serve'),
   'matplotlib': 'report',
+  'onnx': 'export',
   'onnxruntime': 'predict',
   'PIL': 'predict',
+  'safetensors': 'export',
   'tensorflow': 'prepare',
+  'torch': 'torch',
 }
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 # The name of the images that go in: `[n, height, width, channels]`, normalized.
 INPUT = 'input'
+# Of every batch norm whose file has its mean and its variance.
+NORM_EPSILON = 1e-5
 
 _POINTWISE = ('norm', 'relu', 'relu6', 'add')
 _RELUS = ('relu', 'relu6')

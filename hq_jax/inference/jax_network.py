@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -12,8 +13,7 @@ from hq_jax import artifact as artifact_lib
 from hq_jax.core import convolutions
 from hq_jax.core import trees
 from hq_jax.inference import architectures
-
-NORM_EPSILON = 1e-5
+from hq_jax.inference import network
 
 # Path of a tensor without 'params/', as 'stem/kernel': its values.
 Weights = Mapping[str, jax.Array | np.ndarray]
@@ -23,14 +23,8 @@ class JaxEngine:
   """Logits by JAX, on the device that it finds."""
 
   def __init__(self, artifact: artifact_lib.Artifact):
-    layers = architectures.make_layers(
-      artifact.model,
-      artifact.model_args,
-      artifact.input_shape,
-      len(artifact.class_names),
-    )
-    variables = artifact_lib.to_variables(artifact)
-    self._weights = jax.device_put(fold_norms(variables))
+    layers = network.read_layers(artifact)
+    self._weights = jax.device_put(make_weights(artifact))
     self._apply = jax.jit(lambda weights, x: apply(layers, weights, x))
 
   def logits(self, images: np.ndarray) -> np.ndarray:
@@ -38,20 +32,39 @@ class JaxEngine:
     return np.asarray(self._apply(self._weights, images))
 
 
-def fold_norms(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
-  """The weights of variables as Flax has them: norms become `x a + b`.
+def make_weights(artifact: artifact_lib.Artifact) -> Weights:
+  """The weights of a file, in float32."""
+  variables = artifact_lib.to_variables(artifact)
+  # Without the statistics that only Flax needs, of norms that are folded.
+  return fold_norms(
+    {
+      path: values
+      for path, values in trees.flatten(variables).items()
+      if path in artifact.tensors
+    }
+  )
 
-  `a = scale / sqrt(var + epsilon)` and `b = bias - a mean`.
+
+def fold_norms(variables: chex.ArrayTree) -> dict[str, Any]:
+  """The weights of a Flax network, whose norms become `x a + b`.
+
+  `a = scale / sqrt(var + epsilon)` and `b = bias - a mean`; a norm without
+  statistics is folded already.
   """
-  weights = dict(trees.flatten(variables['params']))
-  for path, mean in trees.flatten(variables.get('batch_stats', {})).items():
-    norm, _, name = path.rpartition('/')
-    if name != 'mean':
-      continue
-    variance = trees.flatten(variables['batch_stats'])[f'{norm}/var']
-    a = weights[f'{norm}/scale'] / np.sqrt(variance + np.float32(NORM_EPSILON))
-    weights[f'{norm}/scale'] = a
-    weights[f'{norm}/bias'] = weights[f'{norm}/bias'] - a * mean
+  leaves = trees.flatten(variables)
+  weights = {
+    path.removeprefix('params/'): values
+    for path, values in leaves.items()
+    if path.startswith('params/')
+  }
+  epsilon = np.float32(architectures.NORM_EPSILON)
+  for path, mean in leaves.items():
+    if path.startswith('batch_stats/') and path.endswith('/mean'):
+      norm = path.removeprefix('batch_stats/').removesuffix('/mean')
+      variance = leaves[f'batch_stats/{norm}/var']
+      a = weights[f'{norm}/scale'] / (variance + epsilon) ** np.float32(0.5)
+      weights[f'{norm}/scale'] = a
+      weights[f'{norm}/bias'] = weights[f'{norm}/bias'] - a * mean
   return weights
 
 

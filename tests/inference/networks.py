@@ -16,10 +16,16 @@ NETWORKS = (
   ('mobilenet_v2', {}, (48, 32, 3)),
 )
 _SLOW = ('resnet56', 'resnet34', 'resnet50', 'resnet101')
-# The same, for tests that compute: the large ones are slow.
-PARAMS = tuple(
-  pytest.param(*network, marks=pytest.mark.slow)
-  if network[0] in _SLOW
-  else network
-  for network in NETWORKS
-)
+
+
+def list_params(*slow):
+  """The same, for tests that compute: the large ones are marked slow."""
+  return tuple(
+    pytest.param(*network, marks=pytest.mark.slow)
+    if network[0] in (*_SLOW, *slow)
+    else network
+    for network in NETWORKS
+  )
+
+
+PARAMS = list_params()

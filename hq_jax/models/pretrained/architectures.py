@@ -9,9 +9,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from hq_jax.core import torch_names as names
 from hq_jax.models import mobilenet
 from hq_jax.models import resnet
-from hq_jax.models.pretrained import names
 
 
 class Architecture(NamedTuple):

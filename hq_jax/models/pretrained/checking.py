@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hq_jax.core import torch_names as names
 from hq_jax.core import trees
 from hq_jax.models.pretrained import architectures
-from hq_jax.models.pretrained import names
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -8,10 +8,10 @@ import chex
 from flax import traverse_util
 import numpy as np
 
+from hq_jax.core import torch_names as names
 from hq_jax.core import trees
 from hq_jax.models.pretrained import architectures
 from hq_jax.models.pretrained import checking
-from hq_jax.models.pretrained import names
 
 State = dict[str, np.ndarray]
 

@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
+from hq_jax.core import torch_names as names
 from hq_jax.core import trees
 from hq_jax.models import pretrained
 from hq_jax.models.pretrained import architectures
 from hq_jax.models.pretrained import checking
-from hq_jax.models.pretrained import names
 from tests.models.pretrained import states
 
 

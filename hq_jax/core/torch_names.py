@@ -16,6 +16,8 @@ _MOBILENET_BLOCK = re.compile(
   r'block(\d+)/(conv|norm)_(expand|depthwise|project)'
 )
 
+_MLP_LAYER = re.compile(r'(dense|norm)(\d+)')
+
 # The first block of each stage of MobileNetV2; timm counts within stages.
 _MOBILENET_STAGES = (1, 2, 4, 7, 11, 14, 17)
 
@@ -38,7 +40,10 @@ def _match(pattern: re.Pattern[str], module: str) -> re.Match[str]:
 
 
 def torchvision_resnet(module: str) -> str:
-  """The names of torchvision's and timm's residual networks."""
+  """The names of torchvision's and timm's residual networks.
+
+  Our smaller ones, which they do not have, are named alike.
+  """
   top = {'conv_stem': 'conv1', 'norm_stem': 'bn1', 'head': 'fc'}
   if module in top:
     return top[module]
@@ -105,6 +110,21 @@ def timm_mobilenet(module: str) -> str:
     convs, index = ['conv_dw', 'conv_pw'], index - 1
   inside = f'bn{index + 1}' if kind == 'norm' else convs[index]
   return f'blocks.{stage}.{number - first}.{inside}'
+
+
+def mlp(module: str) -> str:
+  """The names of perceptrons: `fc1`, `bn1`, `fc2`, .., `fc` the last."""
+  if module == 'head':
+    return 'fc'
+  kind, number = _match(_MLP_LAYER, module).groups()
+  return f'{"fc" if kind == "dense" else "bn"}{number}'
+
+
+def get_naming(model: str) -> Naming:
+  """The naming of a network for PyTorch: torchvision's, or one alike."""
+  if model == 'mlp':
+    return mlp
+  return torchvision_mobilenet if 'mobilenet' in model else torchvision_resnet
 
 
 def name_leaves(paths: Iterable[str], naming: Naming) -> dict[str, str]:

@@ -1,0 +1,13 @@
+"""Classifiers in the formats of other tools."""
+
+from hq_jax.inference.export.conversions import to_onnx as to_onnx
+from hq_jax.inference.export.conversions import to_safetensors as to_safetensors
+from hq_jax.inference.export.conversions import to_stablehlo as to_stablehlo
+from hq_jax.inference.export.conversions import to_torch as to_torch
+
+__all__ = [
+  'to_onnx',
+  'to_safetensors',
+  'to_stablehlo',
+  'to_torch',
+]
