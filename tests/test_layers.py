@@ -39,7 +39,9 @@ _RESERVED = {
   'torch': {'models/pretrained', 'inference/export'},
   'onnx': {'inference/export'},
   'onnxruntime': {'inference/onnx_engine'},
+  'tensorboardX': {'runtime/trackers'},
   'tensorflow': set(),
+  'wandb': {'runtime/trackers'},
 }
 
 _JAX = {'jax', 'jaxlib', 'flax', 'optax', 'chex'}

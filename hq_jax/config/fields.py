@@ -173,6 +173,9 @@ class Recipe(recipe_fields.RecipeFields):
   sparsity: float | None = _fraction(None)
 
 
+# What `config.trackers` may have.
+TRACKERS = 'jsonl', 'tensorboard', 'wandb'
+
 # The quantizer of this library, which follows a recipe.
 OURS = 'ternary'
 
@@ -252,6 +255,9 @@ class Config:
     max_skipped_steps: so many steps in a row whose loss or gradient is NaN or
       infinite are skipped before the run ends with an error; 0 ends it at the
       first.
+    trackers: where the numbers of each epoch go: `jsonl`, which is
+      `metrics.jsonl` and always written; `tensorboard`, event files for
+      TensorBoard; `wandb`, Weights & Biases.
     measure_bias: that of the straight-through gradient is measured after each
       epoch, on one batch: how far it points from the gradient at the latent
       weights; see `diagnostics.ste_bias`.
@@ -278,6 +284,9 @@ class Config:
   pretrained_head: bool = True
   batch_size: int = _at_least(1, 64)
   max_skipped_steps: int = _at_least(0, 0)
+  trackers: tuple[str, ...] = _field(
+    ('jsonl',), set(TRACKERS).issuperset, f'some of {", ".join(TRACKERS)}'
+  )
   measure_bias: bool = False
   checkpoint: Checkpoint = Checkpoint()
   mesh: Mesh = Mesh()

@@ -39,9 +39,15 @@ def _defaults_of(record: type) -> ml_collections.ConfigDict:
 
 def _required_type(annotation: Any) -> type:
   """`float` for `float | None`, `tuple` for `tuple[int, ...]`."""
+  annotation = _require(annotation)
+  return typing.get_origin(annotation) or annotation
+
+
+def _require(annotation: Any) -> Any:
+  """What there is besides None."""
   if typing.get_origin(annotation) is types.UnionType:
     (annotation,) = set(typing.get_args(annotation)) - {type(None)}
-  return typing.get_origin(annotation) or annotation
+  return annotation
 
 
 def validate(config: Mapping[str, Any]) -> fields_lib.Config:
@@ -96,10 +102,12 @@ def _check_leaf(field: dataclasses.Field, value: Any, full_name: str) -> Any:
   well_typed = isinstance(value, kind) and (
     kind is bool or not isinstance(value, bool)
   )
-  if kind is tuple:
-    well_typed &= all(type(x) is int for x in value) if well_typed else False
+  if kind is tuple and well_typed:
+    item_kind, _ = typing.get_args(_require(field.type))
+    well_typed = all(type(x) is item_kind for x in value)
   if not well_typed:
-    raise ValueError(f'{full_name} is {value!r}, wanted {kind.__name__}')
+    wanted = _require(field.type) if kind is tuple else kind.__name__
+    raise ValueError(f'{full_name} is {value!r}, wanted {wanted}')
   if 'check' in field.metadata and not field.metadata['check'](value):
     raise ValueError(
       f'{full_name} is {value!r}, wanted {field.metadata["wanted"]}'

@@ -11,8 +11,10 @@ _EXTRAS: dict[str, str | None] = {
   'onnxruntime': 'predict',
   'PIL': 'predict',
   'safetensors': 'export',
+  'tensorboardX': 'tensorboard',
   'tensorflow': 'prepare',
   'torch': 'torch',
+  'wandb': 'wandb',
 }
 
 

@@ -1,6 +1,6 @@
 """The folder of a run: its config, its lock, and the history of metrics."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import fcntl
 import json
 import math
@@ -9,6 +9,7 @@ import time
 from typing import Any, IO
 
 from hq_jax.runtime import atomic_write
+from hq_jax.runtime import trackers as trackers_lib
 
 CONFIG = 'config.json'
 METRICS = 'metrics.jsonl'
@@ -29,6 +30,7 @@ _FREE_FIELDS = (
   'max_skipped_steps',
   'measure_bias',
   'mesh.fsdp',
+  'trackers',
   'pretrained',  # `inputs.pretrained` tells what is in it.
 )
 
@@ -176,11 +178,20 @@ def _flatten(
 class History:
   """The rows of `metrics.jsonl`, one for each epoch, in order.
 
-  Unless `is_kept`, another process of the same run writes the file.
+  Unless `is_kept`, another process of the same run writes the file. Trackers
+  are told of each row that is added; before the first, of those before it.
   """
 
-  def __init__(self, workdir: str, *, is_kept: bool = True):
+  def __init__(
+    self,
+    workdir: str,
+    *,
+    is_kept: bool = True,
+    trackers: Sequence[trackers_lib.Tracker] = (),
+  ):
     self._is_kept = is_kept
+    self._trackers = trackers
+    self._is_told = False
     self._path = os.path.join(workdir, METRICS)
     self.rows: list[dict[str, Any]] = []
     if os.path.exists(self._path):
@@ -203,6 +214,14 @@ class History:
         os.fsync(file.fileno())  # Before a checkpoint that takes it as there.
     else:
       self._write()
+    for tracker in self._trackers:
+      tracker.log([row] if self._is_told else self.rows)
+    self._is_told = True
+
+  def close(self) -> None:
+    """Closes the trackers."""
+    for tracker in self._trackers:
+      tracker.close()
 
   def _write(self) -> None:
     if not self._is_kept:

@@ -26,6 +26,7 @@ from hq_jax.inference import calibration
 from hq_jax.models import pretrained as pretrained_lib
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
+from hq_jax.runtime import trackers
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import optimizers
 
@@ -90,6 +91,8 @@ def _check(
   dataset: datasets.Dataset,
 ) -> Setup:
   _check_dataset(config, dataset)
+  if distributed.is_primary():
+    trackers.check(config.trackers)
   steps_per_epoch = round(len(dataset.train) / config.batch_size)
   model, header = build_model(config, dataset)
   shapes = get_shapes(model, dataset.image_shape)

@@ -1,6 +1,7 @@
 """The run: dense stage, compression stage, file, report."""
 
 from collections.abc import Callable, Collection, Mapping
+import contextlib
 import itertools
 import os
 import time
@@ -23,6 +24,7 @@ from hq_jax.runtime import preemption
 from hq_jax.runtime import provenance
 from hq_jax.runtime import sharding
 from hq_jax.runtime import terminal
+from hq_jax.runtime import trackers
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import evaluate
 from hq_jax.training import export
@@ -72,9 +74,11 @@ def run(
   if distributed.is_primary():
     terminal.show(messages.describe_setup(setup))
   watch = watch or preemption.Watch(setup.mesh)
-  history = workdir_lib.History(setup.workdir, is_kept=distributed.is_primary())
   evaluation = make_evaluation(setup)
-  with watch.finishing_steps():
+  with (
+    contextlib.closing(open_history(setup)) as history,
+    watch.finishing_steps(),
+  ):
     dense = fit_dense(setup, history, evaluation, watch)
     plan, state = compress(setup, dense, history, evaluation, watch)
   exported = setup.method.export(plan, state)
@@ -118,6 +122,17 @@ def run(
   )
   terminal.show(messages.describe_end(setup.workdir, result))
   return result
+
+
+def open_history(setup: setup_lib.Setup) -> workdir_lib.History:
+  """Opens the history of a run, and in the first process its trackers."""
+  is_primary = distributed.is_primary()
+  names = setup.config.trackers if is_primary else ()
+  config = config_lib.to_dict(setup.config)
+  found = distributed.raise_on_all(
+    lambda: trackers.open_all(names, setup.workdir, config)
+  )
+  return workdir_lib.History(setup.workdir, is_kept=is_primary, trackers=found)
 
 
 def read_pictures(

@@ -17,7 +17,8 @@ _WRONG = {
   'float': (True, '1', [1.0], 10**400),
   'bool': (1, 0, 'true'),
   'str': (3, True, b'a', ['a']),
-  'tuple': (8, '8', (8.0,), (True,), ('8',), {8: 8}),
+  'tuple[int, ...]': (8, '8', (8.0,), (True,), ('8',), {8: 8}),
+  'tuple[str, ...]': ('jsonl', (3,), (None,), {'jsonl': 1}),
 }
 _POSITIVE = ('a positive number', (0.0, -1e-3, _NAN, _INF))
 _FRACTION = ('a fraction in [0, 1)', (1.0, -0.1, _NAN, _INF, -_INF))
@@ -39,6 +40,10 @@ _FIELDS = {
   'pretrained_head': ('bool', (False,)),
   'batch_size': ('int', (1, 4096), *_AT_LEAST(1)),
   'max_skipped_steps': ('int', (0, 5), *_AT_LEAST(0)),
+  'trackers': (
+    *('tuple[str, ...]', ((), ('wandb', 'jsonl'))),
+    *('some of jsonl, tensorboard, wandb', (('mlflow',), ('jsonl', ''))),
+  ),
   'measure_bias': ('bool', (True,)),
   'checkpoint.every_epochs': ('int', (1, 100), *_AT_LEAST(1)),
   'checkpoint.every_steps': ('int', (None, 1, 5000), *_AT_LEAST(1)),
@@ -67,11 +72,12 @@ _FIELDS = {
   'data.num_threads': ('int', (None, 1, 96), *_AT_LEAST(1)),
   'model.name': ('str', ('other',)),
   'model.widths': (
-    *('tuple', (None, (1,), (16, 32, 64)), 'widths of at least 1'),
+    *('tuple[int, ...]', (None, (1,), (16, 32, 64)), 'widths of at least 1'),
     ((), (0,), (8, -1)),
   ),
   'model.num_blocks': (
-    *('tuple', (None, (1,), (2, 2, 2)), 'numbers of at least 1', ((), (0, 1))),
+    *('tuple[int, ...]', (None, (1,), (2, 2, 2)), 'numbers of at least 1'),
+    ((), (0, 1)),
   ),
   'model.dtype': (
     *('str', ('float32', 'bfloat16'), 'float32 or bfloat16', ('float16', '')),
@@ -186,8 +192,9 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       {'sed': 1},
       'config.sed is 1, but there is no such field; wanted one of: seed,'
       ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
-      ' batch_size, max_skipped_steps, measure_bias, checkpoint, mesh, data,'
-      ' model, optimizer, distill, dense, prune, ternary, recipe, quantizer;'
+      ' batch_size, max_skipped_steps, trackers, measure_bias, checkpoint,'
+      ' mesh, data, model, optimizer, distill, dense, prune, ternary, recipe,'
+      ' quantizer;'
       ' did you mean seed?',
     ),
     (

@@ -22,6 +22,7 @@ from hq_jax.training import setup as setup_lib
 from hq_jax.training import stages
 from hq_jax.training import train
 from hq_jax.training import train_state
+from tests import events
 from tests import setups
 
 pytestmark = pytest.mark.usefixtures('quick', 'compiled')
@@ -216,7 +217,7 @@ class _Interrupting(io.StringIO):
 def test_a_run_that_was_interrupted_goes_on_in_the_same_process(
   tmp_path, data_dir, finished
 ):
-  config = get_config(data_dir)
+  config = get_config(data_dir, trackers=('jsonl', 'tensorboard'))
   with (
     contextlib.redirect_stdout(_Interrupting()),
     pytest.raises(KeyboardInterrupt),
@@ -226,6 +227,9 @@ def test_a_run_that_was_interrupted_goes_on_in_the_same_process(
   assert train.train(config, tmp_path)['seed'] == 0
   wanted = (finished[0] / 'model.hq').read_bytes()
   assert (tmp_path / 'model.hq').read_bytes() == wanted
+  scalars = events.read(tmp_path / 'tensorboard')
+  rates = [step for tag, step, _ in scalars if tag == 'learning_rate']
+  assert rates == [20, 40, 60, 80, 100, 120]
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, data_dir):
