@@ -120,17 +120,7 @@ def _make_parser() -> argparse.ArgumentParser:
   predict.add_argument(
     '--json', action='store_true', help='one JSON object a line'
   )
-  predict.add_argument(
-    '--engine',
-    metavar='NAME',
-    help='onnxruntime or jax; default: the first of them that is installed',
-  )
-  predict.add_argument(
-    '--activations',
-    metavar='TYPE',
-    help='int8 or float32; default: int8 with onnxruntime and a file that has'
-    ' their ranges',
-  )
+  _add_engine(predict)
   predict.set_defaults(run=_predict)
   export = add('export', 'converts an .hq file for other tools', _EXPORT)
   export.add_argument('model', metavar='MODEL', help='an .hq file')
@@ -190,7 +180,7 @@ def _make_parser() -> argparse.ArgumentParser:
   prepare.set_defaults(run=_prepare)
   serve = add('serve', 'answers over HTTP what images show', _SERVE)
   serve.add_argument('file', metavar='FILE', help='an .hq file')
-  serve.add_argument('--engine', help='onnxruntime or jax; default: what is')
+  _add_engine(serve)
   defaults = settings.Settings()
   for field, text in _SERVE_FLAGS.items():
     default = getattr(defaults, field)
@@ -203,6 +193,20 @@ def _make_parser() -> argparse.ArgumentParser:
     )
   serve.set_defaults(run=_serve)
   return parser
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--engine',
+    metavar='NAME',
+    help='onnxruntime or jax; default: the first of them that is installed',
+  )
+  parser.add_argument(
+    '--activations',
+    metavar='TYPE',
+    help='int8 or float32; default: int8 with onnxruntime and a file that has'
+    ' their ranges',
+  )
 
 
 def _inspect(arguments: argparse.Namespace) -> str:
@@ -258,7 +262,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
   given = {field: getattr(arguments, field) for field in _SERVE_FLAGS}
   wanted = settings.Settings(**given)
-  return serving.serve(arguments.file, arguments.engine, wanted)
+  return serving.serve(
+    arguments.file,
+    wanted,
+    engine=arguments.engine,
+    activations=arguments.activations,
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

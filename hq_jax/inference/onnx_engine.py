@@ -52,6 +52,9 @@ class OnnxEngine:
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or _count_cores()
     options.log_severity_level = _ERRORS
+    # Its threads would wait for the next batch by spinning, on the cores that
+    # a server needs to decode images meanwhile.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
     self._session = ort.InferenceSession(
       model, options, providers=['CPUExecutionProvider']
     )

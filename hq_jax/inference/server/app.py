@@ -48,7 +48,12 @@ class Server:
     self._classifier = classifier
     self._name = name
     self._description = json.dumps(
-      {'name': name, 'engine': classifier.engine, **description}
+      {
+        'name': name,
+        'engine': classifier.engine,
+        'activations': classifier.activations,
+        **description,
+      }
     )
     self._settings = settings
     self._queue = admission.Room(settings.max_queue, 'the images')

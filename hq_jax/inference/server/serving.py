@@ -28,7 +28,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(
-  path: str, engine: str | None, settings: settings_lib.Settings
+  path: str,
+  settings: settings_lib.Settings,
+  *,
+  engine: str | None = None,
+  activations: str | None = None,
 ) -> int:
   """Serves a file until a signal, and returns the exit status: 0.
 
@@ -40,7 +44,8 @@ def serve(
   listener = _listen(settings.host, settings.port)
   with listener:
     classifier = _warm_up(
-      classifier_lib.load(path, engine=engine), settings.max_batch_size
+      classifier_lib.load(path, engine=engine, activations=activations),
+      settings.max_batch_size,
     )
     description = inspect.describe_file(path)
     server = app_lib.Server(
@@ -55,8 +60,8 @@ def serve(
     line = (
       f'{format_url(listener)} serves {path}:'
       f' {description["file_bytes"]:,} bytes,'
-      f' {len(classifier.class_names):,} classes, engine {classifier.engine};'
-      ' Ctrl-C ends it'
+      f' {len(classifier.class_names):,} classes, engine {classifier.engine}'
+      f' with {classifier.activations} activations; Ctrl-C ends it'
     )
     Uvicorn(server.make_app(), settings, line).run_until_signal(listener)
   return 0

@@ -191,6 +191,43 @@ def test_the_model_is_described(client, version):
     assert client.get(path).status_code == 200
 
 
+def test_the_page_is_there_with_all_it_asks_for(client):
+  page = client.get('/')
+  assert page.headers['Content-Type'].startswith('text/html')
+  assert client.get('/index.html').text == page.text
+  for name, kind in (
+    ('page.js', 'text/javascript'),
+    ('style.css', 'text/css'),
+    ('decoder/hq.js', 'text/javascript'),
+  ):
+    answer = client.get(f'/{name}')
+    assert answer.headers['Content-Type'].startswith(kind)
+  _check_error(client.get('/../app.py'), 404)
+  _check_error(client.get('/%2e%2e/server/app.py'), 404)
+
+
+@pytest.mark.slow
+def test_the_client_of_triton(client, classifier, images):
+  triton = pytest.importorskip('tritonclient.http')
+  asking = triton.InferenceServerClient(client.base_url.netloc.decode())
+  assert asking.is_server_live() and asking.is_server_ready()
+  assert asking.is_model_ready('digits') and not asking.is_model_ready('other')
+  assert asking.get_model_metadata('digits')['versions'] == ['1']
+  values = classifier.preprocess(images)
+  for is_binary in (True, False):
+    tensor = triton.InferInput('images', list(values.shape), 'FP32')
+    tensor.set_data_from_numpy(values, binary_data=is_binary)
+    output = triton.InferRequestedOutput('logits', binary_data=is_binary)
+    for outputs in (None, [output]):
+      answer = asking.infer('digits', [tensor], outputs=outputs)
+      np.testing.assert_allclose(
+        answer.as_numpy('logits'), classifier.logits(images), atol=1e-5
+      )
+  with pytest.raises(triton.InferenceServerException, match='images'):
+    asking.infer('digits', [triton.InferInput('others', [1], 'FP32')])
+  asking.close()
+
+
 def test_every_malformed_request_is_refused(client):
   made = malformed_requests.make_requests('digits', (8, 8, 1), seed=0)
   seen = set()
