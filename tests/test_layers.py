@@ -45,11 +45,23 @@ _RESERVED = {
 }
 
 _JAX = {'jax', 'jaxlib', 'flax', 'optax', 'chex'}
+# Whoever has a file and no JAX has none of these.
+_ABSENT = {*_JAX, 'absl', 'ml_collections', 'scipy', 'tabulate'}
 # What may be imported nowhere within.
 _FORBIDDEN = {
   'artifact': _JAX,
   'core/qtensors': {*_JAX, 'numpy'},
+  'data/images/crops': _ABSENT,
+  'data/images/decode': _ABSENT,
+  'data/normalization': _ABSENT,
   'data/prepare': {*_JAX, 'absl'},
+  'data/preprocessing': _ABSENT,
+  'inference/architectures': _ABSENT,
+  'inference/classifier': _ABSENT,
+  'inference/network': _ABSENT,
+  'inference/onnx_engine': _ABSENT,
+  'inference/onnx_model': _ABSENT,
+  'inference/predict': _ABSENT,
   'launch': {*_JAX, 'absl', 'numpy'},
   'models': {'optax'},
   'runtime/atomic_write': {*_JAX, 'numpy'},

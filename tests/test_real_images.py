@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
 from hq_jax import artifact
+from hq_jax.data.sets import datasets
 from hq_jax.data.tfds import lookup
 from hq_jax.data.tfds import prepared
 from tests import runs
@@ -74,6 +77,32 @@ def _config(folder, arguments):
   )
 
 
+def _check_predictions(model, folder, report):
+  """From the shell, as many are right as the evaluation has found."""
+  test = datasets.load('folder', folder, image_size=8).test
+  labels = {
+    str(folder / name): f'class{label}'
+    for name, label in zip(test.paths, test.labels, strict=True)
+  }
+  command = [sys.executable, '-m', 'hq_jax', 'predict', str(model), *labels]
+  options = '--json', '--top=1', '--activations=float32'
+  done = subprocess.run(
+    [*command, *options], cwd=runs.ROOT, capture_output=True, text=True
+  )
+  lines = [json.loads(line) for line in done.stdout.splitlines()]
+  assert [line['image'] for line in lines] == list(labels)
+  answers = {
+    line['image']: line['predictions'][0]['class']
+    for line in lines
+    if 'error' not in line
+  }
+  assert len(answers) == report['num_examples']
+  num_right = sum(labels[path] == name for path, name in answers.items())
+  np.testing.assert_allclose(num_right / len(answers), report['file_accuracy'])
+  is_complete = len(answers) == len(labels)
+  assert done.returncode == (0 if is_complete else 2)
+
+
 @pytest.mark.slow
 def test_a_folder_with_pretrained_weights(folder, tmp_path):
   weights = tmp_path / 'resnet18.safetensors'
@@ -88,6 +117,7 @@ def test_a_folder_with_pretrained_weights(folder, tmp_path):
   assert found.class_names == ('class0', 'class1', 'class2')
   report = json.loads((workdir / 'report.json').read_text())
   assert 10 <= report['num_examples'] <= 12
+  _check_predictions(workdir / 'model.hq', folder, report)
   # Training began with these weights: the statistics of a batch norm move by a
   # tenth of the way in a step, those of another start would be far away.
   assert report['config']['pretrained'] == str(weights)
