@@ -41,6 +41,8 @@ Converts an .hq file for other tools, and says how large the new file is.
              .safetensors (extra 'export'); hq_jax.export.to_torch makes the
              module
   stablehlo  for JAX alone: packed weights and the network in one file
+  web        a folder for any web server: a page that classifies pictures in the
+             browser, from the .hq file itself; npm downloads onnxruntime-web
 
 The options weights, activations, calibrate and raw_input are those of onnx.
 Exit status: 0; 2 and one line on stderr, and no file, where it cannot be."""
@@ -125,7 +127,10 @@ def _make_parser() -> argparse.ArgumentParser:
   export = add('export', 'converts an .hq file for other tools', _EXPORT)
   export.add_argument('model', metavar='MODEL', help='an .hq file')
   export.add_argument(
-    '--to', required=True, metavar='FORMAT', help='onnx, torch or stablehlo'
+    '--to',
+    required=True,
+    metavar='FORMAT',
+    help='onnx, torch, stablehlo or web',
   )
   export.add_argument(
     '--output',
@@ -157,6 +162,11 @@ def _make_parser() -> argparse.ArgumentParser:
     action='store_true',
     default=None,
     help='takes uint8 pixels, and normalizes them itself',
+  )
+  export.add_argument(
+    '--runtime',
+    metavar='DIR',
+    help='of web: the npm package onnxruntime-web, unpacked; default: npm pack',
   )
   export.set_defaults(run=_export)
   prepare = add('prepare', 'prepares a data set of TFDS', _PREPARE)
@@ -232,7 +242,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> str:
   from hq_jax.inference.export import command
 
-  names = 'weights', 'activations', 'calibrate', 'raw_input'
+  names = 'weights', 'activations', 'calibrate', 'raw_input', 'runtime'
   options = {name: getattr(arguments, name) for name in names}
   return command.export_file(
     arguments.model,

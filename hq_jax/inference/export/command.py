@@ -6,25 +6,51 @@ import pathlib
 from typing import Any, NamedTuple
 
 from hq_jax.inference.export import conversions
+from hq_jax.inference.web import export as web_export
 from hq_jax.runtime import atomic_write
 
 
 class _Format(NamedTuple):
-  """What a format is called, takes, and is made by."""
+  """What a format is called, takes, and is written by.
+
+  `write` takes a model's path, that of the output, and the options; it returns
+  what is to be said.
+  """
 
   ending: str
-  convert: Callable[..., bytes]
+  write: Callable[..., str]
   options: tuple[str, ...] = ()
+  is_folder: bool = False
+
+
+def _write_file(convert: Callable[..., bytes]) -> Callable[..., str]:
+  def write(model: str, path: str, **options: Any) -> str:
+    content = convert(model, **options)
+    atomic_write.write_bytes(path, content)
+    size = os.path.getsize(model)
+    return (
+      f'{path}: {len(content):,} bytes, {len(content) / size:.2f} times the'
+      f' {size:,} of {model}'
+    )
+
+  return write
+
+
+def _write_web(model: str, path: str, **options: Any) -> str:
+  return web_export.format_sizes(
+    path, web_export.export(model, path, **options)
+  )
 
 
 _FORMATS = {
   'onnx': _Format(
     '.onnx',
-    conversions.to_onnx,
+    _write_file(conversions.to_onnx),
     ('weights', 'activations', 'calibrate', 'raw_input'),
   ),
-  'torch': _Format('.safetensors', conversions.to_safetensors),
-  'stablehlo': _Format('.stablehlo', conversions.to_stablehlo),
+  'torch': _Format('.safetensors', _write_file(conversions.to_safetensors)),
+  'stablehlo': _Format('.stablehlo', _write_file(conversions.to_stablehlo)),
+  'web': _Format('.web', _write_web, ('runtime',), is_folder=True),
 }
 NAMES = tuple(_FORMATS)
 
@@ -37,7 +63,7 @@ def export_file(
   force: bool = False,
   options: Mapping[str, Any],
 ) -> str:
-  """Writes a file beside another, and says how large it is.
+  """Writes a file or a folder beside a file, and says how large it is.
 
   `options` holds those that were given.
   """
@@ -52,14 +78,11 @@ def export_file(
         f' one of: {takes}'
       )
   path = output or os.fspath(pathlib.Path(model).with_suffix(form.ending))
-  _check_output(path, model, force)
-  content = form.convert(model, **options)
-  atomic_write.write_bytes(path, content)
-  size = os.path.getsize(model)
-  return (
-    f'{path}: {len(content):,} bytes, {len(content) / size:.2f} times the'
-    f' {size:,} of {model}'
-  )
+  if form.is_folder and force:
+    raise ValueError(f'force is given, but --to {to} replaces no folder')
+  if not form.is_folder:
+    _check_output(path, model, force)
+  return form.write(model, path, **options)
 
 
 def _check_output(path: str, model: str, force: bool) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import secrets
+import shlex
 import shutil
 from typing import Any
 
@@ -49,7 +50,9 @@ def export(
   target = os.path.abspath(folder)
   parent = os.path.dirname(target)
   if os.path.lexists(target):
-    raise ValueError(f'{folder} exists, wanted a folder that does not')
+    raise ValueError(
+      f'output is {folder}, which exists, wanted a folder that does not'
+    )
   if not os.path.isdir(parent):
     raise FileNotFoundError(f'{folder}: its folder does not exist')
   data = reader.read_bytes(path)
@@ -73,8 +76,8 @@ def format_sizes(folder: str, sizes: dict[str, int]) -> str:
   return '\n'.join(
     [
       *lines,
-      f'{folder}: python -m http.server --directory {folder}, then open'
-      ' http://localhost:8000',
+      f'{folder}: python -m http.server --directory {shlex.quote(folder)}, then'
+      ' open http://localhost:8000',
     ]
   )
 

@@ -110,7 +110,10 @@ def test_onnx_calibrated_on_a_folder(tmp_path, artifact, model, pixels):
 @pytest.mark.parametrize(
   ('argv', 'message'),
   [
-    (['--to', 'gguf'], "to is 'gguf', wanted one of: onnx, torch, stablehlo"),
+    (
+      ['--to', 'gguf'],
+      "to is 'gguf', wanted one of: onnx, torch, stablehlo, web",
+    ),
     (['--to', 'torch', '--weights', 'int8'], "weights is 'int8', but --to t"),
     (['--to', 'stablehlo', '--raw_input'], 'raw_input is True, but --to st'),
     (['--to', 'onnx', '--weights', 'int1'], "weights is 'int1', wanted one of"),

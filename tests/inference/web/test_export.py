@@ -2,21 +2,22 @@
 
 import base64
 import json
+import re
+import shlex
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+from hq_jax import __main__ as main
 from hq_jax import artifact
 from hq_jax.inference import onnx_engine
 from hq_jax.inference.web import export
 from hq_jax.inference.web import runtime
+from tests.inference import drawn_files
 from tests.inference import networks
-from tests.inference.web import files
 from tests.inference.web import node
-
-_GREY = {'mean': [128.0], 'std': [64.0]}
 
 
 @pytest.fixture(scope='module')
@@ -31,20 +32,25 @@ def engine(tmp_path_factory):
 
 @pytest.fixture
 def file(tmp_path):
-  given = files.make('mlp', {'widths': [5]}, (4, 3, 1), _GREY)
+  given = _make('mlp', {'widths': [5]}, (4, 3, 1))
   artifact.write(tmp_path / 'my net.hq', given)
   return tmp_path / 'my net.hq'
 
 
-def _statistics(channels):
-  return {'mean': [100.0] * channels, 'std': [50.0] * channels}
+def _make(model, arguments, shape):
+  channels = shape[-1]
+  statistics = {'mean': [100.0] * channels, 'std': [50.0] * channels}
+  made = drawn_files.make(model, arguments, shape)
+  return made._replace(preprocessing=statistics)
 
 
+# The others are built of the same blocks.
 _NETWORKS = [
   pytest.param(*network, marks=pytest.mark.slow)
-  if network[0] == 'resnet18'
+  if network[0] in ('resnet18', 'resnet50')
   else network
-  for network in networks.PARAMS
+  for network in networks.NETWORKS
+  if network[0] not in ('resnet34', 'resnet56', 'resnet101')
 ]
 
 
@@ -52,7 +58,7 @@ _NETWORKS = [
 @pytest.mark.parametrize(('model', 'arguments', 'shape'), _NETWORKS)
 def test_the_weights_fit_the_graph(model, arguments, shape, tmp_path, engine):
   shape = (*shape[:2], 3)
-  given = files.make(model, arguments, shape, _statistics(3))
+  given = _make(model, arguments, shape)
   artifact.write(tmp_path / 'a.hq', given)
   export.export(tmp_path / 'a.hq', tmp_path / 'web', runtime=engine)
   description = json.loads((tmp_path / 'web' / 'model.json').read_text())
@@ -94,10 +100,24 @@ def test_the_folder_is_whole(file, tmp_path, engine):
   assert str(tmp_path) not in (tmp_path / 'web' / 'model.json').read_text()
 
 
-def test_a_folder_that_exists_is_refused(file, tmp_path, engine):
-  (tmp_path / 'web').mkdir()
-  with pytest.raises(ValueError, match=r'web exists, wanted a folder that'):
-    export.export(file, tmp_path / 'web', runtime=engine)
+def test_the_command(file, engine, capsys):
+  command = ['export', str(file), '--to', 'web', '--runtime', engine]
+  assert main.main(command) == 0
+  folder = str(file).replace('.hq', '.web')
+  size = len(file.read_bytes())
+  said = capsys.readouterr().out
+  assert re.search(rf'^model.hq +{size:,} bytes$', said, re.MULTILINE)
+  assert f'python -m http.server --directory {shlex.quote(folder)}' in said
+  for flags, message in (
+    ([], f'output is {folder}, which exists, wanted a folder that does not'),
+    (['--force'], 'force is given, but --to web replaces no folder'),
+    (
+      ['--weights=int8'],
+      "weights is 'int8', but --to web takes no such option",
+    ),
+  ):
+    assert main.main([*command, *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_nothing_is_left_of_a_failure(file, tmp_path, engine, monkeypatch):
@@ -111,7 +131,7 @@ def test_nothing_is_left_of_a_failure(file, tmp_path, engine, monkeypatch):
 
 
 def test_what_takes_no_pictures_is_refused(tmp_path, engine):
-  given = files.make('mlp', {'widths': [5]}, (4, 3, 2), _statistics(2))
+  given = _make('mlp', {'widths': [5]}, (4, 3, 2))
   artifact.write(tmp_path / 'a.hq', given)
   with pytest.raises(ValueError, match=r'input_shape is \(4, 3, 2\), wanted 1'):
     export.export(tmp_path / 'a.hq', tmp_path / 'web', runtime=engine)
