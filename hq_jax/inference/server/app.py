@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -32,6 +33,10 @@ from hq_jax.runtime import terminal
 
 _PAGE = pathlib.Path(__file__).parents[1] / 'web' / 'page'
 _TOP = 5
+# Images and bodies beyond these are decoded one at a time: 16 bytes a pixel
+# for a transparent one, and as JSON some twenty for a byte.
+_LARGE_PIXELS = 10_000_000
+_LARGE_BYTES = 2_000_000
 Handler = Callable[[requests.Request], Awaitable[responses.Response]]
 
 
@@ -63,6 +68,7 @@ class Server:
     self._metrics = metrics_lib.Metrics(
       lambda: self._queue.used, settings.max_batch_size
     )
+    self._large = threading.Lock()
     self._paths: dict[Any, str] = {}
 
   def make_app(self) -> types.ASGIApp:
@@ -212,14 +218,8 @@ class Server:
 
   async def _infer(self, request: requests.Request) -> responses.Response:
     async with self._read_body(request) as body:
-      asked = await self._run_in_thread(
-        lambda: v2.parse(
-          body,
-          request.headers.get(v2.LENGTH_HEADER),
-          self._classifier.input_shape,
-          self._settings.max_queue,
-        )
-      )
+      length = request.headers.get(v2.LENGTH_HEADER)
+      asked = await self._run_in_thread(self._parse, body, length)
       logits = await self._classify(asked.images)
     if not np.isfinite(logits).all():
       raise v2.refuse(f'{v2.INPUT} give logits that are not finite')
@@ -231,6 +231,11 @@ class Server:
     }
     body, headers = v2.format_answer(asked, self._name, values)
     return responses.Response(body, headers=headers)
+
+  def _parse(self, body: bytes, header_length: str | None) -> v2.Request:
+    with self._lock_if(len(body) > _LARGE_BYTES):
+      shape, most = self._classifier.input_shape, self._settings.max_queue
+      return v2.parse(body, header_length, shape, most)
 
   async def _classify(
     self, images: list[bytes] | np.ndarray, names: list[str] | None = None
@@ -257,14 +262,19 @@ class Server:
       self._queue.give_back(len(images))
 
   def _prepare(self, image: bytes | np.ndarray, name: str) -> np.ndarray:
+    num_pixels = 0
     if isinstance(image, bytes):
       most = int(self._settings.max_megapixels * 1e6)
-      bodies.check_image(name, image, most)
+      num_pixels = bodies.count_pixels(name, image, most)
     try:
-      return self._classifier.preprocess(image)[0]
+      with self._lock_if(num_pixels > _LARGE_PIXELS):
+        return self._classifier.preprocess(image)[0]
     except ValueError as error:
       reason = str(error).removeprefix('image: ')
       raise exceptions.HTTPException(400, f'{name}: {reason}') from None
+
+  def _lock_if(self, is_large: bool) -> contextlib.AbstractContextManager:
+    return self._large if is_large else contextlib.nullcontext()
 
   async def _run_in_thread(self, function, *arguments) -> Any:
     loop = asyncio.get_running_loop()

@@ -131,8 +131,8 @@ async def split_files(
   return files
 
 
-def check_image(what: str, data: bytes, max_pixels: int) -> None:
-  """Refuses what is no image, or too large a one, by its header alone."""
+def count_pixels(what: str, data: bytes, max_pixels: int) -> int:
+  """Reads the header alone; refuses what is no image, or too large a one."""
   try:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
       width, height = file.size
@@ -154,3 +154,4 @@ def check_image(what: str, data: bytes, max_pixels: int) -> None:
     raise exceptions.HTTPException(
       413, f'{what} is {width}x{height}, wanted {max_pixels:,} pixels at most'
     )
+  return width * height

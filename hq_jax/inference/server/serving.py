@@ -1,6 +1,7 @@
 """The process of a server: its socket, its signals, and its one line."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -8,6 +9,7 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 from typing import Any
 import warnings
 
@@ -41,8 +43,10 @@ def serve(
     ValueError: no good file, an unknown engine, a setting out of bounds.
   """
   settings_lib.check(settings)
-  listener = _listen(settings.host, settings.port)
-  with listener:
+  name = settings.name or pathlib.Path(path).stem
+  if set(name) & set('{}/'):
+    raise ValueError(f'name is {name!r}, wanted one without {{, }} and /')
+  with _on_signals(_leave), _listen(settings.host, settings.port) as listener:
     classifier = _warm_up(
       classifier_lib.load(path, engine=engine, activations=activations),
       settings.max_batch_size,
@@ -50,7 +54,7 @@ def serve(
     description = inspect.describe_file(path)
     server = app_lib.Server(
       classifier,
-      settings.name or pathlib.Path(path).stem,
+      name,
       description | {'file': os.path.basename(path)},
       settings,
     )
@@ -63,8 +67,24 @@ def serve(
       f' {len(classifier.class_names):,} classes, engine {classifier.engine}'
       f' with {classifier.activations} activations; Ctrl-C ends it'
     )
-    Uvicorn(server.make_app(), settings, line).run_until_signal(listener)
+    # What it raises again in the end does nothing.
+    with _on_signals(lambda *_: None):
+      Uvicorn(server.make_app(), settings, line).run([listener])
   return 0
+
+
+def _leave(*_: Any) -> None:
+  sys.exit(0)
+
+
+@contextlib.contextmanager
+def _on_signals(handler: Callable[..., None]) -> Generator[None]:
+  before = {each: signal.signal(each, handler) for each in _SIGNALS}
+  try:
+    yield
+  finally:
+    for each, earlier in before.items():
+      signal.signal(each, earlier)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -114,7 +134,7 @@ def format_url(listener: socket.socket) -> str:
 
 
 class Uvicorn(uvicorn.Server):
-  """Says a line once it answers; ends in peace after SIGINT and SIGTERM."""
+  """Says a line once it answers; SIGINT and SIGTERM end it."""
 
   def __init__(self, app: Any, settings: settings_lib.Settings, line: str):
     protocol = functools.partial(
@@ -143,12 +163,3 @@ class Uvicorn(uvicorn.Server):
     """Starts, then says so."""
     await super().startup(sockets)
     terminal.show(self._line)
-
-  def run_until_signal(self, listener: socket.socket) -> None:
-    """Runs, and has what uvicorn raises again in the end do nothing."""
-    before = {each: signal.signal(each, lambda *_: None) for each in _SIGNALS}
-    try:
-      self.run([listener])
-    finally:
-      for each, handler in before.items():
-        signal.signal(each, handler)

@@ -5,15 +5,19 @@ from concurrent import futures
 import contextlib
 import dataclasses
 import http.client
+import io
 import json
 import socket
 import threading
+import time
 
 import httpx
 import numpy as np
+from PIL import Image
 import pytest
 
 from benchmarks import malformed_requests
+from hq_jax.inference import classifier as classifier_lib
 from hq_jax.inference.server import app as app_lib
 from hq_jax.inference.server import serving
 from hq_jax.inference.server import settings as settings_lib
@@ -291,6 +295,30 @@ def slow(classifier):
 
   yield dataclasses.replace(classifier, apply=apply), event
   event.set()
+
+
+def test_large_images_are_decoded_one_at_a_time(classifier):
+  at_once, most = [], []
+
+  class Watched(classifier_lib.Classifier):
+    def preprocess(self, images):
+      at_once.append(1)
+      time.sleep(0.05)
+      most.append(len(at_once))
+      try:
+        return super().preprocess(images)
+      finally:
+        at_once.pop()
+
+  watched = Watched(classifier.artifact, classifier.engine, classifier.apply)
+  with _serve(watched, num_threads=3) as client:
+    for sides, wanted in (((4000, 3000), 1), ((400, 300), 3)):
+      most.clear()
+      blank = io.BytesIO()
+      Image.new('1', sides).save(blank, 'PNG')
+      files = [('a', (str(i), blank.getvalue())) for i in range(3)]
+      assert client.post('/predict', files=files).status_code == 200
+      assert max(most) == wanted
 
 
 def test_a_full_server_says_so(slow, images):

@@ -42,6 +42,7 @@ def test_what_it_is_told_is_checked(file, tmp_path, capsys):
     assert f"host is '127.0.0.1' and port is {port}" in error
   assert 'max_batch_size is 0' in _refuse(capsys, file, '--max_batch_size=0')
   assert "host is '256.0.0.1'" in _refuse(capsys, file, '--host=256.0.0.1')
+  assert "name is 'a/b'" in _refuse(capsys, file, '--name=a/b')
   (tmp_path / 'no.hq').write_bytes(b'nothing')
   for name in ('no.hq', 'absent.hq'):
     assert name in _refuse(capsys, str(tmp_path / name), '--port=0')
