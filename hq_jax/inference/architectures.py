@@ -13,6 +13,9 @@ INPUT = 'input'
 # Of every batch norm whose file has its mean and its variance.
 NORM_EPSILON = 1e-5
 
+# In all stages together: a file may ask for anything.
+_MOST = {'widths': 100_000, 'num_blocks': 1_000}
+
 _POINTWISE = ('norm', 'relu', 'relu6', 'add')
 _RELUS = ('relu', 'relu6')
 
@@ -92,6 +95,10 @@ def make_layers(
     is_list = isinstance(value, list | tuple) and len(value) > 0
     if not is_list or not all(type(x) is int and x > 0 for x in value):
       raise ValueError(f'{key} is {value!r:.80}, wanted ints of at least 1')
+    if sum(value) > _MOST[key]:
+      raise ValueError(
+        f'{key} is {value!r:.80}, wanted at most {_MOST[key]} in all'
+      )
   if len(input_shape) != 3:
     raise ValueError(
       f'input_shape is {tuple(input_shape)}, wanted (height, width, channels)'

@@ -61,6 +61,7 @@ def test_activations_of_a_residual_block():
     ('resnet19', {}, 'model is'),
     ('mlp', {'depth': 3}, 'takes no such argument'),
     ('mlp', {'widths': [0]}, 'at least 1'),
+    ('small_resnet', {'widths': [4], 'num_blocks': [10**9]}, 'at most 1000 in'),
     ('small_resnet', {'widths': [4]}, 'the same length'),
   ],
 )
