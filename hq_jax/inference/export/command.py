@@ -23,17 +23,29 @@ class _Format(NamedTuple):
   is_folder: bool = False
 
 
-def _write_file(convert: Callable[..., bytes]) -> Callable[..., str]:
+def _write_file(
+  convert: Callable[..., bytes], describe: Callable[[bytes], str] | None = None
+) -> Callable[..., str]:
   def write(model: str, path: str, **options: Any) -> str:
     content = convert(model, **options)
     atomic_write.write_bytes(path, content)
     size = os.path.getsize(model)
-    return (
+    said = (
       f'{path}: {len(content):,} bytes, {len(content) / size:.2f} times the'
       f' {size:,} of {model}'
     )
+    return f'{said}\n{describe(content)}' if describe else said
 
   return write
+
+
+def _describe_kernels(content: bytes) -> str:
+  """Says in a line which kernels are of another type than most."""
+  groups = conversions.list_kernels(content)
+  most = max(groups, key=lambda name: len(groups[name]))
+  texts = [f'{len(groups.pop(most))} in {most}']
+  texts += [f'{", ".join(layers)} in {name}' for name, layers in groups.items()]
+  return f'kernels: {"; ".join(texts)}'
 
 
 def _write_web(model: str, path: str, **options: Any) -> str:
@@ -45,7 +57,7 @@ def _write_web(model: str, path: str, **options: Any) -> str:
 _FORMATS = {
   'onnx': _Format(
     '.onnx',
-    _write_file(conversions.to_onnx),
+    _write_file(conversions.to_onnx, _describe_kernels),
     ('weights', 'activations', 'calibrate', 'raw_input'),
   ),
   'torch': _Format('.safetensors', _write_file(conversions.to_safetensors)),

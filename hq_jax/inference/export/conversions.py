@@ -83,6 +83,19 @@ def to_onnx(
   return content
 
 
+def list_kernels(content: bytes) -> dict[str, list[str]]:
+  """The layers whose kernels an ONNX model has in each type, by the type."""
+  import onnx
+
+  found: dict[str, list[str]] = {}
+  for tensor in onnx.load_from_string(content).graph.initializer:
+    layer, _, part = tensor.name.rpartition('/')
+    if part in ('codes', 'kernel'):
+      name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+      found.setdefault(name.replace('float', 'float32'), []).append(layer)
+  return found
+
+
 def to_torch(model: Model) -> 'torch.nn.Module':
   """Makes a module of PyTorch (extra `torch`).
 

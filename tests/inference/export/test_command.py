@@ -54,6 +54,20 @@ def _assert_close(found, wanted, error=1e-4):
 
 
 @pytest.mark.parametrize(
+  ('weights', 'message'),
+  [
+    ('int8', 'kernels: 6 in int8; conv_stem in float32'),
+    ('int2', 'kernels: 5 in int2; conv_stem in float32; head in int8'),
+    ('float32', 'kernels: 7 in float32'),
+  ],
+)
+def test_kernels_of_other_types_are_named(capsys, model, weights, message):
+  arguments = ['export', model, '--to', 'onnx', '--weights', weights]
+  assert main.main(arguments) == 0
+  assert capsys.readouterr().out.splitlines()[1] == message
+
+
+@pytest.mark.parametrize(
   ('to', 'ending'),
   [
     ('onnx', '.onnx'),
@@ -65,10 +79,11 @@ def test_a_file_and_its_size(capsys, model, to, ending):
   assert main.main(['export', model, '--to', to]) == 0
   written = model.removesuffix('.hq') + ending
   size, old = os.path.getsize(written), os.path.getsize(model)
-  assert capsys.readouterr().out == (
-    f'{written}: {size:,} bytes, {size / old:.2f} times the {old:,} of'
-    f' {model}\n'
+  first, *more = capsys.readouterr().out.splitlines()
+  assert first == (
+    f'{written}: {size:,} bytes, {size / old:.2f} times the {old:,} of {model}'
   )
+  assert bool(more) == (to == 'onnx')
   # What is there stays, unless it is said to go.
   assert main.main(['export', model, '--to', to]) == 2
   assert capsys.readouterr().err.endswith(
