@@ -74,10 +74,14 @@ def _expand(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _predict(
   classifier: classifier_lib.Classifier, path: str, top: int
 ) -> classifier_lib.Prediction:
-  with warnings.catch_warnings():
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
     # Of 90 to 179 megapixels; those beyond are refused.
     warnings.simplefilter('ignore', pil.DecompressionBombWarning)
-    return classifier.predict(path, top)
+    found = classifier.predict(path, top)
+  for warning in caught:  # Such as of EXIF that is broken.
+    terminal.refuse(f'{path}: {warning.message}')
+  return found
 
 
 def _format_text(path: str, prediction, error: str) -> str:

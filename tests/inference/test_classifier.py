@@ -148,10 +148,11 @@ def test_a_top_below_one_is_refused(classifier):
     classifier.predict(_draw(8, 8), top=0)
 
 
-def test_a_file_without_class_names_has_numbers(tmp_path, exported):
+@pytest.mark.parametrize('engine', ['onnxruntime', 'jax'])
+def test_a_file_without_class_names_has_numbers(tmp_path, exported, engine):
   path = str(tmp_path / 'model.hq')
   artifact.write(path, exported._replace(class_names=()))
-  found = hq_jax.load(path, engine='jax')
+  found = hq_jax.load(path, engine)
   assert found.class_names == ('0', '1', '2')
   assert found.logits(_draw(8, 8)).shape == (1, 3)
 

@@ -52,7 +52,7 @@ def pictures(tmp_path):
   """A white image, a broken one, and a folder with a black one."""
   folder = tmp_path / 'pictures' / 'deep'
   folder.mkdir(parents=True)
-  for path, value in (('white.png', 255), ('pictures/deep/black.png', 0)):
+  for path, value in (('white.png', 255), ('pictures/deep/black\x07.png', 0)):
     image = Image.new('L', (5, 3), value)
     (tmp_path / path).write_bytes(encoded.encode(image))
   (tmp_path / 'bad\x1b.png').write_bytes(b'<html>')
@@ -74,7 +74,7 @@ def test_each_image_has_a_block(capsys, model, pictures):
   found = _run(capsys, model, '--top=1', white, folder, '--engine=jax')
   assert found == (
     0,
-    f'{white}\n   98.20%  bright\n{folder}/deep/black.png\n'
+    f'{white}\n   98.20%  bright\n{folder}/deep/black\\x07.png\n'
     '   98.20%  dark\\x1b[31m\n',
     f'hq_jax: {folder}: no images, ignored: 1 .heic\n',
   )
@@ -98,6 +98,16 @@ def test_a_bad_image_is_named_and_the_others_are_answered(
   first, second = err.splitlines()
   assert first.startswith(f'hq_jax: {pictures}/bad\\x1b.png: image is 6 bytes')
   assert second == f'hq_jax: {paths[2]}: no such file'
+
+
+def test_a_warning_is_a_line_with_the_name(capsys, model, tmp_path):
+  path = tmp_path / 'a.jpg'
+  exif = encoded.make_exif(6, entries=9)  # It has fewer.
+  path.write_bytes(encoded.encode(Image.new('L', (9, 9)), 'JPEG', exif=exif))
+  status, out, err = _run(capsys, model, '--top=1', '--engine=jax', path)
+  assert (status, out.splitlines()[0]) == (0, str(path))
+  assert err.startswith(f'hq_jax: {path}: Corrupt EXIF data')
+  assert err.count('\n') == 1
 
 
 def test_what_is_wrong_with_the_command_is_one_line(capsys, model, tmp_path):
