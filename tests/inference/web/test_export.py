@@ -25,7 +25,7 @@ def engine(tmp_path_factory):
   """A folder that looks like the package of npm."""
   folder = tmp_path_factory.mktemp('package')
   (folder / 'dist').mkdir()
-  for name in runtime.FILES:
+  for name in (runtime.SCRIPT, runtime.BINARY):
     (folder / 'dist' / name).write_text(f'the bytes of {name}')
   return str(folder)
 
@@ -91,7 +91,8 @@ def test_the_folder_is_whole(file, tmp_path, engine):
     path.relative_to(export.PAGE).as_posix() for path in export.PAGE.rglob('*')
   }
   added = {'model.hq', 'model.json', 'network.onnx', 'runtime'}
-  assert found == page | added | {f'runtime/{name}' for name in runtime.FILES}
+  engine = {f'runtime/{runtime.SCRIPT}', f'runtime/{runtime.DEFLATED}'}
+  assert found == page | added | engine
   assert (tmp_path / 'web' / 'model.hq').read_bytes() == file.read_bytes()
   assert sizes['model.hq'] == file.stat().st_size
   assert (tmp_path / 'web' / 'index.html').stat().st_mode & 0o044 == 0o044

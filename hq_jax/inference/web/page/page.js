@@ -127,7 +127,9 @@ function listen() {
   document.addEventListener('drop', (event) => {
     event.preventDefault();
     drop.classList.remove('over');
-    classify(event.dataTransfer.files[0]);
+    const [file] = event.dataTransfer.files;
+    if (file) classify(file);
+    else report('What was dropped is no file: save the picture first.', true);
   });
   document.addEventListener('paste', (event) =>
     classify(event.clipboardData.files[0]));

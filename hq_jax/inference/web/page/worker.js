@@ -9,17 +9,30 @@ let loading;
 let model;
 let session;
 
-async function fetchBytes(path) {
+const RUNTIME = 'runtime/ort-wasm-simd-threaded.wasm.deflate';
+
+async function fetchFile(path) {
   const response = await fetch(path);
   if (!response.ok) throw new Error(`${path}: status ${response.status}`);
-  return new Uint8Array(await response.arrayBuffer());
+  return response;
+}
+
+async function fetchBytes(path) {
+  return new Uint8Array(await (await fetchFile(path)).arrayBuffer());
+}
+
+async function fetchDeflated(path) {
+  const {body} = await fetchFile(path);
+  const plain = body.pipeThrough(new DecompressionStream('deflate-raw'));
+  return new Response(plain).arrayBuffer();
 }
 
 async function load({file, weights: layers}) {
   // Threads need headers that a plain file server does not send.
   if (!self.crossOriginIsolated) ort.env.wasm.numThreads = 1;
-  const [data, graph] = await Promise.all([
-    fetchBytes(file), fetchBytes('network.onnx')]);
+  const [data, graph, wasm] = await Promise.all([
+    fetchBytes(file), fetchBytes('network.onnx'), fetchDeflated(RUNTIME)]);
+  ort.env.wasm.wasmBinary = wasm;
   const start = performance.now();
   model = await readFile(data);
   const decodeMs = performance.now() - start;
