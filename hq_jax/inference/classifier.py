@@ -113,7 +113,7 @@ class Classifier:
 
   def predict(
     self, images: Image | Sequence[Image], top: int | None = None
-  ) -> Any:
+  ) -> Prediction | list[Prediction]:
     """Says what images show.
 
     The probabilities are the softmax of the logits.

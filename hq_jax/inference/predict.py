@@ -78,7 +78,7 @@ def _predict(
     warnings.simplefilter('always')
     # Of 90 to 179 megapixels; those beyond are refused.
     warnings.simplefilter('ignore', pil.DecompressionBombWarning)
-    found = classifier.predict(path, top)
+    found = classifier.rank(classifier.logits(path)[0], top)
   for warning in caught:  # Such as of EXIF that is broken.
     terminal.refuse(f'{path}: {warning.message}')
   return found
