@@ -1,6 +1,6 @@
 """Curves over the epochs of a run, as SVG; the page's style colours them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import html
 import itertools
 import math
@@ -38,9 +38,9 @@ def draw(
   phases: Sequence[str],
   curves: Sequence[Curve],
   axis: Axis,
-  format_value: Callable[[float], str],
   *,
   first_epoch: int = 1,
+  format_value: Callable[[float], str] = '{:.3g}'.format,
   levels: Sequence[tuple[str, float]] = (),
   band: Sequence[tuple[float, float]] = (),
 ) -> str:
@@ -167,12 +167,3 @@ def _split(points: Sequence[Any], is_there: Any) -> list[list[Any]]:
   """The runs of points that are there."""
   groups = itertools.groupby(points, is_there)
   return [list(run) for there, run in groups if there]
-
-
-def list_phases(
-  history: Sequence[Mapping[str, Any]], ternary: str
-) -> list[str]:
-  """The phase of each epoch; the last one goes by the quantizer's name."""
-  return [
-    ternary if row['phase'] == 'ternary' else row['phase'] for row in history
-  ]
