@@ -17,10 +17,10 @@ _NEEDS_TORCH = pytest.mark.skipif(
 )
 
 
+# Slow, for the quick tests run without PyTorch.
+@pytest.mark.slow
 @_NEEDS_TORCH
-@pytest.mark.parametrize(
-  ('name', 'arguments', 'shape'), networks.list_params('resnet18')
-)
+@pytest.mark.parametrize(('name', 'arguments', 'shape'), networks.NETWORKS)
 def test_logits(name, arguments, shape):
   import torch
 
@@ -35,7 +35,14 @@ def test_logits(name, arguments, shape):
   np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * largest)
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v2'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'resnet18',
+    'mobilenet_v2',
+    pytest.param('resnet50', marks=pytest.mark.slow),
+  ],
+)
 def test_the_file_has_the_names_of_torchvision(name):
   artifact = drawn_files.make(name, {}, (32, 32, 3))
   found = safetensors.load(export.to_safetensors(artifact))
