@@ -38,7 +38,7 @@ def test_a_run_says_what_it_does_and_where_its_files_are(uninterrupted):
     'The dense network had 2 epochs, the one in the file those and 4 more;'
     ' after all 6 the dense one may be more accurate.',
     f'model: {path}',
-    f'more: {workdir / "report.md"}, {workdir / "checkpoints"}',
+    f'more: {workdir}/report.html, {workdir}/report.md, {workdir}/checkpoints',
   ]
   assert lines[-1].endswith(f' predict {path} IMAGE')
   assert '\r' not in done.stdout + done.stderr
