@@ -87,6 +87,8 @@ async function startCamera() {
     report(`The camera could not be used: ${error.message}`, true);
     return;
   }
+  report('Take the picture when the camera sees it.');
+  find('classes').replaceChildren();
   showCamera(true);
 }
 
