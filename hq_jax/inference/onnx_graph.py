@@ -11,7 +11,7 @@ from hq_jax.inference import architectures
 from hq_jax.inference import folded_layers
 from hq_jax.inference import onnx_proto
 
-RELUS = ('relu', 'relu6')
+_RELUS = ('relu', 'relu6')
 # Beyond it a bias could make an int32 sum overflow.
 _MAX_BIAS = 2.0**30
 # Of the output, the first axis: `[out, in, height, width]`, `[out, in]`.
@@ -89,8 +89,8 @@ class Graph:
   ) -> str:
     """Appends a layer and returns the name of its output: mostly `name`."""
     is_rounded = layer.name in self._ranges
-    # Rounding to [0, range] is a rectifier: nothing else is left of the layer.
-    is_done = is_rounded and layer.op in RELUS
+    # Rounding to [0, range] is a rectifier; nothing else is left of the layer.
+    is_done = is_rounded and layer.op in _RELUS
     if is_done or layer.name in self._folded_norms:
       (output,) = inputs
     else:
@@ -98,6 +98,8 @@ class Graph:
     if not is_rounded:
       return output
     largest = self._ranges[layer.name]
+    if layer.op == 'relu6':
+      largest = min(largest, 6.0)
     if self._is_signed[layer.name]:
       return self._round(layer.name, output, largest / 127, 128)
     return self._round(layer.name, output, largest / 255, 0)
@@ -128,7 +130,7 @@ class Graph:
         self._external_constant(f'{layer.name}/kernel', kernel_shape),
         self._external_constant(f'{layer.name}/bias', folded.bias.shape),
       )
-    if x in self._rounded and self._weights != 'int2':
+    if x in self._rounded:
       return self._int8_weights(layer, folded, self._rounded[x].size)
     bias = self.constant(f'{layer.name}/bias', folded.bias.astype(np.float32))
     codes = _to_onnx_axes(folded.codes)
@@ -215,10 +217,10 @@ def _to_integer_products(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Codes and positive scales with which the bias fits into an integer.
 
-  The bias is `bias / (scale step)`, rounded. A channel without a code that is
-  not zero may have any scale: it gets one that the bias is a multiple of,
-  almost. So does one whose bias is too large beside its weights: these then
-  round to less, the bias being 2^30 times as large.
+  That integer is `bias / (scale step)`, rounded. Where it would be beyond 2^30,
+  the scale becomes larger and the codes smaller: mostly 0, beside such a bias.
+  A channel of zeros may have any scale, and has the one with which its bias
+  becomes 2^30.
   """
   codes, scale, bias = folded.codes, folded.scale, folded.bias
   if codes.dtype != np.int8:

@@ -16,7 +16,7 @@ INPUT, OUTPUT = 'images', 'logits'
 WEIGHTS = ('float32', 'int8', 'int2')
 ACTIVATIONS = ('float32', 'int8')
 # Versions of the operators and of the format: the oldest that have them all.
-_OPSET, _IR_VERSION = 21, 10
+_OPSET, _IR_VERSION = 13, 7
 _INT2_OPSET, _INT2_IR_VERSION = 25, 13
 
 
@@ -42,7 +42,7 @@ def make_onnx(
       A kernel without codes is float32 in any case, and one of int8 codes is
       int8 in 'int2'.
     activations: 'float32', or 'int8': what is passed between layers is rounded
-      to 8 bits, and kernels without codes are, too.
+      to 8 bits, and kernels without codes are, too; not with 'int2'.
     ranges: for 'int8': the largest absolute value of each output in
       `architectures.find_activations`; None stands for those of the file.
     raw_input: whether `images` are uint8, as in image files, and the model
@@ -67,6 +67,11 @@ def make_onnx(
       raise ValueError(
         f'{field} is {value!r:.80}, wanted one of: {", ".join(wanted)}'
       )
+  if weights == 'int2' and activations == 'int8':
+    raise ValueError(
+      "activations is 'int8', wanted 'float32' where weights is 'int2': no"
+      ' engine multiplies the two'
+    )
   layers = network.read_layers(artifact)
   is_signed = architectures.find_activations(layers)
   if activations == 'float32':
