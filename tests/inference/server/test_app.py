@@ -264,6 +264,10 @@ def test_errors_say_what_was_wanted(client, images):
   _check_error(post('/predict', images[0][:-30]), 400, 'image is broken')
   _check_error(post('/predict?top=0', images[0]), 400, "top is '0'")
   _check_error(post('/predict?tip=1', images[0]), 400, "'tip'")
+  huge = {'datatype': 'FP32', 'shape': [1, 8, 8, 1], 'data': [1e300] * 64}
+  _check_error(_infer(client, huge), 400, 'images has values', 'finite')
+  large = huge | {'data': [3e38] * 64}
+  _check_error(_infer(client, large), 400, 'logits', 'not finite')
   _check_error(client.get('/predict'), 405)
   _check_error(client.get('/v2/models/other'), 404, '/v2/models/other')
   _check_error(client.get('/%1b[2J'), 404)
