@@ -26,10 +26,19 @@ class JaxEngine:
     layers = network.read_layers(artifact)
     self._weights = jax.device_put(make_weights(artifact))
     self._apply = jax.jit(lambda weights, x: apply(layers, weights, x))
+    # Shifted products are fast on a CPU as long as they stay in its caches.
+    has_depthwise = any(layer.groups > 1 for layer in layers)
+    is_small = has_depthwise and jax.default_backend() == 'cpu'
+    self._most_images = 2 if is_small else None
 
   def logits(self, images: np.ndarray) -> np.ndarray:
     """Maps float32 `[n, height, width, channels]` to `[n, classes]`."""
-    return np.asarray(self._apply(self._weights, images))
+    step = self._most_images or max(len(images), 1)
+    found = [
+      self._apply(self._weights, images[start : start + step])
+      for start in range(0, len(images), step)
+    ]
+    return np.concatenate(found)
 
 
 def make_weights(artifact: artifact_lib.Artifact) -> Weights:

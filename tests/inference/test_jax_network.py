@@ -9,6 +9,8 @@ from hq_jax import models
 from hq_jax.core import convolutions
 from hq_jax.inference import architectures
 from hq_jax.inference import jax_network
+from hq_jax.inference import onnx_engine
+from tests.inference import drawn_files
 from tests.inference import networks
 from tests.models import reference
 
@@ -25,6 +27,15 @@ def test_logits_are_those_of_flax(rng, name, arguments, shape):
   found = apply(weights, images)
   largest = np.abs(wanted).max()
   np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * largest)
+
+
+def test_an_engine_of_depthwise_convolutions_takes_any_number():
+  artifact = drawn_files.make('mobilenet_v2', {}, (32, 32, 3))
+  images = drawn_files.draw_images(artifact, 3)
+  wanted = onnx_engine.OnnxEngine(artifact).logits(images)
+  found = jax_network.JaxEngine(artifact).logits(images)
+  largest = np.abs(wanted).max()
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * largest)
 
 
 def test_outputs_are_named(rng):

@@ -30,7 +30,8 @@ def _assert_close(found, wanted):
 
 
 @pytest.mark.parametrize(
-  ('name', 'arguments', 'shape'), networks.list_params('resnet18')
+  ('name', 'arguments', 'shape'),
+  networks.list_params('resnet18', 'mobilenet_v2'),
 )
 def test_logits(name, arguments, shape):
   artifact = drawn_files.make(name, arguments, shape)
