@@ -14,6 +14,7 @@ from hq_jax import artifact as artifact_lib
 from hq_jax.core import trees
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
+from hq_jax.inference import classifier
 from hq_jax.runtime import checkpoint
 from hq_jax.runtime import sharding
 from hq_jax.training import loop
@@ -143,6 +144,21 @@ def test_ranges_are_those_of_training_images(finished, setup):
   norm = variables['norm1']
   largest = (hidden * norm['scale'] + norm['bias']).max()
   assert read.activation_ranges == (pytest.approx(largest, rel=2**-11),)
+
+
+def test_the_file_answers_alike_in_8_bits(finished, setup):
+  images, labels = all_images(setup)
+  logits, rounded = (
+    classifier.load(
+      finished[0] / 'model.hq', engine='onnxruntime', activations=activations
+    ).apply(images)
+    for activations in ('float32', 'int8')
+  )
+  assert 0 < np.abs(rounded - logits).max() < 0.05 * np.abs(logits).max()
+  answers, others = logits.argmax(-1), rounded.argmax(-1)
+  assert np.mean(answers == others) >= 0.99
+  right = [np.mean(x == labels) for x in (answers, others)]
+  assert right[0] == pytest.approx(right[1], abs=0.003)
 
 
 def test_codes_of_the_file_are_the_parameters(finished, setup, end):
