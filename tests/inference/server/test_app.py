@@ -347,6 +347,30 @@ def test_a_full_server_says_so(slow, images):
     assert statuses == [200, 200, 503, 503]
 
 
+def test_bodies_of_all_requests_are_bounded(classifier, images):
+  with _serve(classifier, max_pending_mb=0.01) as client:
+    answer = client.post('/predict', content=b'a' * 20_000, headers=_PNG)
+    _check_error(answer, 503, 'the bodies')
+    answer = client.post('/predict', content=images[1], headers=_PNG)
+    assert answer.status_code == 200
+
+
+def test_who_sends_slowly_is_cut_off(classifier):
+  half = b'POST /predict HTTP/1.1\r\nHost: a\r\n'
+  with _serve(classifier, timeout_seconds=0.3) as client:
+    for sent, status in (
+      (b'', None),
+      (half, None),
+      (half + b'Content-Length: 5\r\n\r\na', b'HTTP/1.1 408 '),
+    ):
+      with socket.create_connection(
+        (client.base_url.host, client.base_url.port), timeout=10
+      ) as connection:
+        connection.sendall(sent)
+        found = b''.join(iter(lambda c=connection: c.recv(10_000), b''))
+      assert found.startswith(status) if status else not found
+
+
 def test_no_answer_in_time(slow, images):
   classifier, event = slow
   with _serve(classifier, timeout_seconds=0.2) as client:
