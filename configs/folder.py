@@ -13,7 +13,7 @@ Arguments: `data_dir` (the folder), `model` (`resnet18`, the default, or
 another name in `hq_jax.models`), `pretrained` (a file of ImageNet weights of
 that model; its classifier is trained anew), `image_size` (in pixels; default
 224 with pretrained weights, else 64), `epochs` (in all, at least 3, default
-60), `batch_size` (default 32), `ratio` (float32 bytes over file bytes, default
+30), `batch_size` (default 32), `ratio` (float32 bytes over file bytes, default
 30), `distill` (the weight of the dense network's answers in the loss, default
 0), `seed` (default 0), `debug` (an epoch of each phase, at 32 pixels if not
 said otherwise: shows that everything works, and no more).
