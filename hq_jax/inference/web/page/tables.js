@@ -5,6 +5,7 @@ const PARTS = {
   preamble: 'guard and table of sections',
   header: 'header: names, shapes, classes',
   ternary_codes: 'ternary codes',
+  activation_ranges: 'ranges of activations',
   model_tables: 'frequencies of the codes',
   indices: 'indices of codewords',
   ancillary: 'what readers may skip',
