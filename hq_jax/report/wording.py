@@ -52,7 +52,7 @@ def describe_epochs(report: Mapping[str, Any]) -> str:
   pretrained = report['config'].get('pretrained')
   begin = ' from pretrained weights' if pretrained else ''
   return (
-    f'The dense network had {dense} epochs{begin}, the one in the file those'
+    f'The dense network had {dense} epoch{"s" * (dense != 1)}{begin}, the one in the file those'
     f' and {more} more; after all {dense + more} the dense one may be more'
     ' accurate.'
   )

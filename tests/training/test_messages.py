@@ -68,6 +68,6 @@ def test_the_end_says_what_became_of_the_target(tmp_path, file_bytes, words):
   assert (words in lines) == bool(words)
   assert 'Skipped: 1 images that cannot be read.' in lines
   (epochs,) = [line for line in lines if line.startswith('The dense network')]
-  assert 'had 1 epochs from pretrained weights, ' in epochs
+  assert 'had 1 epoch from pretrained weights, ' in epochs
   assert 'those and 3 more; after all 4 ' in epochs
   assert lines[-1].endswith(f" predict '{workdir}/model.hq' IMAGE")
