@@ -52,9 +52,9 @@ def describe_epochs(report: Mapping[str, Any]) -> str:
   pretrained = report['config'].get('pretrained')
   begin = ' from pretrained weights' if pretrained else ''
   return (
-    f'The dense network had {dense} epoch{"s" * (dense != 1)}{begin}, the one in the file those'
-    f' and {more} more; after all {dense + more} the dense one may be more'
-    ' accurate.'
+    f'The dense network had {dense} epoch{"s" * (dense != 1)}{begin}, the'
+    f' one in the file those and {more} more; after all {dense + more} the'
+    ' dense one may be more accurate.'
   )
 
 
