@@ -95,6 +95,20 @@ def test_activations_of_8_bits(network, most):
   assert _error(_run(exported, images), found) < 1e-5
 
 
+def test_the_first_layers_of_mobilenet_stay_float32(tmp_path):
+  artifact, _ = _make_measured(('mobilenet_v2', {}, (48, 32, 3)))
+  path = str(tmp_path / 'optimized.onnx')
+  model = onnx_model.make_onnx(artifact, activations='int8')
+  _start(model, optimized_model_filepath=path)
+  convolutions = [
+    node.op_type == 'QLinearConv'
+    for node in onnx.load(path).graph.node
+    if 'Conv' in node.op_type
+  ]
+  # To images of 12 rows or more, and the first to fewer.
+  assert convolutions == [False] * 11 + [True] * 41
+
+
 def test_activations_of_8_bits_are_computed_with_integers(tmp_path):
   artifact, _ = _make_measured(_SMALL)
   for weights in ('int8', 'float32'):
