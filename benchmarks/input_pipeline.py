@@ -39,9 +39,9 @@ import numpy as np
 from benchmarks import photographs
 from benchmarks import pipeline_speeds
 from hq_jax.data import train_batches
-from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
 from hq_jax.data.sets import folders
+from hq_jax.runtime import cores
 from hq_jax.runtime import provenance
 
 _MIN_AREA = 0.08
@@ -196,7 +196,7 @@ def run(
     The JSON object.
   """
   rng = np.random.default_rng(seed)
-  num_cores = threaded_reader.count_cores()
+  num_cores = cores.count_cores()
   shapes = {
     'imagenet': photographs.draw_sizes(rng, num_files),
     '224x224': [(224, 224)] * num_files,

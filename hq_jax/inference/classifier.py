@@ -143,8 +143,7 @@ class Classifier:
     """Turns the logits of one image into its most probable classes."""
     if not np.isfinite(logits).all():
       raise ValueError('logits are not finite: the weights of the file are bad')
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = (powers / powers.sum()).astype(np.float32)
+    probabilities = softmax(logits)
     order = np.argsort(-logits, kind='stable')[:top]
     names = self.class_names
     return Prediction(tuple(names[i] for i in order), probabilities[order])
@@ -161,6 +160,13 @@ class Classifier:
           )
         )
     return normalization.normalize(np.stack(pixels), self.preprocessing)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+  """The probabilities that logits `[.., classes]` stand for, in float32."""
+  logits = logits.astype(np.float64)
+  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def load(

@@ -1,12 +1,12 @@
 """Logits by onnxruntime, on a CPU."""
 
 from collections.abc import Mapping, Sequence
-import os
 
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax.inference import onnx_model
+from hq_jax.runtime import cores
 
 # onnxruntime's name for errors; what it warns of concerns its own optimizer.
 _ERRORS = 3
@@ -50,7 +50,7 @@ class OnnxEngine:
       more_outputs=more_outputs,
     )
     options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads or _count_cores()
+    options.intra_op_num_threads = num_threads or cores.count_cores()
     options.log_severity_level = _ERRORS
     # Its threads would wait for the next batch by spinning, on the cores that
     # a server needs to decode images meanwhile.
@@ -66,9 +66,3 @@ class OnnxEngine:
   def outputs(self, images: np.ndarray) -> list[np.ndarray]:
     """The logits, and `[n, width, height, ..]` of the layers asked for."""
     return self._session.run(None, {onnx_model.INPUT: images})
-
-
-def _count_cores() -> int:
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

@@ -56,19 +56,21 @@ def get_calibration_images(setup: setup_lib.Setup) -> Iterator[np.ndarray]:
 def _write(
   path: str, exported: artifact_lib.Artifact, images: Iterable[np.ndarray]
 ) -> bytes:
-  if os.path.exists(path):
-    return _read(path, exported)
-  if exported.activation_ranges:
-    ranges = calibration.measure(exported, images)
-    exported = exported._replace(activation_ranges=ranges)
-  artifact_lib.write(path, exported)
-  return _read(path, exported)
-
-
-def _read(path: str, exported: artifact_lib.Artifact) -> bytes:
-  """The file, where it holds what is exported, with ranges of its own."""
+  is_there = os.path.exists(path)
+  if not is_there:
+    if exported.activation_ranges:
+      ranges = calibration.measure(exported, images)
+      exported = exported._replace(activation_ranges=ranges)
+    artifact_lib.write(path, exported)
   with open(path, 'rb') as file:
     data = file.read()
+  if is_there:
+    _check(path, data, exported)
+  return data
+
+
+def _check(path: str, data: bytes, exported: artifact_lib.Artifact) -> None:
+  """Refuses a file that does not hold what is exported, but for its ranges."""
   ranges = artifact_lib.loads(data, path).activation_ranges
   if len(ranges) == len(exported.activation_ranges):
     exported = exported._replace(activation_ranges=ranges)
@@ -76,4 +78,3 @@ def _read(path: str, exported: artifact_lib.Artifact) -> bytes:
     raise ValueError(
       f'{path} is not the model that this run ends with: move it away'
     )
-  return data

@@ -41,9 +41,9 @@ def train(
   """Trains and compresses a network, and writes its file and a report.
 
   Prints what it is going to do, a line for each epoch, and where the files are.
-  A run that was interrupted goes on
-  from its newest checkpoint and ends with the same bytes; one that has ended
-  finds everything done. The folder is free again when it returns or raises.
+  A run that was interrupted goes on from its newest checkpoint and ends with
+  the same bytes; one that has ended finds everything done. The folder is free
+  again when it returns or raises.
 
   Args:
     config: of `config.get_defaults`, changed; or nested dictionaries.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-import os
 import threading
 
 from absl import logging
@@ -10,6 +9,7 @@ import numpy as np
 
 from hq_jax.data import sources
 from hq_jax.data.images import decode
+from hq_jax.runtime import cores
 
 # From a file's bytes and the position of the example in training to an image.
 MakeImage = Callable[[bytes, int], np.ndarray]
@@ -79,7 +79,7 @@ class FileReader:
     self._make_image = make_image
     self._unreadable = unreadable
     self._pool = futures.ThreadPoolExecutor(
-      num_threads or count_cores(), 'read_images'
+      num_threads or cores.count_cores(), 'read_images'
     )
 
   def read(
@@ -120,10 +120,3 @@ class FileReader:
       if found is not None:
         return found
     raise ValueError('not one of the training images can be read')
-
-
-def count_cores() -> int:
-  """Returns how many cores this process may use; not every system can tell."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

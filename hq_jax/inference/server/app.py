@@ -6,7 +6,6 @@ from concurrent import futures
 import contextlib
 from importlib import metadata
 import json
-import os
 import pathlib
 import sys
 import threading
@@ -29,6 +28,7 @@ from hq_jax.inference.server import bodies
 from hq_jax.inference.server import metrics as metrics_lib
 from hq_jax.inference.server import settings as settings_lib
 from hq_jax.inference.server import v2
+from hq_jax.runtime import cores
 from hq_jax.runtime import terminal
 
 _PAGE = pathlib.Path(__file__).parents[1] / 'web' / 'page'
@@ -133,7 +133,7 @@ class Server:
       max_wait_seconds=self._settings.max_wait_ms / 1000,
       observe=self._metrics.observe_batch,
     )
-    number = self._settings.num_threads or os.cpu_count() or 1
+    number = self._settings.num_threads or cores.count_cores()
     with futures.ThreadPoolExecutor(number, 'decode') as self._threads:
       task = asyncio.create_task(self._batcher.run())
       yield
@@ -226,7 +226,7 @@ class Server:
     best = np.argmax(logits, axis=1)
     values = {
       'logits': logits,
-      'probabilities': _softmax(logits),
+      'probabilities': classifier_lib.softmax(logits),
       'classes': [self._classifier.class_names[index] for index in best],
     }
     body, headers = v2.format_answer(asked, self._name, values)
@@ -314,11 +314,6 @@ def _read_top(request: requests.Request) -> int:
       400, f'top is {value!r:.40}, wanted 1 or more'
     )
   return int(value[:9])
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-  powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-  return powers / powers.sum(axis=1, keepdims=True)
 
 
 async def _answer_error(
