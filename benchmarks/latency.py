@@ -113,7 +113,7 @@ def draw_network(
     width = leaf.shape[-1]
     if path in codes:
       scale = np.sqrt(width / np.count_nonzero(codes[path]))
-      scales = np.full(width, scale, np.float16)
+      scales = np.full([1] * (leaf.ndim - 1) + [width], scale, np.float16)
       quantized[path] = qtensors.TernaryTensor(codes[path], scales)
       params[path] = np.float32(codes[path]) * scales
     elif path in kernels:

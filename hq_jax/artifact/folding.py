@@ -97,7 +97,7 @@ def fold(
       kernel = f'params/{pairs[norm]}/kernel'
       # A single axis may have one scale for all: it stays where it is.
       if leaves[kernel].ndim > 1:
-        a = a * scales.pop(kernel, 1.0)
+        a = a * np.ravel(scales.pop(kernel, 1.0))
     leaves[f'params/{norm}/scale'], leaves[f'params/{norm}/bias'] = a, b
     del leaves[f'{_STATISTICS}/{norm}/mean']
     del leaves[f'{_STATISTICS}/{norm}/var']
@@ -138,7 +138,6 @@ def _get_scales(
 ) -> dict[str, np.ndarray]:
   scales = {}
   for path, tensor in quantized.items():
-    is_int8 = isinstance(tensor, qtensors.Int8Tensor)
     name = f'{_WORDS[type(tensor)]} {path!r}'
     if path not in leaves:
       raise ValueError(f'{name}: no such leaf in variables')
@@ -152,7 +151,8 @@ def _get_scales(
     if tensor.scale is None:
       continue
     scales[path] = _finite(f'{path}: scale', tensor.scale)
-    wanted = (1,) if is_int8 and len(shape) == 1 else shape[-1:]
+    spec = layout.spec_of(path, tensor._replace(scale=np.float32(0)))
+    wanted = layout.shape_of_scale(spec)
     if scales[path].shape != wanted:
       raise ValueError(
         f'{name}: scale has shape {scales[path].shape}, wanted {wanted}'

@@ -162,21 +162,26 @@ def ternary(specs: Sequence[Spec]) -> list[Spec]:
   return [spec for spec in specs if spec.encoding in TERNARY]
 
 
-def count_scales(encoding: str, shape: tuple[int, ...]) -> int:
-  """How many scales a tensor of codes or indices has, if it has any."""
-  return 1 if encoding in INT8 and len(shape) == 1 else shape[-1]
+def shape_of_scale(spec: Spec) -> tuple[int, ...]:
+  """The shape of the scale of a tensor of codes or indices, if it has one."""
+  *lead, out = spec.shape
+  if spec.encoding in TERNARY:
+    return (*[1] * len(lead), out)
+  return (out,) if lead or spec.encoding not in INT8 else (1,)
 
 
 def runs_by_encoding(specs: Sequence[Spec]) -> dict[str, list[Run]]:
   """The runs of values in every section of values."""
   found: dict[str, list[Run]] = {encoding: [] for encoding in DTYPES}
-  for path, encoding, shape, codewords in specs:
+  for spec in specs:
+    path, encoding, shape, codewords = spec
     if encoding in CODEBOOK:
       num_values = math.prod(codewords)
       found[CODEBOOK[encoding][0]].append(Run(path, num_values, CODEWORDS))
     scale = SCALES.get(encoding)
     if scale is not None:
-      found[scale].append(Run(path, count_scales(encoding, shape), SCALE))
+      num_scales = math.prod(shape_of_scale(spec))
+      found[scale].append(Run(path, num_scales, SCALE))
     if encoding in DTYPES or encoding in INT8:
       values = 'i1' if encoding in INT8 else encoding
       found[values].append(Run(path, math.prod(shape), VALUES))

@@ -207,8 +207,7 @@ def _check_scale(path: str, tensor: Quantized) -> None:
   if scale is None:
     return
   _check_float(path, 'scale', scale)
-  spec = layout.spec_of(path, tensor)
-  shape = (layout.count_scales(spec.encoding, spec.shape),)
+  shape = layout.shape_of_scale(layout.spec_of(path, tensor))
   if scale.shape != shape:
     raise ValueError(f'{path!r}: scale has shape {scale.shape}, wanted {shape}')
 

@@ -138,8 +138,11 @@ def decode(parsed: Parsed) -> model_lib.Artifact:
   codes = _decode_codes(parsed) | _decode_indices(parsed)
   values = _decode_values(parsed)
   found: dict[str, model_lib.Tensor] = {}
-  for path, encoding, shape, codewords in header.specs:
+  for spec in header.specs:
+    path, encoding, shape, codewords = spec
     scale = values.get((path, layout.SCALE))
+    if scale is not None:
+      scale = scale.reshape(layout.shape_of_scale(spec))
     if encoding in layout.TERNARY:
       found[path] = qtensors.TernaryTensor(codes[path], scale)
     elif encoding in layout.CODEBOOK:

@@ -42,7 +42,7 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
     ValueError: as `model_lib.validate`.
 
   >>> codes = np.array([[1, 0], [0, -1]], np.int8)
-  >>> kernel = qtensors.TernaryTensor(codes, np.array([2, 3], np.float16))
+  >>> kernel = qtensors.TernaryTensor(codes, np.array([[2, 3]], np.float16))
   >>> tensors = {'params/k': kernel}
   >>> artifact = model_lib.Artifact('', {}, (), {}, (), tensors, {})
   >>> to_variables(artifact)['params']['k'].tolist()

@@ -31,7 +31,7 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
       field.
 
   >>> codes = np.array([[1, 0], [0, -1]], np.int8)
-  >>> kernel = qtensors.TernaryTensor(codes, np.ones(2, np.float16))
+  >>> kernel = qtensors.TernaryTensor(codes, np.ones((1, 2), np.float16))
   >>> data = dumps(
   ...   model_lib.Artifact('', {}, (2,), {}, (), {'params/kernel': kernel}, {})
   ... )

@@ -14,7 +14,7 @@ from hq_jax.transforms import _quantizer
 class BinaryState(NamedTuple):
   """State of `binary`."""
 
-  binary_scales: chex.ArrayTree  # [out] float32 for each kernel, as last used
+  binary_scales: chex.ArrayTree  # [1, .., out] float32 for each kernel
 
 
 def binary() -> _quantizer.Quantizer:
@@ -50,14 +50,13 @@ def binary() -> _quantizer.Quantizer:
   def init_fn(latents, axes):
     _quantizer.check_last_axes(latents, axes)
     return BinaryState(
-      jax.tree.map(lambda w: jnp.zeros(w.shape[-1:], jnp.float32), latents)
+      jax.tree.map(lambda w: jnp.zeros_like(_get_means(w)), latents)
     )
 
   def update_fn(latents, state, params, axes):
     scales = jax.tree.map(
       lambda w, p: ternary.round_significand(
-        jnp.mean(jnp.abs(w), axis=tuple(range(w.ndim - 1))),
-        ternary.get_scale_bits(p.dtype),
+        _get_means(w), ternary.get_scale_bits(p.dtype)
       ),
       latents,
       params,
@@ -80,6 +79,11 @@ def binary() -> _quantizer.Quantizer:
     )
 
   return _quantizer.Quantizer(init_fn, update_fn, encode=encode_fn)
+
+
+def _get_means(w: jax.Array) -> jax.Array:
+  axes = tuple(range(w.ndim - 1))
+  return jnp.mean(jnp.abs(w), axis=axes, keepdims=True)
 
 
 def _get_signs(w: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ class TwnState(NamedTuple):
   """State of `twn`."""
 
   twn_thresholds: chex.ArrayTree  # shape=(), float32 for each kernel
-  twn_scales: chex.ArrayTree  # [out] float32 for each kernel, as last used
+  twn_scales: chex.ArrayTree  # [1, .., out] float32 for each kernel
 
 
 def twn(threshold_factor: float = 0.7) -> _quantizer.Quantizer:
@@ -66,7 +66,7 @@ def twn(threshold_factor: float = 0.7) -> _quantizer.Quantizer:
     _quantizer.check_last_axes(latents, axes)
     return TwnState(
       jax.tree.map(lambda w: jnp.zeros([], jnp.float32), latents),
-      jax.tree.map(lambda w: jnp.zeros(w.shape[-1:], jnp.float32), latents),
+      jax.tree.map(lambda w: jnp.zeros_like(sphere.norms(w)), latents),
     )
 
   def update_fn(latents, state, params, axes):

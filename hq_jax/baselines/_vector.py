@@ -210,7 +210,7 @@ def _get_num_codewords(num_groups: int, most: int) -> int:
 
 
 def _get_scales(w: jax.Array) -> jax.Array:
-  return ternary.round_significand(sphere.norms(w), _SCALE_BITS)
+  return ternary.round_significand(sphere.norms(w).ravel(), _SCALE_BITS)
 
 
 def _get_unit(w: jax.Array) -> float:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
+from hq_jax import transforms
 from hq_jax.artifact import model as model_lib
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
@@ -216,7 +217,7 @@ def _make_artifact(
 ) -> artifact_lib.Artifact:
   folded, folded_norms = artifact_lib.fold(
     trees.flatten(variables),
-    trees.in_params(codes),
+    trees.in_params(transforms.flatten_quantized(codes)),
     pairs,
     norms,
     _get_scale_dtype(codes),

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 
 class TernaryTensor(NamedTuple):
-  """A ternary kernel: `value = codes * scale`, with one scale per channel.
+  """A ternary kernel: `value = codes * scale`, with a scale for each channel.
 
   Invariants: `codes` is int8 with entries in {-1, 0, 1}, at least one axis;
-  `scale` is floating point and broadcasts against `codes`: its shape is
-  `[out]` where the output channel is the last axis, and `[out, 1, ..]` with a
-  one for each axis behind it elsewhere. It is None where every scale is one (it
-  was folded into the normalization that follows). A file holds kernels whose
-  output channel is the last axis.
+  `scale` is floating point and has as many axes as `codes`: their size, or 1
+  where the numbers along an axis share a scale. A dense kernel `[in, out]` has
+  `[1, out]`, a stack of them `[layers, 1, out]`, an Equinox weight `[out, in]`
+  has `[out, 1]`. It is None where every scale is one (it was folded into the
+  normalization that follows).
 
   Attributes:
     codes: int8, `[.., out, ..]`, a NumPy or JAX array.
-    scale: float16 or float32, `[out, 1, ..]`, or None.
+    scale: float16 or float32, `[1, .., out, 1, ..]`, or None.
   """
 
   codes: Any

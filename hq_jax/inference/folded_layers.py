@@ -62,5 +62,5 @@ def _split(kernel: artifact_lib.Tensor) -> tuple[np.ndarray, np.ndarray]:
   if not isinstance(kernel, qtensors.TernaryTensor | qtensors.Int8Tensor):
     values = variables.to_array(kernel)
     return values, np.ones(values.shape[-1])
-  scale = 1.0 if kernel.scale is None else kernel.scale.astype(np.float64)
+  scale = 1.0 if kernel.scale is None else np.float64(kernel.scale).ravel()
   return kernel.codes, np.broadcast_to(scale, kernel.codes.shape[-1])

@@ -31,7 +31,7 @@ def encode(
   >>> tx = _straight_through.straight_through(optax.sgd(0.0), quantizer)
   >>> updates, state = tx.update(params, tx.init(params), params)
   >>> found = encode(state, params, quantizer)
-  >>> found['a/kernel'].codes.ravel(), found['a/kernel'].scale
+  >>> found['a/kernel'].codes.ravel(), found['a/kernel'].scale.ravel()
   (Array([ 1, -1], dtype=int8), Array([1.], dtype=float32))
 
   Args:

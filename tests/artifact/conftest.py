@@ -41,7 +41,7 @@ def make_resnet(sparsity=0.85):
     )
     _add_norm(found, norms, rng, norm, shape[-1])
   found['params/head/kernel'] = qtensors.TernaryTensor(
-    _codes(rng, (64, 10), sparsity), np.full(10, 0.25, np.float16)
+    _codes(rng, (64, 10), sparsity), np.full((1, 10), 0.25, np.float16)
   )
   found['params/head/bias'] = rng.normal(0, 1, 10).astype(np.float16)
   return artifact.Artifact(
@@ -64,7 +64,7 @@ def make_small():
   found = {
     'params/a/kernel': qtensors.TernaryTensor(_codes(rng, (3, 4), 0.5)),
     'params/b/kernel': qtensors.TernaryTensor(
-      _codes(rng, (4, 2), 0.5), np.array([0.5, 2], np.float32)
+      _codes(rng, (4, 2), 0.5), np.array([[0.5, 2]], np.float32)
     ),
     'params/zero/kernel': qtensors.TernaryTensor(np.zeros((2, 2), np.int8)),
     'params/int/kernel': np.arange(-4, 4, dtype=np.int8),

@@ -162,5 +162,5 @@ def _count_bytes(spec):
   scale = layout.SCALES[spec.encoding]
   if scale is None:
     return size
-  num_scales = layout.count_scales(spec.encoding, spec.shape)
+  num_scales = math.prod(layout.shape_of_scale(spec))
   return size + num_scales * layout.DTYPES[scale][1].itemsize

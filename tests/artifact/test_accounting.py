@@ -36,7 +36,7 @@ def test_sizes_by_hand():
   codes = np.tile(np.array([0, 1, 0, -1], np.int8), 100).reshape(100, 4)
   found = {
     'params/a': qtensors.TernaryTensor(codes),
-    'params/b': qtensors.TernaryTensor(codes, np.ones(4, np.float32)),
+    'params/b': qtensors.TernaryTensor(codes, np.ones((1, 4), np.float32)),
     'params/c': qtensors.TernaryTensor(np.ones((9, 4), np.int8)),
     'params/d': np.zeros(3, np.int32),
   }
@@ -69,7 +69,7 @@ def test_sizes_by_hand():
 
 def test_scales_share_a_section_with_other_tensors():
   kernel = qtensors.TernaryTensor(
-    np.ones((2, 30), np.int8), np.ones(30, np.float16)
+    np.ones((2, 30), np.int8), np.ones((1, 30), np.float16)
   )
   found = {'k': kernel, 'x': np.ones(10, np.float16)}
   data = artifact.dumps(EMPTY._replace(tensors=found))

@@ -45,7 +45,8 @@ def _make_net():
   for module in ('conv', 'head'):
     kernel = variables['params'][module]['kernel']
     codes = rng.integers(-1, 2, kernel.shape).astype(np.int8)
-    scale = rng.uniform(0.05, 0.3, kernel.shape[-1:]).astype(np.float32)
+    shape = [1] * (kernel.ndim - 1) + [kernel.shape[-1]]
+    scale = rng.uniform(0.05, 0.3, shape).astype(np.float32)
     variables['params'][module]['kernel'] = codes * scale
     ternary[f'params/{module}/kernel'] = qtensors.TernaryTensor(codes, scale)
   return variables, ternary, x
@@ -69,14 +70,14 @@ def _one_norm(**changes):
     'params': {'c': {'kernel': CODES * np.float32(0.5)}, 'n': leaves},
     'batch_stats': {'n': stats},
   }
-  return variables, qtensors.TernaryTensor(CODES, np.array([0.5, 0.25], 'f4'))
+  return variables, qtensors.TernaryTensor(CODES, np.array([[0.5, 0.25]], 'f4'))
 
 
 @pytest.mark.parametrize(
   ('kernel', 'scale', 'kept_as'),
   [
     (
-      qtensors.TernaryTensor(CODES, np.array([0.5, 0.25], np.float32)),
+      qtensors.TernaryTensor(CODES, np.array([[0.5, 0.25]], np.float32)),
       [2 * 0.5, 2 * 0.25],
       np.float16,
     ),
@@ -201,7 +202,7 @@ def test_leaves_are_encoded_within_an_error(max_error, kernel, floats):
     'other': {'scale': rng.uniform(1, 2, 9)},
   }
   variables['batch_stats']['other'] = stats
-  ternary = {KERNEL: qtensors.TernaryTensor(CODES, np.full(2, 0.1, 'f4'))}
+  ternary = {KERNEL: qtensors.TernaryTensor(CODES, np.full((1, 2), 0.1, 'f4'))}
   found, _ = artifact.fold(
     variables, ternary, {}, {'n': 1.0}, max_error=max_error
   )
@@ -310,7 +311,7 @@ def test_bad_pairs_are_refused(pairs, epsilons, message):
     folding.fold(variables, {KERNEL: kernel}, pairs, epsilons)
 
 
-TERNARY = qtensors.TernaryTensor(CODES, np.ones(2, np.float32))
+TERNARY = qtensors.TernaryTensor(CODES, np.ones((1, 2), np.float32))
 INT8 = qtensors.Int8Tensor(CODES, np.ones(2, np.float32))
 BOOK = qtensors.CodebookTensor(
   np.zeros((1, 2), np.uint8), np.ones((1, 3), np.float16), np.ones(2)

@@ -52,10 +52,11 @@ def make():
     tensors={
       'params/conv1/kernel': qtensors.TernaryTensor(_codes((3, 3, 16, 24), 1)),
       'params/conv2/kernel': qtensors.TernaryTensor(
-        _codes((2, 2, 3, 24, 20), 7), norm[:20].astype(np.float32)
+        _codes((2, 2, 3, 24, 20), 7),
+        norm[:20].astype(np.float32).reshape(1, 1, 1, 1, 20),
       ),
       'params/dense/kernel': qtensors.TernaryTensor(
-        _codes((256, 96), 13), np.tile(norm, 4)
+        _codes((256, 96), 13), np.tile(norm, 4)[None]
       ),
       'params/few/kernel': qtensors.TernaryTensor(_codes((4, 3), 19)),
       'params/none/kernel': qtensors.TernaryTensor(np.zeros((5, 4), np.int8)),

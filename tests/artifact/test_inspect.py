@@ -31,7 +31,7 @@ def make_artifact(rng):
     {
       LONG: qtensors.TernaryTensor(codes),
       'params/head/kernel': qtensors.TernaryTensor(
-        head, np.ones(7, np.float16)
+        head, np.ones((1, 7), np.float16)
       ),
       'params/norm/scale': np.ones(40, np.float16),
       'params/norm/bias': rng.normal(size=40).astype(np.float16),

@@ -323,7 +323,8 @@ def _check(given):
     values, scale, *_ = found[path]
     if isinstance(tensor, qtensors.TernaryTensor | qtensors.Int8Tensor):
       assert values == tensor.codes.ravel().tolist()
-      assert scale == (None if tensor.scale is None else tensor.scale.tolist())
+      wanted = None if tensor.scale is None else tensor.scale.ravel().tolist()
+      assert scale == wanted
     elif isinstance(tensor, qtensors.CodebookTensor):
       values, scale, codewords = found[path]
       assert values == tensor.indices.ravel().tolist()
@@ -463,7 +464,7 @@ def test_agrees_with_the_example_of_the_specification(check_equal):
   text = page.read_text()
   data = bytes.fromhex(text.split('```hex\n')[1].split('```')[0])
   kernel = qtensors.TernaryTensor(
-    np.array([[1, 0], [0, -1]], np.int8), np.array([1, 0.5], np.float16)
+    np.array([[1, 0], [0, -1]], np.int8), np.array([[1, 0.5]], np.float16)
   )
   expected = artifact.Artifact(
     'net', {}, (2,), {}, ('a', 'b'), {'params/k': kernel}, {}

@@ -67,7 +67,10 @@ def ternary(draw):
   else:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     codes = layers.draw(rng, draw(LAYERS))
-  return qtensors.TernaryTensor(codes, draw(scales(codes.shape[-1])))
+  scale = draw(scales(codes.shape[-1]))
+  if scale is not None:
+    scale = scale.reshape([1] * (codes.ndim - 1) + [-1])
+  return qtensors.TernaryTensor(codes, scale)
 
 
 @st.composite

@@ -48,7 +48,7 @@ def test_tree_by_hand():
   found = {
     'params/a/kernel': qtensors.TernaryTensor(codes),
     'params/b/kernel': qtensors.TernaryTensor(
-      codes, np.array([0.5, 3], np.float16)
+      codes, np.array([[0.5, 3]], np.float16)
     ),
     'params/q/kernel': qtensors.Int8Tensor(
       np.array([[127, -3], [0, 1]], np.int8), np.array([0.5, 3], np.float32)

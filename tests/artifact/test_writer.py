@@ -56,7 +56,7 @@ def test_other_views_of_the_same_values_give_the_same_bytes():
     artifact.dumps(
       EMPTY._replace(
         tensors={
-          'k': qtensors.TernaryTensor(a, b),
+          'k': qtensors.TernaryTensor(a, b[None]),
           'q': qtensors.Int8Tensor(a, b),
           'x': c,
         }

@@ -26,7 +26,7 @@ def test_by_hand():
   quantized, tensor = _quantize([[4.0, 0.0], [-1.0, -0.0], [1.0, -1.5]])
   assert quantized.tolist() == [[2, 0.5], [-2, 0.5], [2, -0.5]]
   assert tensor.codes.tolist() == [[1, 1], [-1, 1], [1, -1]]
-  assert tensor.scale.tolist() == [2.0, 0.5]
+  assert tensor.scale.tolist() == [[2.0, 0.5]]
 
 
 def test_no_other_signs_and_scale_are_nearer(rng):

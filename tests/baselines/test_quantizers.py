@@ -84,7 +84,7 @@ def test_the_tensors_are_what_the_update_gave(rng, name):
     _assert_value(encoded, quantized)
     scale = encoded['a'].scale
     if scale is not None:  # float16 holds it.
-      assert scale.dtype == np.float32 and scale.shape == (6,)
+      assert scale.dtype == np.float32 and scale.size == 6
       np.testing.assert_array_equal(np.float16(scale), scale)
 
 

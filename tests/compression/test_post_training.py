@@ -211,7 +211,7 @@ def test_norms_are_preserved(rng):
     np.testing.assert_allclose(
       np.linalg.norm(value, axis=0), np.linalg.norm(kernel, axis=0), rtol=5e-4
     )
-    assert tensor.scale.dtype == np.float16 and tensor.scale[3] == 0
+    assert tensor.scale.dtype == np.float16 and tensor.scale[0, 3] == 0
 
 
 def test_ties_are_kept_together():

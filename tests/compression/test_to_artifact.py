@@ -40,7 +40,8 @@ def network():
     if not path.endswith('kernel'):
       return values
     codes = np.int8(np.sign(values) * (np.abs(values) > 0.4))
-    scale = np.float32(rng.uniform(0.4, 0.8, leaf.shape[-1]))
+    shape = [1] * (leaf.ndim - 1) + [leaf.shape[-1]]
+    scale = np.float32(rng.uniform(0.4, 0.8, shape))
     quantized[path.removeprefix('params/')] = qtensors.TernaryTensor(
       codes, scale
     )
@@ -76,7 +77,7 @@ def test_codebook_kernels_are_exported(network, exported):
   variables, quantized = network
   levels = np.array([[-1], [0], [1]], np.float16)
   kernels = {
-    path: qtensors.CodebookTensor(np.uint8(codes + 1), levels, scale)
+    path: qtensors.CodebookTensor(np.uint8(codes + 1), levels, scale.ravel())
     for path, (codes, scale) in quantized.items()
   }
   found = to_artifact.make_artifact(variables, kernels, **_HEADER)
@@ -128,7 +129,7 @@ def test_a_scale_is_folded_in_float64(network, exported):
   norm = jax.tree.map(np.float64, variables['params']['norm_stem'])
   stats = jax.tree.map(np.float64, variables['batch_stats']['norm_stem'])
   a = norm['scale'] / np.sqrt(stats['var'] + 1e-5)
-  scale = np.float64(quantized['conv_stem/kernel'].scale)
+  scale = np.float64(quantized['conv_stem/kernel'].scale).ravel()
   for name, wanted in (
     ('scale', a * scale),
     ('bias', norm['bias'] - a * stats['mean']),

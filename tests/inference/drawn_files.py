@@ -52,8 +52,9 @@ def make(name, arguments, shape):
 def _make_ternary(kernel):
   large = np.abs(kernel) > np.quantile(np.abs(kernel), 0.6)
   codes = (np.sign(kernel) * large).astype(np.int8)
-  size = np.abs(kernel * large).sum(tuple(range(kernel.ndim - 1)))
-  count = large.sum(tuple(range(kernel.ndim - 1)))
+  axes = tuple(range(kernel.ndim - 1))
+  size = np.abs(kernel * large).sum(axes, keepdims=True)
+  count = large.sum(axes, keepdims=True)
   scale = size / np.maximum(count, 1)
   return qtensors.TernaryTensor(codes, scale.astype(np.float32))
 

@@ -63,7 +63,7 @@ def make_inputs(folder, shapes=SHAPES, phases=PHASES, **fields):
   found, dense, latent = {}, {}, {}
   for path, shape in shapes.items():
     codes = _make_codes(rng, shape)
-    scale = np.full(shape[-1], 0.5, np.float16)
+    scale = np.full([1] * (len(shape) - 1) + [shape[-1]], 0.5, np.float16)
     found[f'params/{path}'] = qtensors.TernaryTensor(codes, scale)
     dense[path] = rng.normal(0, 0.1, shape).astype(np.float32)
     latent[path] = (codes + rng.normal(0, 0.2, shape)).astype(np.float32)
@@ -102,7 +102,7 @@ def make_tiny(folder, **fields):
   quarter +1, a quarter -1: 1.5 bits. In memory: 4 codes and 2 float16.
   """
   codes = np.array([[1, 0], [0, -1]], np.int8)
-  kernel = qtensors.TernaryTensor(codes, np.array([1, 0.5], np.float16))
+  kernel = qtensors.TernaryTensor(codes, np.array([[1, 0.5]], np.float16))
   path = os.path.join(folder, 'tiny.hq')
   num_bytes = artifact.write(
     path,

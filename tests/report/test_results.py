@@ -131,7 +131,7 @@ def test_what_is_not_plain_is_named(tiny):
 def test_resident_bytes_counts_each_type(usual):
   codes = np.zeros((3, 5, 2), np.int8)
   found = {
-    'a': qtensors.TernaryTensor(codes, np.ones(2, np.float32)),
+    'a': qtensors.TernaryTensor(codes, np.ones((1, 1, 2), np.float32)),
     'b': qtensors.TernaryTensor(codes),
     'c': np.zeros(7, np.float16),
     'd': np.zeros(3, np.int64),

@@ -196,7 +196,7 @@ def _draw_codes(
   pattern = np.tile(np.array([0, 1, 0, -1], np.int8), -(-size // 4))
   codes = rng.permutation(pattern[:size])
   tensor = qtensors.TernaryTensor(
-    codes.reshape(shape), np.ones(shape[-1:], np.float32)
+    codes.reshape(shape), np.ones([1] * (len(shape) - 1) + [shape[-1]], 'f4')
   )
   return tensor, rate_control.entropy_bytes(size, int(np.count_nonzero(codes)))
 

@@ -89,7 +89,8 @@ def _write(variables, plan, make_artifact, rng):
       kept = int(np.clip(np.round(kept), 1, kernel.size))
       codes = np.zeros(kernel.size, np.int8)
       codes[:kept] = rng.choice(np.array([-1, 1], np.int8), kept)
-      scale = rng.uniform(0.5, 2, kernel.shape[-1]).astype(np.float32)
+      shape = [1] * (kernel.ndim - 1) + [kernel.shape[-1]]
+      scale = rng.uniform(0.5, 2, shape).astype(np.float32)
       ternary[path] = qtensors.TernaryTensor(
         rng.permutation(codes).reshape(kernel.shape), scale
       )
