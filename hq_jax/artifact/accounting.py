@@ -12,6 +12,7 @@ from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
 from hq_jax.artifact import reader
+from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
 
@@ -31,10 +32,13 @@ class Row(NamedTuple):
       none.
     entropy_bits: order-0 entropy per ternary code or index; None where it has
       neither.
-    has_contexts: whether its codes are coded with contexts, below that.
+    has_contexts: whether its codes are coded with contexts, below that; of a
+      stack of layers, those of any.
     num_bytes: its share of the file: codes, model table and scales; or
       indices, codewords and scales.
     bits: `8 num_bytes / size`, bits per weight; 0 if it has no entries.
+    scale_axes: along which its scales vary, where it is ternary and that is not
+      the last axis alone; else None.
   """
 
   path: str
@@ -45,6 +49,7 @@ class Row(NamedTuple):
   has_contexts: bool
   num_bytes: int
   bits: float
+  scale_axes: tuple[int, ...] | None = None
 
 
 class Account(NamedTuple):
@@ -163,16 +168,17 @@ def _layers(
 ) -> list[Row]:
   specs = parsed.header.specs
   tables, stream = reader.split_codes(parsed)
-  paths = [spec.path for spec in layout.ternary(specs)]
-  by_path = dict(zip(paths, tables, strict=True))
+  by_path = dict(slices.group(tables, layout.ternary(specs)))
   shares = {
-    spec.path: ternary_coder.TABLE_BYTES if spec.path in by_path else 0
+    spec.path: ternary_coder.TABLE_BYTES * len(by_path.get(spec.path, ()))
     for spec in specs
   }
   codes, indices = {}, {}  # what they cost, in bits
-  for path, tensor in found.items():
+  for spec in specs:
+    path, tensor = spec.path, found[spec.path]
     if isinstance(tensor, qtensors.TernaryTensor):
-      codes[path] = ternary_coder.layer_bits(tensor.codes, by_path[path])
+      parts = zip(slices.cut(tensor.codes, spec), by_path[path], strict=True)
+      codes[path] = sum(ternary_coder.layer_bits(*part) for part in parts)
     elif isinstance(tensor, qtensors.CodebookTensor):
       size = len(tensor.codewords)
       indices[path] = index_coder.tensor_bits(tensor.indices, size)
@@ -189,7 +195,7 @@ def _layers(
       spec,
       found[spec.path],
       shares[spec.path],
-      spec.path in by_path and by_path[spec.path].has_contexts,
+      any(table.has_contexts for table in by_path.get(spec.path, ())),
     )
     for spec in specs
   ]
@@ -220,6 +226,7 @@ def _row(
     has_contexts=has_contexts,
     num_bytes=share,
     bits=8 * share / size if size else 0.0,
+    scale_axes=spec.scale_axes,
   )
 
 

@@ -95,9 +95,11 @@ def fold(
     a, b = _affine(norm, epsilon, leaves)
     if norm in pairs:
       kernel = f'params/{pairs[norm]}/kernel'
-      # A single axis may have one scale for all: it stays where it is.
-      if leaves[kernel].ndim > 1:
-        a = a * np.ravel(scales.pop(kernel, 1.0))
+      # A single axis may have one scale for all: it stays where it is, as what
+      # varies along other axes.
+      own = scales.get(kernel, np.ones(1))
+      if leaves[kernel].ndim > 1 and own.size == own.shape[-1]:
+        a = a * np.ravel(scales.pop(kernel, own))
     leaves[f'params/{norm}/scale'], leaves[f'params/{norm}/bias'] = a, b
     del leaves[f'{_STATISTICS}/{norm}/mean']
     del leaves[f'{_STATISTICS}/{norm}/var']
@@ -151,7 +153,8 @@ def _get_scales(
     if tensor.scale is None:
       continue
     scales[path] = _finite(f'{path}: scale', tensor.scale)
-    spec = layout.spec_of(path, tensor._replace(scale=np.float32(0)))
+    single = np.zeros_like(scales[path], np.float32)
+    spec = layout.spec_of(path, tensor._replace(scale=single))
     wanted = layout.shape_of_scale(spec)
     if scales[path].shape != wanted:
       raise ValueError(

@@ -52,8 +52,9 @@ def encode(header: Header) -> bytes:
   paths = [*(spec.path for spec in header.specs), *header.folded_norms]
   _check_paths(len(paths), sum(map(len, paths)))
   tree: dict[str, Any] = {}
-  for path, encoding, shape, codewords in header.specs:
-    model_lib.insert(tree, path, [encoding, *codewords, *shape])
+  for path, encoding, shape, codewords, axes in header.specs:
+    scale_axes = [] if axes is None else [list(axes)]
+    model_lib.insert(tree, path, [encoding, *codewords, *scale_axes, *shape])
   for norm, epsilon in header.folded_norms.items():
     model_lib.insert(tree, f'params/{norm}/{_EPSILON}', float(epsilon))
   fields = {
@@ -186,7 +187,10 @@ def _make_spec(path: str, node: list[Any]) -> layout.Spec:
   encoding, *sizes = node
   num_sizes = 2 if encoding in layout.CODEBOOK else 0  # of the codewords
   codewords, shape = tuple(sizes[:num_sizes]), tuple(sizes[num_sizes:])
-  spec = layout.Spec(path, encoding, shape, codewords)
+  scale_axes = None
+  if encoding in layout.TERNARY and shape and isinstance(shape[0], list):
+    scale_axes, shape = tuple(shape[0]), shape[1:]
+  spec = layout.Spec(path, encoding, shape, codewords, scale_axes)
   layout.check_spec(spec)
   return spec
 

@@ -58,6 +58,9 @@ def describe(data: bytes, name: str = '') -> dict[str, Any]:
         'zeros': row.zeros,
         'entropy_bits': row.entropy_bits,
         'has_contexts': row.has_contexts,
+        'scale_axes': (
+          None if row.scale_axes is None else list(row.scale_axes)
+        ),
         'bits_per_weight': row.bits,
         'bytes': row.num_bytes,
       }
@@ -87,7 +90,11 @@ def count_dense_bytes(header: headers.Header) -> int:
   return 4 * (sum(sizes.values()) + 2 * sum(statistics))
 
 
-def name_encoding(encoding: str, has_contexts: bool = False) -> str:
+def name_encoding(
+  encoding: str,
+  has_contexts: bool = False,
+  scale_axes: Sequence[int] | None = None,
+) -> str:
   """Says an encoding in words."""
   if encoding in layout.DTYPES:
     return layout.DTYPES[encoding][1].name
@@ -97,7 +104,10 @@ def name_encoding(encoding: str, has_contexts: bool = False) -> str:
   if has_contexts:
     codes += ' by contexts'
   if scale:
-    return f'{codes} + {layout.DTYPES[scale][1].name} scale'
+    found = f'{codes} + {layout.DTYPES[scale][1].name} scale'
+    if scale_axes is None:
+      return found
+    return f'{found} by axes {", ".join(map(str, scale_axes)) or "none"}'
   return 'int8 codes' if codes == 'int8' else codes
 
 
@@ -173,7 +183,9 @@ def _layer_row(layer: Mapping[str, Any]) -> list[str]:
     '-' if entropy is None else f'{entropy:.3f}',
     f'{layer["bits_per_weight"]:.3f}',
     f'{layer["bytes"]:,}',
-    name_encoding(layer['encoding'], layer['has_contexts']),
+    name_encoding(
+      layer['encoding'], layer['has_contexts'], layer['scale_axes']
+    ),
   ]
 
 

@@ -49,6 +49,7 @@ MAX_AXES = 32
 MAX_ELEMENTS = 1 << 31  # per tensor, and of all kernels of codes together
 MAX_CODEWORDS = 256  # an index is one byte
 MAX_RANGES = 1 << 13  # of activations
+MAX_SLICES = 1 << 14  # of all ternary tensors together, see `slices`
 # Codes of a layer with almost no non-zeros cost next to nothing, so the
 # length of the stream does not bound their number: these two do.
 FREE_CODES = 1 << 20
@@ -62,6 +63,9 @@ class Spec(NamedTuple):
   encoding: str  # a key of `DTYPES`, `TERNARY`, `INT8` or `CODEBOOK`
   shape: tuple[int, ...]  # of a codebook tensor, that of its kernel
   codewords: tuple[int, ...] = ()  # of a codebook tensor: their shape, (K, d)
+  # Of a ternary tensor: along which axes its scales vary, if not along its last
+  # one alone.
+  scale_axes: tuple[int, ...] | None = None
 
 
 # The parts of a tensor that are runs of values.
@@ -101,7 +105,23 @@ def spec_of(path: str, tensor: Any) -> Spec:
       )
   if encoding not in DTYPES and tensor.scale is not None:
     encoding += str(tensor.scale.dtype.itemsize)
-  return Spec(path, encoding, shape_of(tensor), codewords)
+  return Spec(
+    path, encoding, shape_of(tensor), codewords, _find_scale_axes(tensor)
+  )
+
+
+def _find_scale_axes(tensor: Any) -> tuple[int, ...] | None:
+  if not isinstance(tensor, qtensors.TernaryTensor) or tensor.scale is None:
+    return None
+  sizes, scales = np.shape(tensor.codes), np.shape(tensor.scale)
+  if len(scales) != len(sizes) or scales == _usual_scale(sizes):
+    return None
+  return tuple(axis for axis, size in enumerate(scales) if size != 1)
+
+
+def _usual_scale(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape of a scale for each entry of the last axis."""
+  return (*[1] * (len(shape) - 1), *shape[-1:])
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
@@ -125,7 +145,7 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
 
 def check_spec(spec: Spec) -> None:
   """Refuses what must not be allocated."""
-  path, encoding, shape, codewords = spec
+  path, encoding, shape, codewords, scale_axes = spec
   if encoding in DTYPES:
     fewest = 0
   elif encoding in CODEBOOK:
@@ -144,6 +164,8 @@ def check_spec(spec: Spec) -> None:
     raise ValueError(f'{path!r}: more than {MAX_ELEMENTS} elements')
   if encoding in CODEBOOK:
     _check_codewords(path, shape, codewords)
+  if scale_axes is not None:
+    _check_scale_axes(spec, scale_axes)
 
 
 def shape_of_indices(spec: Spec) -> tuple[int, ...]:
@@ -164,9 +186,12 @@ def ternary(specs: Sequence[Spec]) -> list[Spec]:
 
 def shape_of_scale(spec: Spec) -> tuple[int, ...]:
   """The shape of the scale of a tensor of codes or indices, if it has one."""
-  *lead, out = spec.shape
+  if spec.scale_axes is not None:
+    sizes = enumerate(spec.shape)
+    return tuple(n if axis in spec.scale_axes else 1 for axis, n in sizes)
   if spec.encoding in TERNARY:
-    return (*[1] * len(lead), out)
+    return _usual_scale(spec.shape)
+  *lead, out = spec.shape
   return (out,) if lead or spec.encoding not in INT8 else (1,)
 
 
@@ -174,9 +199,9 @@ def runs_by_encoding(specs: Sequence[Spec]) -> dict[str, list[Run]]:
   """The runs of values in every section of values."""
   found: dict[str, list[Run]] = {encoding: [] for encoding in DTYPES}
   for spec in specs:
-    path, encoding, shape, codewords = spec
+    path, encoding, shape = spec.path, spec.encoding, spec.shape
     if encoding in CODEBOOK:
-      num_values = math.prod(codewords)
+      num_values = math.prod(spec.codewords)
       found[CODEBOOK[encoding][0]].append(Run(path, num_values, CODEWORDS))
     scale = SCALES.get(encoding)
     if scale is not None:
@@ -209,6 +234,21 @@ def check_total(specs: Iterable[Spec], file_bytes: int) -> None:
     raise ValueError(
       f'{total} coded weights in a file of {file_bytes} bytes, wanted at '
       f'most {limit}'
+    )
+
+
+def _check_scale_axes(spec: Spec, axes: tuple[int, ...]) -> None:
+  path, shape = spec.path, spec.shape
+  if TERNARY.get(spec.encoding) is None:
+    raise ValueError(f'{path!r}: axes of scales, {spec.encoding!r} has none')
+  if (
+    any(type(axis) is not int for axis in axes)
+    or list(axes) != [i for i, n in enumerate(shape) if i in axes and n != 1]
+    or shape_of_scale(spec) == _usual_scale(shape)
+  ):
+    raise ValueError(
+      f'{path!r}: axes of scales {list(axes)!r:.40} for shape {shape!r:.80},'
+      ' wanted ascending axes of sizes other than 1, not the last alone'
     )
 
 

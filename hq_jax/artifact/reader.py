@@ -14,6 +14,7 @@ from hq_jax.artifact import header as headers
 from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
 
@@ -117,15 +118,15 @@ def parse(data: bytes) -> Parsed:
       raise ValueError(f'section {name}: unknown, or without tensors')
   with naming(f'section {layout.HEADER}'):
     layout.check_total(header.specs, len(data))
+    slices.check(header.specs)
   return Parsed(header, sections)
 
 
 def split_codes(parsed: Parsed) -> tuple[list[ternary_coder.Table], memoryview]:
-  """Splits CODE into the layers' model tables and the stream."""
+  """Splits CODE into the slices' model tables and the stream."""
   body = parsed.sections.get(layout.CODES, memoryview(b''))
-  num_bytes = ternary_coder.TABLE_BYTES * len(
-    layout.ternary(parsed.header.specs)
-  )
+  num_tables = slices.count(layout.ternary(parsed.header.specs))
+  num_bytes = ternary_coder.TABLE_BYTES * num_tables
   if len(body) < num_bytes:
     raise ValueError(f'{len(body)} bytes, wanted {num_bytes} of model tables')
   tables = ternary_coder.unpack_tables(bytes(body[:num_bytes]))
@@ -139,7 +140,7 @@ def decode(parsed: Parsed) -> model_lib.Artifact:
   values = _decode_values(parsed)
   found: dict[str, model_lib.Tensor] = {}
   for spec in header.specs:
-    path, encoding, shape, codewords = spec
+    path, encoding, shape, codewords, _ = spec
     scale = values.get((path, layout.SCALE))
     if scale is not None:
       scale = scale.reshape(layout.shape_of_scale(spec))
@@ -177,11 +178,10 @@ def decode_ranges(parsed: Parsed) -> tuple[float, ...]:
 
 def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:
   specs = layout.ternary(parsed.header.specs)
-  shapes = [spec.shape for spec in specs]
   with naming(f'section {layout.CODES}'):
     tables, stream = split_codes(parsed)
-    layers = ternary_coder.decode(stream, tables, shapes)
-  return {spec.path: layer for spec, layer in zip(specs, layers, strict=True)}
+    found = ternary_coder.decode(stream, tables, slices.get_shapes(specs))
+  return dict(slices.join_all(found, specs))
 
 
 def _decode_indices(parsed: Parsed) -> dict[str, np.ndarray]:

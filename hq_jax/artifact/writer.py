@@ -11,6 +11,7 @@ from hq_jax.artifact import header as headers
 from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
 from hq_jax.runtime import atomic_write
@@ -49,9 +50,12 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
   specs = headers.sort_specs([layout.spec_of(p, t) for p, t in found.items()])
   header = headers.Header(*artifact[:5], specs, artifact.folded_norms)
   sections = [(layout.HEADER, headers.encode(header))]
-  ternary = [found[spec.path].codes for spec in layout.ternary(specs)]
+  ternary = layout.ternary(specs)
   if ternary:
-    tables, stream = ternary_coder.encode(ternary)
+    slices.check(ternary)
+    tables, stream = ternary_coder.encode(
+      [x for spec in ternary for x in slices.cut(found[spec.path].codes, spec)]
+    )
     sections.append((layout.CODES, ternary_coder.pack_tables(tables) + stream))
   codebook = layout.codebook(specs)
   if codebook:

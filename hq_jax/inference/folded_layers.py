@@ -52,15 +52,18 @@ def fold_layers(
     if norm is not None:
       a, b = read(f'{norm}/scale'), read(f'{norm}/bias')
       scale, bias = a * scale, a * bias + b
-    is_ternary = isinstance(kernel, qtensors.TernaryTensor)
+    is_codes = codes.dtype == np.int8
+    is_ternary = is_codes and isinstance(kernel, qtensors.TernaryTensor)
     found[layer.name] = Folded(codes, scale, bias, norm, is_ternary)
   return found
 
 
 def _split(kernel: artifact_lib.Tensor) -> tuple[np.ndarray, np.ndarray]:
   """The codes of a kernel and its scale for each output channel."""
-  if not isinstance(kernel, qtensors.TernaryTensor | qtensors.Int8Tensor):
-    values = variables.to_array(kernel)
-    return values, np.ones(values.shape[-1])
-  scale = 1.0 if kernel.scale is None else np.float64(kernel.scale).ravel()
-  return kernel.codes, np.broadcast_to(scale, kernel.codes.shape[-1])
+  if isinstance(kernel, qtensors.TernaryTensor | qtensors.Int8Tensor):
+    scale = np.ones(1) if kernel.scale is None else kernel.scale
+    if scale.size == scale.shape[-1]:  # Not along other axes, as it may be.
+      scale = scale.astype(np.float64).ravel()
+      return kernel.codes, np.broadcast_to(scale, kernel.codes.shape[-1])
+  values = variables.to_array(kernel)
+  return values, np.ones(values.shape[-1])

@@ -10,6 +10,7 @@ from hq_jax import artifact
 from hq_jax.artifact import byte_planes
 from hq_jax.artifact import format as container
 from hq_jax.artifact import layout
+from hq_jax.artifact import slices
 from hq_jax.core import qtensors
 
 _FIXED = struct.Struct('<8sHH')
@@ -46,6 +47,7 @@ def make_bases(small):
     'codebook': empty._replace(tensors=_make_codebook()),
     'plain': empty._replace(tensors=_make_plain()),
     'empty': empty,
+    'stacked': empty._replace(tensors=make_stacked()),
   }
   return {name: artifact.dumps(given) for name, given in contents.items()}
 
@@ -216,10 +218,9 @@ def mutate_header(data, rng):
 def mutate_codes(data, rng):
   """Changes the models' tables or the stream of the ternary codes."""
   body = bytearray(container.unpack(data).get(layout.CODES, b''))
-  num_tables = sum(
-    tensor[0] in layout.TERNARY
-    for _, tensor in _iterate(json.loads(_get_text(data))['tree'], ())
-  )
+  tree = json.loads(_get_text(data))['tree']
+  specs = [_make_spec('', *tensor) for _, tensor in _iterate(tree, ())]
+  num_tables = slices.count(layout.ternary(specs))
   start = 5 * num_tables
   if len(body) < max(start, 1):
     raise ValueError('no codes')
@@ -292,13 +293,15 @@ def rebuild(data, rng):
       is_codebook = encoding in layout.CODEBOOK
       book = [_pick([1, 2, 5, 256], rng), _pick([1, 1, 2], rng)]
       changed = [encoding, *(book if is_codebook else []), *shape]
+      if layout.TERNARY.get(encoding) and rng.integers(2):
+        changed.insert(1, _pick_axes(len(shape), rng))
     _set(fields['tree'], path, changed)
     specs.append(_make_spec('/'.join(path), *changed))
   sections = {layout.HEADER: make_head(json.dumps(fields).encode())}
-  num_ternary = len(layout.ternary(specs))
-  if num_ternary:
-    rows = rng.choice([0, 0, 1, 9000, 15000, 32768], (num_ternary, 2))
-    modes = rng.integers(0, 2, num_ternary)
+  num_tables = slices.count(layout.ternary(specs))
+  if layout.ternary(specs):
+    rows = rng.choice([0, 0, 1, 9000, 15000, 32768], (num_tables, 2))
+    modes = rng.integers(0, 2, num_tables)
     tables = [
       struct.pack('<BHH', mode if 0 < sum(row) < 32679 else 0, *row)
       for mode, row in zip(modes.tolist(), rows.tolist(), strict=True)
@@ -375,6 +378,31 @@ def _make_codebook():
   }
 
 
+def make_stacked():
+  """Stacks of layers, several axes of channels, outputs that come first."""
+  rng = np.random.default_rng(17)
+  found = {}
+  for index, (shape, axes) in enumerate(
+    [
+      ((3, 24, 2, 32), (0, 2, 3)),
+      ((3, 2, 32, 24), (0, 3)),
+      ((40, 32), (0,)),
+      ((2, 9, 7, 3, 2), (0, 1)),
+      ((2, 3, 2, 8, 9), (0, 4)),
+      ((5, 6), ()),
+    ]
+  ):
+    # Some numbers are dense along the last axis, most are not.
+    density = rng.choice([0.03, 0.9], (*shape[:-1], 1), p=[0.8, 0.2])
+    signs = rng.choice(np.array([-1, 1], np.int8), shape)
+    sizes = [n if axis in axes else 1 for axis, n in enumerate(shape)]
+    found[f'params/{index}/kernel'] = qtensors.TernaryTensor(
+      np.where(rng.random(shape) < density, signs, np.int8(0)),
+      rng.normal(size=sizes).astype(np.float16 if index % 2 else np.float32),
+    )
+  return found
+
+
 def _make_plain():
   rng = np.random.default_rng(13)
   return {
@@ -386,7 +414,9 @@ def _make_plain():
 def _mutate_tensor(tensor, rng):
   encoding, *shape = tensor
   axis = int(rng.integers(len(shape) + 1))
-  action = rng.integers(6)
+  action = rng.integers(7)
+  if action == 6:
+    return [encoding, _pick_axes(len(shape), rng), *shape]
   if action == 0:
     return [_pick(_ENCODINGS, rng), *shape]
   if action == 1:
@@ -401,7 +431,16 @@ def _mutate_tensor(tensor, rng):
   return [encoding, *shape[:axis], size, *shape[axis + 1 :]]
 
 
+def _pick_axes(num_axes, rng):
+  """Some axes of scales, now and then none that there are."""
+  if rng.integers(6) == 0:
+    return _pick([[-1], [num_axes], [0, 0], [1, 0], [True], [0.5], [[]]], rng)
+  return [axis for axis in range(num_axes) if rng.integers(2)]
+
+
 def _make_spec(path, encoding, *sizes):
+  if sizes and isinstance(sizes[0], list):
+    return layout.Spec(path, encoding, sizes[1:], (), tuple(sizes[0]))
   split = 2 if encoding in layout.CODEBOOK else 0
   return layout.Spec(path, encoding, sizes[split:], sizes[:split])
 

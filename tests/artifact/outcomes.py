@@ -15,6 +15,7 @@ from hq_jax.artifact import header as headers
 from hq_jax.artifact import inspect
 from hq_jax.artifact import layout
 from hq_jax.artifact import reader
+from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_contexts
 
 SECONDS = 1  # of the processor, for one file of some kB
@@ -84,7 +85,8 @@ def allow_peak(data):
   one needs them, in the text and in the longest string cut from it), 256 for
   each mark in it, which stands for an object, and 8 for each character of the
   paths: 30 MB at the limits of the format. Contexts take 128 for each row and
-  each column of the largest tensor: 17 MB at the limits.
+  each column of the largest slice: 17 MB at the limits. A slice is a list and
+  an array of its own, 512: 8 MB at the limits.
   """
   limit = 2 * (len(data) + _SLACK_BYTES)
   try:
@@ -100,6 +102,7 @@ def allow_peak(data):
   specs = parsed.header.specs
   limit += 8 * sum(len(spec.path) for spec in specs)
   limit += 2 * sum(map(_count_bytes, specs))
+  limit += 512 * slices.count(layout.ternary(specs))
   return limit + 128 * _count_channels(parsed)
 
 
@@ -133,15 +136,15 @@ def _bits(tensor):
 
 
 def _count_channels(parsed):
-  """Of the largest tensor with contexts, if any is allowed to have them."""
+  """Of the largest slice with contexts, if any is allowed to have them."""
   try:
     tables, _ = reader.split_codes(parsed)
   except ValueError:
     return 0
   specs = layout.ternary(parsed.header.specs)
   found = [
-    ternary_contexts.get_geometry(spec.shape)
-    for table, spec in zip(tables, specs, strict=True)
+    ternary_contexts.get_geometry(shape)
+    for table, shape in zip(tables, slices.get_shapes(specs), strict=True)
     if table.has_contexts
   ]
   return max(

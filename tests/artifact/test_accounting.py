@@ -79,6 +79,24 @@ def test_scales_share_a_section_with_other_tensors():
   assert parts['scales'] == pytest.approx(body * 0.75, abs=0.5)
 
 
+def test_layers_of_a_stack_share_their_row():
+  codes = np.tile(np.array([0, 1, 0, -1], np.int8), 300).reshape(3, 100, 4)
+  scale = np.ones((3, 1, 4), np.float32)
+  found = {
+    'a': qtensors.TernaryTensor(codes, scale),
+    'b': qtensors.TernaryTensor(codes[0], scale[0]),
+  }
+  data = artifact.dumps(EMPTY._replace(tensors=found))
+  parts = artifact.sizes(data)
+  assert parts['model_tables'] == 4 * 5
+  a, b = artifact.layers(data)
+  shared = parts['preamble'] + parts['header']
+  assert a.num_bytes + b.num_bytes == len(data) - shared
+  assert a.num_bytes == pytest.approx(3 * b.num_bytes, abs=2)
+  assert a.scale_axes == (0, 2) and b.scale_axes is None
+  assert a.entropy_bits == 1.5
+
+
 def test_int8_codes_and_scales_are_attributed():
   rng = np.random.default_rng(0)
   codes = rng.integers(-127, 128, (60, 4)).astype(np.int8)

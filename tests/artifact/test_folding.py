@@ -149,6 +149,14 @@ def test_a_pair_without_a_scale_changes_neither(kernel):
       assert found[KERNEL].scale is None
 
 
+def test_a_scale_along_other_axes_stays_with_its_kernel():
+  variables, kernel = _one_norm()
+  kernel = kernel._replace(scale=np.full((3, 2), 0.5, np.float32))
+  found, _ = artifact.fold(variables, {KERNEL: kernel}, {'n': 'c'}, {'n': 1.0})
+  assert found['params/n/scale'].tolist() == [2, 2]
+  assert found[KERNEL].scale.tolist() == kernel.scale.tolist()
+
+
 def test_values_beyond_float16_become_float32():
   variables, kernel = _one_norm(bias=np.array([1e5, 0.0]))
   ternary = {KERNEL: kernel}

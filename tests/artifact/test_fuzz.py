@@ -29,6 +29,7 @@ SHARES = {
   'codebook': 0.15,
   'plain': 0.12,
   'empty': 0.08,
+  'stacked': 0.2,
 }
 MIB = 1 << 20
 DICT = '{"a":'
@@ -161,6 +162,15 @@ def _half(number):
   return bytes(number) + byte_planes.deflate(bytes(number))
 
 
+def _stack(number, num_tables=None):
+  num_tables = number if num_tables is None else num_tables
+  table = struct.pack('<BHH', 0, 1 << 13, 1 << 13)
+  body = table * num_tables + bytes(number // 256) + b'\1'
+  return _file(
+    f'{{"k":["t2",[0,2],{number},2,1]}}', [('CODE', body), ('TF16', b'')]
+  )
+
+
 def _stream(num_codes, num_bytes):
   table = ternary_coder.pack_tables(
     [ternary_coder.Table(False, (1 << 14, 1 << 13, 1 << 13))]
@@ -224,6 +234,11 @@ HOSTILE = {
   ),
   'ternary tensors': lambda: _tensors(
     '["t2",1,1]', ('CODE', lambda n: bytes(5 * n)), ('TF16', _half)
+  ),
+  'layers, as many as may be': lambda: _stack(1 << 14),
+  'layers, too many': lambda: _stack(1 << 24, 0),
+  'layers without a code': lambda: _file(
+    '{"k":["t2",[0,1],2147483648,0]}', [('CODE', b''), ('TF16', b'')]
   ),
   'indices': lambda: _indices((1000, 1000), 256),
   'indices of wide codewords': lambda: _indices((100, 100), 200, 64),

@@ -69,6 +69,15 @@ def test_text_by_hand():
     ({'params': ['t']}, '0 axes'),
     ({'params': ['q2']}, '0 axes'),
     ({'params': ['q', 4]}, '1 axes'),
+    ({'params': ['t2', [0, 1]]}, '0 axes'),
+    ({'params': ['t', [0], 2, 3]}, "axes of scales, 't' has none"),
+    ({'params': ['q2', [0], 2, 3]}, 'shape, wanted sizes in'),
+    ({'params': ['t2', 2, [0], 3]}, 'shape, wanted sizes in'),
+    *[
+      ({'params': ['t2', axes, 2, 1, 3]}, f'axes of scales {axes}'[:15])
+      for axes in ([2], [0, 1], [2, 0], [0, 0], [3], [-1], [True], [[0]], [0.0])
+    ],
+    ({'params': ['t4', [], 2, 1]}, 'wanted ascending axes of sizes other'),
     ({'params': ['c2']}, '0 axes'),
     ({'params': ['c2', 4, 1, 4]}, '1 axes'),
     ({'params': ['c2', 0, 1, 4, 4]}, '0 codewords of size 1, wanted 1 to 256'),

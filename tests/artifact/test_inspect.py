@@ -201,6 +201,8 @@ def test_every_encoding_has_a_name_of_its_own():
     **{'f2': 'float16', 'f8': 'float64', 'i1': 'int8', 'u4': 'uint32'},
   }
   assert {x: inspect.name_encoding(x) for x in names} == names
+  found = inspect.name_encoding('t2', scale_axes=[0, 2])
+  assert found == 'ternary + float16 scale by axes 0, 2'
   found = inspect.name_encoding('t2', has_contexts=True)
   assert found == 'ternary by contexts + float16 scale'
 

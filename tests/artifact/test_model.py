@@ -69,6 +69,14 @@ def _codebook(indices=INDICES, codewords=BOOK, scale=None):
     (_ternary(CODES, np.ones(2)), "'k': scale is float64"),
     (_ternary(CODES, np.ones(3, 'f4')), "'k': scale has shape (3,)"),
     (
+      _ternary(CODES, np.ones((3, 3), 'f4')),
+      "'k': scale has shape (3, 3), wanted (3, 2)",
+    ),
+    (
+      _ternary(np.zeros((1 << 15, 1, 2), 'i1'), np.ones((1 << 15, 1, 2), 'f4')),
+      '32768 layers of ternary tensors, wanted at most 16384',
+    ),
+    (
       _int8(CODES + np.int8(-128)),
       "'k': codes in [-128, -128], wanted [-127, 127]",
     ),

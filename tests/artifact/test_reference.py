@@ -22,6 +22,7 @@ from hq_jax.artifact import index_coder
 from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
 from tests.artifact import layers as layers_lib
+from tests.artifact import mutations
 
 TYPES = {
   **{'f2': ('TF16', 'e'), 'f4': ('TF32', 'f'), 'f8': ('TF64', 'd')},
@@ -240,6 +241,51 @@ def decode_indices(data, layers):
   return found
 
 
+def cut(axes, shape):
+  """How many slices there are, their shape, and that of each turned round."""
+  if axes is None:
+    return 1, shape, None
+  kept = [i in axes for i in range(len(shape))]
+  layers = [*kept, False].index(False)
+  if layers and (layers == len(shape) or not kept[-1]):
+    layers -= 1
+  rest, kept = shape[layers:], kept[layers:]
+  turned = rest if kept[0] and not kept[-1] else None
+  if turned:
+    rest, kept = rest[::-1], kept[::-1]
+  if len(rest) != 4 or any(kept[:3]):
+    first = len(rest) - 1
+    while first > 0 and kept[first] and kept[first - 1]:
+      first -= 1
+    rest = [math.prod(rest[:first]), math.prod(rest[first:])]
+  return math.prod(shape[:layers]), rest, turned
+
+
+def turn(codes, shape):
+  """Codes of the reversed axes, in the order of those of `shape`."""
+  steps = [math.prod(shape[:axis]) for axis in range(len(shape))]
+  return [
+    codes[sum(map(int.__mul__, index, steps))]
+    for index in itertools.product(*map(range, shape))
+  ]
+
+
+def decode_ternary(body, specs):
+  """`specs`: triples (path, axes or None, shape)."""
+  cuts = [cut(axes, shape) for _, axes, shape in specs]
+  shapes = [shape for number, shape, _ in cuts for _ in range(number)]
+  tables = read_tables(body[: 5 * len(shapes)])
+  layers = [(*t, shape) for t, shape in zip(tables, shapes, strict=True)]
+  came = iter(decode_stream(body[5 * len(shapes) :], layers))
+  found = {}
+  for (path, _, _), (number, _, turned) in zip(specs, cuts, strict=True):
+    layers = [next(came) for _ in range(number)]
+    if turned:
+      layers = [turn(layer, turned) for layer in layers]
+    found[path] = [code for layer in layers for code in layer], None
+  return found
+
+
 def read_tables(body):
   found = []
   for mode, plus, minus in struct.iter_unpack('<BHH', body):
@@ -267,15 +313,9 @@ def read(data):
   head = zlib.decompress(sections['HEAD'][4:], -15)
   assert len(head) == struct.unpack_from('<I', sections['HEAD'])[0]
   specs = read_tree(json.loads(head)['tree'])
-  ternary = [(p, s[1:]) for p, s in specs if s[0] in SCALES]
-  found = {}
-  if ternary:
-    tables = read_tables(sections['CODE'][: 5 * len(ternary)])
-    layers = [
-      (*t, shape) for t, (_, shape) in zip(tables, ternary, strict=True)
-    ]
-    codes = decode_stream(sections['CODE'][5 * len(ternary) :], layers)
-    found = {p: (c, None) for c, (p, _) in zip(codes, ternary, strict=True)}
+  axes = {p: s.pop(1) for p, s in specs if isinstance(s[1:] and s[1], list)}
+  ternary = [(p, axes.get(p), s[1:]) for p, s in specs if s[0] in SCALES]
+  found = decode_ternary(sections['CODE'], ternary) if ternary else {}
   codebook = [(p, s[1:]) for p, s in specs if s[0] in CODEBOOKS]
   if codebook:
     layers = [(K, math.prod(shape) // d) for _, (K, d, *shape) in codebook]
@@ -293,7 +333,8 @@ def read(data):
       elif kind == encoding or (kind in INT8_SCALES and encoding == 'i1'):
         runs.append((path, math.prod(shape), 0))
       elif SCALES.get(kind) == encoding:
-        runs.append((path, shape[-1], 1))
+        sizes = [shape[axis] for axis in axes.get(path, [-1])]
+        runs.append((path, math.prod(sizes), 1))
       elif INT8_SCALES.get(kind) == encoding:
         runs.append((path, shape[-1] if len(shape) > 1 else 1, 1))
     if not runs:
@@ -336,6 +377,11 @@ def _check(given):
 
 def test_agrees_on_a_small_artifact(small):
   _check(small)
+
+
+def test_agrees_on_stacks(small):
+  stacked = mutations.make_stacked()
+  _check(small._replace(tensors={**small.tensors, **stacked}))
 
 
 def _codebook(rng, shape, size, wide, dtype, scale):

@@ -67,10 +67,13 @@ def ternary(draw):
   else:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     codes = layers.draw(rng, draw(LAYERS))
-  scale = draw(scales(codes.shape[-1]))
-  if scale is not None:
-    scale = scale.reshape([1] * (codes.ndim - 1) + [-1])
-  return qtensors.TernaryTensor(codes, scale)
+  last = codes.ndim - 1
+  axes = draw(st.sets(st.integers(0, last)) | st.just({last}))
+  shape = [n if axis in axes else 1 for axis, n in enumerate(codes.shape)]
+  scale = draw(scales(int(np.prod(shape))))
+  return qtensors.TernaryTensor(
+    codes, None if scale is None else scale.reshape(shape)
+  )
 
 
 @st.composite

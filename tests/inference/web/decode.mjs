@@ -3,10 +3,15 @@
 import {createHash} from 'node:crypto';
 import readline from 'node:readline';
 
-import {readFile} from '../../../hq_jax/inference/web/page/decoder/hq.js';
+import {readFile, toFloat32} from '../../../hq_jax/inference/web/page/decoder/hq.js';
 import {Refusal} from '../../../hq_jax/inference/web/page/decoder/refusal.js';
 
 const PARTS = ['codes', 'indices', 'codewords', 'scale', 'values'];
+
+/** Of all kinds of NaN one. */
+function asOne(value) {
+  return Number.isNaN(value) ? NaN : value;
+}
 
 function describe(tensor) {
   const hash = createHash('sha256');
@@ -17,6 +22,10 @@ function describe(tensor) {
       hash.update(
         new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
     }
+  }
+  if (tensor.scaleAxes) {
+    hash.update('float32 ');
+    hash.update(new Uint8Array(toFloat32(tensor).map(asOne).buffer));
   }
   return [tensor.path, tensor.encoding, tensor.shape, hash.digest('hex')];
 }

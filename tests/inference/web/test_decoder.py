@@ -11,6 +11,7 @@ import pytest
 
 from hq_jax import artifact
 from hq_jax.artifact import layout
+from hq_jax.artifact import variables
 from tests.artifact import mutations
 from tests.artifact import test_fuzz
 from tests.artifact import test_golden
@@ -72,6 +73,11 @@ def _describe(path, tensor):
         values = values.astype(np.float32)
         values[np.isnan(values)] = math.nan
       digest.update(f'{name} '.encode() + values.tobytes())
+  if spec.scale_axes is not None:
+    with np.errstate(over='ignore', invalid='ignore'):
+      values = variables.to_array(tensor)
+    values[np.isnan(values)] = math.nan
+    digest.update(b'float32 ' + values.tobytes())
   return [path, spec.encoding, list(spec.shape), digest.hexdigest()]
 
 

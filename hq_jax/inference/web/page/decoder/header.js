@@ -141,7 +141,8 @@ function makeSpec(path, [encoding, ...sizes]) {
   const isCodebook = typeof encoding === 'string' &&
     Object.hasOwn(CODEBOOK, encoding);
   const codewords = isCodebook ? sizes.slice(0, 2) : null;
-  const shape = isCodebook ? sizes.slice(2) : sizes;
+  const scaleAxes = findScaleAxes(encoding, sizes);
+  const shape = sizes.slice(isCodebook ? 2 : scaleAxes ? 1 : 0);
   const fewest = findFewestAxes(encoding, isCodebook);
   if (fewest === null) refuse(`${path}: unknown encoding`);
   if (shape.length < fewest || shape.length > MAX_AXES) {
@@ -153,7 +154,28 @@ function makeSpec(path, [encoding, ...sizes]) {
     refuse(`${path}: shape, wanted at most ${MAX_ELEMENTS} elements`);
   }
   if (isCodebook) checkCodewords(path, shape, codewords);
-  return {path, encoding, shape, codewords};
+  if (scaleAxes) checkScaleAxes(path, encoding, shape, scaleAxes);
+  return {path, encoding, shape, codewords, scaleAxes};
+}
+
+/** The axes along which scales vary; null: the last one alone, or no scale. */
+function findScaleAxes(encoding, sizes) {
+  const isTernary = typeof encoding === 'string' &&
+    Object.hasOwn(TERNARY, encoding);
+  return isTernary && Array.isArray(sizes[0]) ? sizes[0] : null;
+}
+
+function checkScaleAxes(path, encoding, shape, axes) {
+  const last = shape.length - 1;
+  const isUsual = shape[last] === 1 ? axes.length === 0 :
+    axes.length === 1 && axes[0] === last;
+  const isGood = axes.every((axis, i) =>
+    Number.isInteger(axis) && axis >= 0 && axis <= last && shape[axis] !== 1 &&
+    (i === 0 || axes[i - 1] < axis));
+  if (!TERNARY[encoding] || isUsual || !isGood) {
+    refuse(`${path}: axes of scales, wanted ascending axes of sizes other ` +
+      'than 1, not the last alone');
+  }
 }
 
 function findFewestAxes(encoding, isCodebook) {

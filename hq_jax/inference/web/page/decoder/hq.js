@@ -5,6 +5,7 @@ import {CODEBOOK, countElements, INT8, readHeader, SECTIONS, TERNARY} from
   './header.js';
 import {decodeIndices} from './indices.js';
 import {naming, refuse} from './refusal.js';
+import {checkSlices, getView, joinSlices} from './slices.js';
 import {decodeCodes} from './ternary_codes.js';
 import {readValues} from './values.js';
 
@@ -50,7 +51,6 @@ export async function readFile(data) {
 /** The float32 values of a tensor, row-major. */
 export function toFloat32(tensor) {
   const {encoding, shape, scale} = tensor;
-  const columns = shape.at(-1) ?? 1;
   let found;
   if (tensor.indices) {
     found = lookUp(tensor);
@@ -62,11 +62,24 @@ export function toFloat32(tensor) {
   if (scale?.length === 1) {
     for (let i = 0; i < found.length; i++) found[i] *= scale[0];
   } else if (scale) {
-    for (let i = 0; i < found.length;) {
-      for (let j = 0; j < columns; j++, i++) found[i] *= scale[j];
-    }
+    multiply(found, scale, shape, tensor.scaleAxes ?? [shape.length - 1]);
   }
   return found;
+}
+
+/** Multiplies by a scale that varies along these axes. */
+function multiply(values, scale, shape, axes) {
+  const index = new Array(shape.length).fill(0);
+  const columns = shape.at(-1);
+  const step = axes.includes(shape.length - 1) ? 1 : 0;
+  for (let i = 0; i < values.length;) {
+    let at = axes.reduce((sum, axis) => sum * shape[axis] + index[axis], 0);
+    for (let j = 0; j < columns; j++, i++, at += step) values[i] *= scale[at];
+    for (let axis = shape.length - 2; axis >= 0; axis--) {
+      if (++index[axis] < shape[axis]) break;
+      index[axis] = 0;
+    }
+  }
 }
 
 function lookUp({indices, codewords, shape, codewordSize: size}) {
@@ -106,7 +119,9 @@ function listRuns(specs) {
     }
     if (scale) {
       const isSingle = encoding in INT8 && shape.length === 1;
-      const size = isSingle ? 1 : shape.at(-1);
+      const sizes = (spec.scaleAxes ?? [shape.length - 1]).map(
+        (axis) => shape[axis]);
+      const size = isSingle ? 1 : countElements(sizes);
       runs.get(scale).push({spec, part: 'scale', size});
     }
   }
@@ -141,11 +156,17 @@ function checkTotal(specs, fileBytes) {
 async function readCodes(specs, sections) {
   const tensors = specs.filter(({encoding}) => encoding in TERNARY);
   if (!tensors.length) return;
-  const {codes, hasContexts} = await naming('section CODE', () =>
-    decodeCodes(sections.get('CODE'), tensors.map(({shape}) => shape)));
+  const views = tensors.map(getView);
+  checkSlices(views);
+  const shapes = views.flatMap(
+    ({count, shape}) => Array.from({length: count}, () => shape));
+  const found = await naming('section CODE', () =>
+    decodeCodes(sections.get('CODE'), shapes));
+  let start = 0;
   tensors.forEach((tensor, i) => {
-    tensor.codes = codes[i];
-    tensor.hasContexts = hasContexts[i];
+    const end = start + views[i].count;
+    tensor.codes = joinSlices(found.slice(start, end), views[i]);
+    start = end;
   });
 }
 

@@ -11,7 +11,7 @@ const MAX_FREQUENCY = TOTAL - 89;
 const MIN_TILE_BYTES = 16;
 export const TABLE_BYTES = 5;
 
-/** Decodes the section of tensors with these shapes to Int8Arrays. */
+/** Decodes the section of slices with these shapes to Int8Arrays. */
 export function decodeCodes(body, shapes) {
   const tableBytes = TABLE_BYTES * shapes.length;
   if (body.length < tableBytes) {
@@ -24,10 +24,7 @@ export function decodeCodes(body, shapes) {
   const found = tables.map(
     (table, i) => decodeTensor(stream, table, shapes[i]));
   stream.checkEnd();
-  return {
-    codes: found,
-    hasContexts: tables.map((table) => table.hasContexts),
-  };
+  return found;
 }
 
 /** Frequencies of 0, +1, -1. */
