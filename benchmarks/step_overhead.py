@@ -1,6 +1,7 @@
 """What a training step costs with `transforms.hq`, over plain optax SGD.
 
   python -m benchmarks.step_overhead
+  python -m benchmarks.step_overhead --only=compile
 
 ResNet-18 for 1,000 classes on 64-pixel images, batch 64, SGD with Nesterov
 momentum, everything in one process: a round runs each variant once, in an order
@@ -10,8 +11,10 @@ plain optax on the same network with its weights fake-quantized to int2 by Qwix.
 The steps that find thresholds, every `refresh_steps`, are measured apart, and
 their share is added to the ratio of their phase.
 
-Also counts the bytes by which the optimizer's state grows. Prints a Markdown
-table, and as its last line a JSON object.
+Also counts the bytes by which the optimizer's state grows; what ResNet-50's
+update and its whole step cost to trace and to compile, over clip + AdamW (see
+`compile_cost`); and what eager updates compile. Prints Markdown tables, and as
+its last line a JSON object.
 """
 
 import argparse
@@ -28,6 +31,7 @@ import optax
 import tabulate
 import tqdm
 
+from benchmarks import compile_cost
 from hq_jax import transforms
 from hq_jax.core import trees
 from hq_jax.models import resnet
@@ -84,30 +88,12 @@ def make_variant(
   warmup_steps: int,
 ) -> Variant:
   """Compiles a training step and takes a few."""
-  images, labels = batch
-
-  def step(carry):
-    params, batch_stats, opt_state = carry
-
-    def loss_fn(params):
-      logits, updated = model.apply(
-        {'params': params, 'batch_stats': batch_stats},
-        images,
-        train=True,
-        mutable=['batch_stats'],
-      )
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-      return losses.mean(), updated['batch_stats']
-
-    grads, updated = jax.grad(loss_fn, has_aux=True)(params)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), updated, opt_state
-
+  step = compile_cost.make_step(model, tx)
   params, batch_stats = jax.tree.map(
     jnp.copy, (variables['params'], variables['batch_stats'])
   )
   carry = (params, batch_stats, jax.jit(tx.init)(params))
-  compiled = jax.jit(step, donate_argnums=0)
+  compiled = jax.jit(lambda carry: step(carry, batch), donate_argnums=0)
   for _ in range(warmup_steps):
     carry = jax.block_until_ready(compiled(carry))
   return Variant(compiled, carry)
@@ -240,8 +226,6 @@ def run(
       'network': type(model).__name__,
       'image_size': image_size,
       'batch_size': batch_size,
-      'commit': provenance.get_commit(),
-      'hardware': provenance.get_hardware(),
     }
   )
 
@@ -253,15 +237,33 @@ def main() -> None:
   parser.add_argument('--image_size', type=int, default=64)
   parser.add_argument('--batch_size', type=int, default=64)
   parser.add_argument('--rounds', type=int, default=21)
+  parser.add_argument('--compile_rounds', type=int, default=5)
+  parser.add_argument('--only', choices=('step', 'compile'))
   arguments = parser.parse_args()
-  result = run(
-    resnet.ResNet(num_classes=1000, depth=arguments.depth),
-    image_size=arguments.image_size,
-    batch_size=arguments.batch_size,
-    num_rounds=arguments.rounds,
-  )
-  result['depth'] = arguments.depth
-  print(make_table(result))
+  result = {}
+  if arguments.only != 'compile':
+    result |= run(
+      resnet.ResNet(num_classes=1000, depth=arguments.depth),
+      image_size=arguments.image_size,
+      batch_size=arguments.batch_size,
+      num_rounds=arguments.rounds,
+    )
+    result['depth'] = arguments.depth
+    print(make_table(result), end='\n\n')
+  if arguments.only != 'step':
+    model = resnet.ResNet(num_classes=1000, depth=50)
+    result |= compile_cost.measure(
+      model,
+      quantize_with_qwix(model),
+      image_size=arguments.image_size,
+      batch_size=arguments.batch_size,
+      update_rounds=arguments.compile_rounds,
+      step_rounds=2,
+    )
+    result['eager_compilations'] = compile_cost.measure_eager()
+    print(compile_cost.make_table(result), end='\n\n')
+  result['commit'] = provenance.get_commit()
+  result['hardware'] = provenance.get_hardware()
   print(json.dumps(result, sort_keys=True))
 
 
