@@ -13,8 +13,8 @@ their share is added to the ratio of their phase.
 
 Also counts the bytes by which the optimizer's state grows; what ResNet-50's
 update and its whole step cost to trace and to compile, over clip + AdamW (see
-`compile_cost`); and what eager updates compile. Prints Markdown tables, and as
-its last line a JSON object.
+`compile_cost`); what eager updates compile; and what seeds cost under `vmap`.
+Prints Markdown tables, and as its last line a JSON object.
 """
 
 import argparse
@@ -32,6 +32,7 @@ import tabulate
 import tqdm
 
 from benchmarks import compile_cost
+from benchmarks import many_seeds
 from hq_jax import transforms
 from hq_jax.core import trees
 from hq_jax.models import resnet
@@ -238,10 +239,10 @@ def main() -> None:
   parser.add_argument('--batch_size', type=int, default=64)
   parser.add_argument('--rounds', type=int, default=21)
   parser.add_argument('--compile_rounds', type=int, default=5)
-  parser.add_argument('--only', choices=('step', 'compile'))
+  parser.add_argument('--only', choices=('step', 'compile', 'seeds'))
   arguments = parser.parse_args()
   result = {}
-  if arguments.only != 'compile':
+  if arguments.only in (None, 'step'):
     result |= run(
       resnet.ResNet(num_classes=1000, depth=arguments.depth),
       image_size=arguments.image_size,
@@ -250,7 +251,7 @@ def main() -> None:
     )
     result['depth'] = arguments.depth
     print(make_table(result), end='\n\n')
-  if arguments.only != 'step':
+  if arguments.only in (None, 'compile'):
     model = resnet.ResNet(num_classes=1000, depth=50)
     result |= compile_cost.measure(
       model,
@@ -262,6 +263,10 @@ def main() -> None:
     )
     result['eager_compilations'] = compile_cost.measure_eager()
     print(compile_cost.make_table(result), end='\n\n')
+  if arguments.only in (None, 'seeds'):
+    result['seeds'] = many_seeds.measure()
+    rows = [[name, f'{value:.2f}'] for name, value in result['seeds'].items()]
+    print(tabulate.tabulate(rows, ['seeds', 'ratio'], 'github'), end='\n\n')
   result['commit'] = provenance.get_commit()
   result['hardware'] = provenance.get_hardware()
   print(json.dumps(result, sort_keys=True))
