@@ -17,6 +17,19 @@ _MOBILENET_BLOCK = re.compile(
 )
 
 _MLP_LAYER = re.compile(r'(dense|norm)(\d+)')
+_VIT_LAYERS = {
+  'norm1': 'norm1',
+  'attention/query': 'attn.qkv',
+  'attention/key': 'attn.qkv',
+  'attention/value': 'attn.qkv',
+  'attention/out': 'attn.proj',
+  'layer_scale1': 'ls1.gamma',
+  'norm2': 'norm2',
+  'mlp/up': 'mlp.fc1',
+  'mlp/down': 'mlp.fc2',
+  'layer_scale2': 'ls2.gamma',
+}
+_VIT_LAYER = re.compile(rf'blocks/(\d+)/({"|".join(_VIT_LAYERS)})')
 
 # The first block of each stage of MobileNetV2; timm counts within stages.
 _MOBILENET_STAGES = (1, 2, 4, 7, 11, 14, 17)
@@ -120,8 +133,31 @@ def mlp(module: str) -> str:
   return f'{"fc" if kind == "dense" else "bn"}{number}'
 
 
+def timm_vit(module: str) -> str:
+  """The names of timm's vision transformers, for the layers of each block.
+
+  Queries, keys and values are one layer there.
+
+  >>> timm_vit('blocks/0/attention/query')
+  'blocks.0.attn.qkv'
+  """
+  top = {
+    'patch_embed': 'patch_embed.proj',
+    'class_token': 'cls_token',
+    'position_embedding': 'pos_embed',
+    'norm': 'norm',
+    'head': 'head',
+  }
+  if module in top:
+    return top[module]
+  number, inside = _match(_VIT_LAYER, module).groups()
+  return f'blocks.{number}.{_VIT_LAYERS[inside]}'
+
+
 def get_naming(model: str) -> Naming:
-  """The naming of a network for PyTorch: torchvision's, or one alike."""
+  """The naming of a network for PyTorch: that of others, or one alike."""
+  if model.startswith('vit'):
+    return timm_vit
   if model == 'mlp':
     return mlp
   return torchvision_mobilenet if 'mobilenet' in model else torchvision_resnet

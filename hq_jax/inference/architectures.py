@@ -6,48 +6,24 @@ modules of `hq_jax.models` compute the same functions.
 
 from collections.abc import Mapping, Sequence
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-# The name of the images that go in: `[n, height, width, channels]`, normalized.
-INPUT = 'input'
-# Of every batch norm whose file has its mean and its variance.
-NORM_EPSILON = 1e-5
+from hq_jax.inference import layer as layer_lib
+from hq_jax.inference import vision_transformers
 
 # In all stages together: a file may ask for anything.
-_MOST = {'widths': 100_000, 'num_blocks': 1_000}
+_MOST = {
+  'widths': 100_000,
+  'num_blocks': 1_000,
+  'patch_size': 1_000,
+  'width': 100_000,
+  'depth': 1_000,
+  'num_heads': 1_000,
+}
+_POOLS = ('token', 'mean')
 
 _POINTWISE = ('norm', 'relu', 'relu6', 'add')
 _RELUS = ('relu', 'relu6')
-
-
-class Layer(NamedTuple):
-  """One layer: what it computes from the outputs of layers before it.
-
-  Attributes:
-    name: of a layer with weights, the path of its module, as
-      'stage1_block1/conv1': its tensors are `params/<name>/kernel` and so on.
-    op: 'conv' (no bias; kernel `[size, size, channels in / groups, out]`),
-      'dense' (kernel `[in, out]`), 'norm' (a scale and a bias per channel),
-      'relu', 'relu6' (`min(max(x, 0), 6)`), 'add', 'max_pool', 'mean' (over
-      height and width), 'flatten' (height, width, channels, the last fastest).
-    inputs: the names of the layers it takes, or `INPUT`.
-    shape: of its output, of one example: (height, width, channels) or (width,).
-    size: of a convolution or pooling, along both axes.
-    stride: the same.
-    padding: at each of the four sides; zeros, and for a maximum -infinity.
-    groups: of a convolution: 1, or the number of its channels.
-    has_bias: of a dense layer.
-  """
-
-  name: str
-  op: str
-  inputs: tuple[str, ...]
-  shape: tuple[int, ...]
-  size: int = 1
-  stride: int = 1
-  padding: int = 0
-  groups: int = 1
-  has_bias: bool = False
 
 
 def make_layers(
@@ -55,7 +31,7 @@ def make_layers(
   arguments: Mapping[str, Any],
   input_shape: Sequence[int],
   num_classes: int,
-) -> tuple[Layer, ...]:
+) -> tuple[layer_lib.Layer, ...]:
   """Lists the layers of a network; each comes after those that it takes.
 
   >>> layers = make_layers('mlp', {'widths': [8]}, (4, 4, 1), 3)
@@ -92,28 +68,43 @@ def make_layers(
       raise ValueError(
         f'{key} is {value!r:.80}, but {model} takes no such argument'
       )
-    is_list = isinstance(value, list | tuple) and len(value) > 0
-    if not is_list or not all(type(x) is int and x > 0 for x in value):
-      raise ValueError(f'{key} is {value!r:.80}, wanted ints of at least 1')
-    if sum(value) > _MOST[key]:
-      raise ValueError(
-        f'{key} is {value!r:.80}, wanted at most {_MOST[key]} in all'
-      )
+    _check_argument(key, value, defaults[key])
   if len(input_shape) != 3:
     raise ValueError(
       f'input_shape is {tuple(input_shape)}, wanted (height, width, channels)'
     )
-  builder = _Builder(tuple(input_shape))
+  builder = layer_lib.Builder(tuple(input_shape))
   build(builder, **fixed, **(defaults | given))
   builder.dense('head', num_classes, has_bias=True)
   return tuple(builder.layers)
 
 
-def find_activations(layers: Sequence[Layer]) -> dict[str, bool]:
+def _check_argument(key: str, value: Any, default: Any) -> None:
+  """Refuses what is not of the kind of the default, or beyond all bounds."""
+  wanted = ''
+  if isinstance(default, bool):
+    wanted = '' if isinstance(value, bool) else 'true or false'
+  elif isinstance(default, str):
+    wanted = '' if value in _POOLS else f'one of: {", ".join(_POOLS)}'
+  elif isinstance(default, int):
+    is_good = type(value) is int and 0 < value <= _MOST[key]
+    wanted = '' if is_good else f'an int from 1 to {_MOST[key]}'
+  else:
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    if not is_list or not all(type(x) is int and x > 0 for x in value):
+      wanted = 'ints of at least 1'
+    elif sum(value) > _MOST[key]:
+      wanted = f'at most {_MOST[key]} in all'
+  if wanted:
+    raise ValueError(f'{key} is {value!r:.80}, wanted {wanted}')
+
+
+def find_activations(layers: Sequence[layer_lib.Layer]) -> dict[str, bool]:
   """The outputs that int8 engines quantize, in order, and which are signed.
 
-  They are those of all norms, sums, and their rectifiers, but for what only a
-  rectifier takes: `[0, r]` after a rectifier, `[-r, r]` else.
+  Of images they are those of all norms, sums, and their rectifiers, but for
+  what only a rectifier takes; of tokens, what dense layers take. They are in
+  `[0, r]` after a rectifier, in `[-r, r]` else.
 
   >>> find_activations(make_layers('mlp', {'widths': [8]}, (4, 4, 1), 3))
   {'norm1/relu': False}
@@ -125,87 +116,27 @@ def find_activations(layers: Sequence[Layer]) -> dict[str, bool]:
   return {
     layer.name: layer.op not in _RELUS
     for layer in layers
-    if layer.op in _POINTWISE
-    and not (takers[layer.name] and set(takers[layer.name]) <= set(_RELUS))
+    if _is_quantized(layer, set(takers[layer.name]))
   }
 
 
-class _Builder:
-  """Appends layers; each takes the one before it, unless told otherwise."""
-
-  def __init__(self, input_shape: tuple[int, ...]):
-    self.layers: list[Layer] = []
-    self._shapes = {INPUT: input_shape}
-    self.last = INPUT
-
-  def shape(self, name: str) -> tuple[int, ...]:
-    return self._shapes[name]
-
-  def append(self, name: str, op: str, shape, inputs=None, **fields) -> str:
-    inputs = inputs or (self.last,)
-    self.layers.append(Layer(name, op, inputs, tuple(shape), **fields))
-    self._shapes[name] = tuple(shape)
-    self.last = name
-    return name
-
-  def conv(self, name, width, size, stride, source=None, groups=1) -> str:
-    source = source or self.last
-    sides = self._slide(source, size, stride)
-    return self.append(
-      name,
-      'conv',
-      (*sides, width),
-      (source,),
-      size=size,
-      stride=stride,
-      padding=size // 2,
-      groups=groups,
-    )
-
-  def max_pool(self, name, size, stride) -> str:
-    sides = self._slide(self.last, size, stride)
-    channels = self.shape(self.last)[-1]
-    return self.append(
-      name,
-      'max_pool',
-      (*sides, channels),
-      size=size,
-      stride=stride,
-      padding=size // 2,
-    )
-
-  def same(self, name, op, *others: str) -> str:
-    inputs = (self.last, *others)
-    return self.append(name, op, self.shape(self.last), inputs)
-
-  def dense(self, name, width, has_bias=False) -> str:
-    return self.append(name, 'dense', (width,), has_bias=has_bias)
-
-  def conv_norm(
-    self, prefix, suffix, width, size, stride, relu=None, source=None, groups=1
-  ) -> str:
-    """A convolution, its norm, and a rectifier where one is named."""
-    self.conv(f'{prefix}conv{suffix}', width, size, stride, source, groups)
-    self.same(f'{prefix}norm{suffix}', 'norm')
-    if relu:
-      self.same(f'{prefix}norm{suffix}/relu', relu)
-    return self.last
-
-  def _slide(self, source: str, size: int, stride: int) -> tuple[int, int]:
-    height, width, _ = self.shape(source)
-    slide = lambda n: (n + 2 * (size // 2) - size) // stride + 1
-    return slide(height), slide(width)
+def _is_quantized(layer: layer_lib.Layer, takers: set[str]) -> bool:
+  if layer_lib.is_tokens(layer):
+    return 'dense' in takers
+  return layer.op in _POINTWISE and not (takers and takers <= set(_RELUS))
 
 
-def _mlp(net: _Builder, widths) -> None:
-  net.append('flatten', 'flatten', (math.prod(net.shape(INPUT)),))
+def _mlp(net: layer_lib.Builder, widths) -> None:
+  net.append('flatten', 'flatten', (math.prod(net.shape(layer_lib.INPUT)),))
   for number, width in enumerate(widths, 1):
     net.dense(f'dense{number}', width)
     net.same(f'norm{number}', 'norm')
     net.same(f'norm{number}/relu', 'relu')
 
 
-def _residual_block(net: _Builder, block: str, convs, stride: int) -> None:
+def _residual_block(
+  net: layer_lib.Builder, block: str, convs, stride: int
+) -> None:
   """Convolutions (width, size, stride) beside what goes in, then the sum."""
   source = net.last
   for number, (width, size, step) in enumerate(convs, 1):
@@ -222,7 +153,7 @@ def _residual_block(net: _Builder, block: str, convs, stride: int) -> None:
   net.same(f'{block}/relu', 'relu')
 
 
-def _small_resnet(net: _Builder, widths, num_blocks) -> None:
+def _small_resnet(net: layer_lib.Builder, widths, num_blocks) -> None:
   if len(widths) != len(num_blocks):
     raise ValueError(
       f'widths is {widths} and num_blocks {num_blocks}, wanted the same length'
@@ -238,7 +169,7 @@ def _small_resnet(net: _Builder, widths, num_blocks) -> None:
   net.append('mean', 'mean', net.shape(net.last)[-1:])
 
 
-def _resnet(net: _Builder, num_blocks, bottleneck: bool) -> None:
+def _resnet(net: layer_lib.Builder, num_blocks, bottleneck: bool) -> None:
   net.conv_norm('', '_stem', 64, 7, 2, 'relu')
   net.max_pool('max_pool', 3, 2)
   for stage, blocks in enumerate(num_blocks, 1):
@@ -264,7 +195,7 @@ _MOBILENET_STAGES = (
 )
 
 
-def _mobilenet_v2(net: _Builder) -> None:
+def _mobilenet_v2(net: layer_lib.Builder) -> None:
   net.conv_norm('', '_stem', 32, 3, 2, 'relu6')
   number = 0
   for expansion, width, num_blocks, stride in _MOBILENET_STAGES:
@@ -289,6 +220,9 @@ def _inverted_residual(net, block: str, expansion, width, stride) -> None:
 
 
 _CIFAR = {'widths': (16, 32, 64)}
+_VIT = {'patch_size': 4, 'width': 192, 'depth': 6, 'num_heads': 3}
+_VIT_OPTIONS = {'pool': 'token', 'layer_scale': False}
+_VIT_16 = {'patch_size': 16, 'depth': 12}
 # What appends a network's layers but the head, with which arguments, and the
 # defaults of those that a file may give.
 _NETWORKS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
@@ -305,4 +239,20 @@ _NETWORKS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
   'resnet50': (_resnet, {'num_blocks': (3, 4, 6, 3), 'bottleneck': True}, {}),
   'resnet101': (_resnet, {'num_blocks': (3, 4, 23, 3), 'bottleneck': True}, {}),
   'mobilenet_v2': (_mobilenet_v2, {}, {}),
+  'vit': (vision_transformers.append_vit, {}, _VIT | _VIT_OPTIONS),
+  'vit_ti16': (
+    vision_transformers.append_vit,
+    _VIT_16 | {'width': 192, 'num_heads': 3},
+    _VIT_OPTIONS,
+  ),
+  'vit_s16': (
+    vision_transformers.append_vit,
+    _VIT_16 | {'width': 384, 'num_heads': 6},
+    _VIT_OPTIONS,
+  ),
+  'vit_b16': (
+    vision_transformers.append_vit,
+    _VIT_16 | {'width': 768, 'num_heads': 12},
+    _VIT_OPTIONS,
+  ),
 }

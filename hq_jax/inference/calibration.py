@@ -94,7 +94,8 @@ def _make_jax(
     outputs = jax_network.compute_outputs(layers, weights, images)
     return jnp.stack([jnp.abs(outputs[name]).max() for name in names])
 
-  weights = jax_network.fold_norms(artifact_lib.to_variables(artifact))
+  leaves = jax_network.read_leaves(artifact)
+  weights = jax_network.make_weights(layers, leaves)
   return lambda images: np.asarray(find_largest(weights, images))
 
 

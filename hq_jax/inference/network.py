@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
-from hq_jax import artifact as artifact_lib
-from hq_jax.inference import architectures
+import numpy as np
 
-_WEIGHTED = ('conv', 'dense', 'norm')
+from hq_jax import artifact as artifact_lib
+from hq_jax.artifact import variables
+from hq_jax.core import qtensors
+from hq_jax.inference import architectures
+from hq_jax.inference import layer as layer_lib
 
 
 def read_layers(
   artifact: artifact_lib.Artifact,
-) -> tuple[architectures.Layer, ...]:
+) -> tuple[layer_lib.Layer, ...]:
   """Lists the layers of a file's network, whose tensors are found to fit."""
   layers = architectures.make_layers(
     artifact.model,
@@ -39,25 +42,37 @@ def count_classes(artifact: artifact_lib.Artifact) -> int:
   return artifact_lib.shape_of(head)[-1]
 
 
+def get_path(layer: layer_lib.Layer, leaf: str) -> str:
+  """The path of a tensor of a layer, as `layer_lib.list_tensors` has them."""
+  return f'params/{layer.module or layer.name}{leaf}'
+
+
+def read_tensor(
+  artifact: artifact_lib.Artifact, layer: layer_lib.Layer, leaf: str
+) -> artifact_lib.Tensor:
+  """A tensor of a layer, of a stack only that of its own."""
+  tensor = artifact.tensors[get_path(layer, leaf)]
+  if layer.place is None:
+    return tensor
+  if not isinstance(tensor, qtensors.TernaryTensor | qtensors.Int8Tensor):
+    return variables.to_array(tensor)[layer.place]
+  codes, scale = tensor
+  if scale is not None and scale.ndim == codes.ndim:
+    scale = np.broadcast_to(scale, (len(codes), *scale.shape[1:]))[layer.place]
+  return tensor._replace(codes=codes[layer.place], scale=scale)
+
+
 def _list_shapes(
-  artifact: artifact_lib.Artifact, layers: Sequence[architectures.Layer]
+  artifact: artifact_lib.Artifact, layers: Sequence[layer_lib.Layer]
 ) -> dict[str, tuple[int, ...]]:
-  outputs = {architectures.INPUT: tuple(artifact.input_shape)}
-  outputs |= {layer.name: layer.shape for layer in layers}
   shapes: dict[str, tuple[int, ...]] = {}
   for layer in layers:
-    if layer.op not in _WEIGHTED:
-      continue
-    path, width = f'params/{layer.name}', layer.shape[-1]
-    if layer.op == 'norm':
-      shapes[f'{path}/scale'] = shapes[f'{path}/bias'] = (width,)
-      if layer.name not in artifact.folded_norms:
-        statistics = f'batch_stats/{layer.name}'
-        shapes[f'{statistics}/mean'] = shapes[f'{statistics}/var'] = (width,)
-      continue
-    num_inputs = outputs[layer.inputs[0]][-1] // layer.groups
-    sides = (layer.size, layer.size) if layer.op == 'conv' else ()
-    shapes[f'{path}/kernel'] = (*sides, num_inputs, width)
-    if layer.has_bias:
-      shapes[f'{path}/bias'] = (width,)
+    for leaf, shape in layer_lib.list_tensors(layer).items():
+      # Of a stack, the last layer says how many there are.
+      stack = () if layer.place is None else (layer.place + 1,)
+      shapes[get_path(layer, leaf)] = (*stack, *shape)
+    if layer.op == 'norm' and layer.name not in artifact.folded_norms:
+      statistics = f'batch_stats/{layer.name}'
+      for leaf in ('mean', 'var'):
+        shapes[f'{statistics}/{leaf}'] = layer.shape[-1:]
   return shapes

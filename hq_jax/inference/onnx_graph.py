@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hq_jax.artifact import encodings
-from hq_jax.inference import architectures
 from hq_jax.inference import folded_layers
+from hq_jax.inference import layer as layer_lib
 from hq_jax.inference import onnx_proto
 
 _RELUS = ('relu', 'relu6')
@@ -30,12 +30,14 @@ class Rounded(NamedTuple):
 class Graph:
   """Appends layers; `nodes` and `constants` are then those of the model.
 
-  Values are `[n, channels, height, width]` from the first convolution on.
+  Images are `[n, channels, height, width]` from the first convolution on.
+  Tokens are `[n tokens, width]`, those of an image one after the other.
   """
 
   def __init__(
     self,
     folded: Mapping[str, folded_layers.Folded],
+    leaves: Mapping[str, np.ndarray],
     weights: str,
     ranges: Mapping[str, float],
     is_signed: Mapping[str, bool],
@@ -44,6 +46,7 @@ class Graph:
     self.nodes: list[bytes] = []
     self.constants: list[bytes] = []
     self._folded = folded
+    self._leaves = leaves
     self._weights = weights
     self._ranges = ranges
     self._is_signed = is_signed
@@ -85,7 +88,7 @@ class Graph:
     return name
 
   def append(
-    self, layer: architectures.Layer, inputs: Sequence[str], name: str
+    self, layer: layer_lib.Layer, inputs: Sequence[str], name: str
   ) -> str:
     """Appends a layer and returns the name of its output: mostly `name`."""
     is_rounded = layer.name in self._ranges
@@ -121,7 +124,22 @@ class Graph:
     codes = self.node(op, [rounded.codes], f'{output}/codes', **attributes)
     return self._to_float(rounded._replace(codes=codes), output)
 
-  def weights(self, layer: architectures.Layer, x: str) -> tuple[str, str]:
+  def reshape(self, x: str, shape: Sequence[int], output: str) -> str:
+    """Appends a node that gives values other axes, one of them -1."""
+    sizes = self.constant(f'{output}/shape', np.array(shape, np.int64))
+    return self.node('Reshape', [x, sizes], output)
+
+  def leaf(self, layer: layer_lib.Layer, leaf: str = '') -> str:
+    """Appends a tensor of a layer, other than a kernel and its bias."""
+    name = f'{layer.name}{leaf}'
+    values = self._leaves[name]
+    # A layer's output has the name of the layer.
+    name = name if leaf else f'{name}/values'
+    if self._external is not None:
+      return self._external_constant(name, values.shape)
+    return self.constant(name, values)
+
+  def weights(self, layer: layer_lib.Layer, x: str) -> tuple[str, str]:
     """Appends the kernel and the bias of a layer that takes `x`."""
     folded = self._folded[layer.name]
     if self._external is not None:
@@ -149,7 +167,7 @@ class Graph:
     return self.node('DequantizeLinear', inputs, kernel, axis=0), bias
 
   def _int8_weights(
-    self, layer: architectures.Layer, folded: folded_layers.Folded, step: float
+    self, layer: layer_lib.Layer, folded: folded_layers.Folded, step: float
   ) -> tuple[str, str]:
     """A kernel of 8 bits and a bias of 32, for sums of integer products.
 
@@ -237,19 +255,19 @@ def _to_integer_products(
   return codes, wanted.astype(np.float32)
 
 
-def _conv(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
-  if layer.inputs == (architectures.INPUT,):
+def _conv(graph: Graph, layer: layer_lib.Layer, name: str, x: str) -> str:
+  if layer.inputs == (layer_lib.INPUT,):
     x = graph.move('Transpose', x, f'{name}/input', perm=(0, 3, 1, 2))
   inputs = [x, *graph.weights(layer, x)]
   slide = _get_slide(layer)
   return graph.node('Conv', inputs, name, group=layer.groups, **slide)
 
 
-def _max_pool(graph: Graph, layer: architectures.Layer, name: str, x: str):
+def _max_pool(graph: Graph, layer: layer_lib.Layer, name: str, x: str):
   return graph.move('MaxPool', x, name, **_get_slide(layer))
 
 
-def _get_slide(layer: architectures.Layer) -> dict[str, Any]:
+def _get_slide(layer: layer_lib.Layer) -> dict[str, Any]:
   return {
     'kernel_shape': [layer.size] * 2,
     'strides': [layer.stride] * 2,
@@ -257,24 +275,94 @@ def _get_slide(layer: architectures.Layer) -> dict[str, Any]:
   }
 
 
-def _dense(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+def _dense(graph: Graph, layer: layer_lib.Layer, name: str, x: str) -> str:
   # With the kernel transposed: onnxruntime turns one that is not into a
   # product with rounded inputs (MatMulNBits), 0.4% off.
   inputs = [x, *graph.weights(layer, x)]
   return graph.node('Gemm', inputs, name, transB=1)
 
 
-def _norm(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+def _tokens(graph: Graph, layer: layer_lib.Layer, name: str, x: str) -> str:
+  number, width = layer.shape
+  x = graph.reshape(x, (-1, width, number), f'{name}/columns')
+  return graph.node('Transpose', [x], name, perm=(0, 2, 1))
+
+
+def _class_token(graph: Graph, layer, name: str, x: str) -> str:
+  number = graph.node('Shape', [x], f'{name}/number', start=0, end=1)
+  rest = np.array([1, layer.shape[-1]], np.int64)
+  sizes = [number, graph.constant(f'{name}/rest', rest)]
+  shape = graph.node('Concat', sizes, f'{name}/shape', axis=0)
+  tokens = graph.node('Expand', [graph.leaf(layer), shape], f'{name}/tokens')
+  return graph.node('Concat', [tokens, x], name, axis=1)
+
+
+def _position(graph: Graph, layer, name: str, x: str) -> str:
+  x = graph.node('Add', [x, graph.leaf(layer)], f'{name}/sum')
+  return graph.reshape(x, (-1, layer.shape[-1]), name)
+
+
+def _layer_norm(graph: Graph, layer, name: str, x: str) -> str:
+  inputs = [x, graph.leaf(layer, '/scale'), graph.leaf(layer, '/bias')]
+  epsilon = layer_lib.LAYER_NORM_EPSILON
+  return graph.node(
+    'LayerNormalization', inputs, name, axis=-1, epsilon=epsilon
+  )
+
+
+def _attention(graph: Graph, layer, name: str, *inputs: str) -> str:
+  number, width = layer.shape
+  size = width // layer.num_heads
+  split = -1, number, layer.num_heads, size
+  # Query and value become [n, heads, tokens, size], the key its transpose.
+  query, key, value = (
+    graph.node(
+      'Transpose',
+      [graph.reshape(x, split, f'{name}/{part}/heads')],
+      f'{name}/{part}/moved',
+      perm=perm,
+    )
+    for part, x, perm in zip(
+      ('query', 'key', 'value'),
+      inputs,
+      ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)),
+      strict=True,
+    )
+  )
+  factor = graph.constant(f'{name}/factor', np.float32(size**-0.5))
+  query = graph.node('Mul', [query, factor], f'{name}/query/scaled')
+  logits = graph.node('MatMul', [query, key], f'{name}/logits')
+  shares = graph.node('Softmax', [logits], f'{name}/shares', axis=-1)
+  x = graph.node('MatMul', [shares, value], f'{name}/mixed')
+  x = graph.node('Transpose', [x], f'{name}/moved', perm=(0, 2, 1, 3))
+  return graph.reshape(x, (-1, width), name)
+
+
+def _layer_scale(graph: Graph, layer, name: str, x: str) -> str:
+  return graph.node('Mul', [x, graph.leaf(layer)], name)
+
+
+def _pool_tokens(graph: Graph, layer, name: str, x: str) -> str:
+  width = layer.shape[-1]
+  x = graph.reshape(x, (-1, layer.size, width), f'{name}/tokens')
+  if layer.op == 'first_token':
+    first = graph.constant(f'{name}/first', np.int64(0))
+    return graph.node('Gather', [x, first], name, axis=1)
+  axes = graph.constant(f'{name}/axes', np.array([1], np.int64))
+  return graph.node('ReduceMean', [x, axes], name, keepdims=0)
+
+
+def _norm(graph: Graph, layer: layer_lib.Layer, name: str, x: str) -> str:
   raise ValueError(f'{layer.name} follows no layer with weights')
 
 
-def _relu6(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+def _relu6(graph: Graph, layer: layer_lib.Layer, name: str, x: str) -> str:
   least = graph.constant(f'{layer.name}/min', np.float32(0))
   most = graph.constant(f'{layer.name}/max', np.float32(6))
   return graph.node('Clip', [x, least, most], name)
 
 
-def _mean(graph: Graph, layer: architectures.Layer, name: str, x: str) -> str:
+def _mean(graph: Graph, layer: layer_lib.Layer, name: str, x: str) -> str:
   x = graph.node('GlobalAveragePool', [x], f'{name}/pool')
   return graph.node('Flatten', [x], name, axis=1)
 
@@ -288,5 +376,14 @@ _OPS: dict[str, Callable[..., str]] = {
   'add': lambda graph, layer, name, *inputs: graph.node('Add', inputs, name),
   'max_pool': _max_pool,
   'mean': _mean,
+  'tokens': _tokens,
+  'class_token': _class_token,
+  'position': _position,
+  'layer_norm': _layer_norm,
+  'attention': _attention,
+  'gelu': lambda graph, layer, name, x: graph.node('Gelu', [x], name),
+  'layer_scale': _layer_scale,
+  'first_token': _pool_tokens,
+  'mean_tokens': _pool_tokens,
   'flatten': lambda graph, layer, name, x: graph.move('Flatten', x, name),
 }

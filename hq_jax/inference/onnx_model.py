@@ -8,6 +8,7 @@ from hq_jax import artifact as artifact_lib
 from hq_jax.data import normalization
 from hq_jax.inference import architectures
 from hq_jax.inference import folded_layers
+from hq_jax.inference import layer as layer_lib
 from hq_jax.inference import network
 from hq_jax.inference import onnx_graph
 from hq_jax.inference import onnx_proto
@@ -17,6 +18,7 @@ WEIGHTS = ('float32', 'int8', 'int2')
 ACTIVATIONS = ('float32', 'int8')
 # Versions of the operators and of the format: the oldest that have them all.
 _OPSET, _IR_VERSION = 13, 7
+_GELU_OPSET, _GELU_IR_VERSION = 20, 9
 _INT2_OPSET, _INT2_IR_VERSION = 25, 13
 
 
@@ -80,12 +82,20 @@ def make_onnx(
   else:
     ranges = _check_ranges(ranges or find_ranges(artifact), is_signed)
     ranges = _leave_first(layers, ranges, artifact.input_shape[0])
-  folded = folded_layers.fold_layers(artifact, layers)
-  graph = onnx_graph.Graph(folded, weights, ranges, is_signed, external)
+  graph = onnx_graph.Graph(
+    folded_layers.fold_layers(artifact, layers),
+    folded_layers.read_leaves(artifact, layers),
+    weights,
+    ranges,
+    is_signed,
+    external,
+  )
   x = _normalize(graph, artifact) if raw_input else INPUT
-  if next(iter(is_signed)) in ranges:
+  has_tokens = any(map(layer_lib.is_tokens, layers))
+  # What makes tokens of an image stays float32.
+  if not has_tokens and next(iter(is_signed)) in ranges:
     x = graph.round_input(x, *_find_limits(artifact))
-  outputs = {architectures.INPUT: x}
+  outputs = {layer_lib.INPUT: x}
   for layer in layers:
     name = OUTPUT if layer is layers[-1] else layer.name
     inputs = [outputs[source] for source in layer.inputs]
@@ -99,15 +109,22 @@ def make_onnx(
     name = graph.node('Identity', [outputs[source]], f'{source}/output')
     *sides, width = by_name[source].shape
     shape: tuple[int | str, ...] = ('n', width, *sides)
+    if layer_lib.is_tokens(by_name[source]):
+      shape = ('n_tokens', width)
     found.append(onnx_proto.value(name, onnx_proto.FLOAT, shape))
+  opset, ir_version = _OPSET, _IR_VERSION
+  if has_tokens:
+    opset, ir_version = _GELU_OPSET, _GELU_IR_VERSION
+  if weights == 'int2':
+    opset, ir_version = _INT2_OPSET, _INT2_IR_VERSION
   return onnx_proto.model(
     graph.nodes,
     graph.constants,
     [images],
     found,
     name=artifact.model,
-    opset=_INT2_OPSET if weights == 'int2' else _OPSET,
-    ir_version=_INT2_IR_VERSION if weights == 'int2' else _IR_VERSION,
+    opset=opset,
+    ir_version=ir_version,
   )
 
 
@@ -138,7 +155,7 @@ def _check_ranges(
 
 
 def _leave_first(
-  layers: Sequence[architectures.Layer],
+  layers: Sequence[layer_lib.Layer],
   ranges: Mapping[str, float],
   height: int,
 ) -> dict[str, float]:

@@ -6,26 +6,17 @@ import pytest
 from hq_jax import models
 from hq_jax.core import trees
 from hq_jax.inference import architectures
+from hq_jax.inference import layer as layer_lib
 from tests.inference import networks
 
 
-def _shape_of_leaves(layers, input_shape):
+def _shape_of_leaves(layers):
   """The parameters that the lists ask for, by path."""
-  shapes = {architectures.INPUT: input_shape}
-  shapes |= {layer.name: layer.shape for layer in layers}
   found = {}
   for layer in layers:
-    if layer.op not in ('conv', 'dense', 'norm'):
-      continue
-    width = layer.shape[-1]
-    if layer.op == 'norm':
-      found[f'{layer.name}/scale'] = found[f'{layer.name}/bias'] = (width,)
-      continue
-    num_inputs = shapes[layer.inputs[0]][-1] // layer.groups
-    sides = (layer.size, layer.size) if layer.op == 'conv' else ()
-    found[f'{layer.name}/kernel'] = (*sides, num_inputs, width)
-    if layer.has_bias:
-      found[f'{layer.name}/bias'] = (width,)
+    for leaf, shape in layer_lib.list_tensors(layer).items():
+      stack = () if layer.place is None else (layer.place + 1,)
+      found[f'{layer.module or layer.name}{leaf}'] = (*stack, *shape)
   return found
 
 
@@ -35,7 +26,7 @@ def test_tensors_are_those_of_flax(name, arguments, shape):
   image = jax.ShapeDtypeStruct((1, *shape), 'float32')
   expected = jax.eval_shape(model.init, jax.random.key(0), image)['params']
   layers = architectures.make_layers(name, arguments, shape, 5)
-  found = _shape_of_leaves(layers, shape)
+  found = _shape_of_leaves(layers)
   assert found == {path: x.shape for path, x in trees.flatten(expected).items()}
 
 

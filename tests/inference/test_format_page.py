@@ -3,11 +3,15 @@
 Written from that page alone: it shares no code with the library.
 """
 
+import math
+
 import numpy as np
 import pytest
 
 from hq_jax import artifact as artifact_lib
+from hq_jax.inference import jax_network
 from tests.inference import drawn_files
+from tests.inference import drawn_vits
 from tests.inference import networks
 
 _WIDTHS = {'resnet20': [16, 32, 64], 'resnet56': [16, 32, 64]}
@@ -29,6 +33,24 @@ def _relu(x):
 
 def _relu6(x):
   return np.minimum(np.maximum(x, 0), 6)
+
+
+def _layer_norm(x, scale, bias):
+  x = x - x.mean(-1, keepdims=True)
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
+
+
+def _attention(x, get, num_heads):
+  q, k, v = (
+    np.einsum('ti,ihe->the', x, get(f'attention/{name}/kernel'))
+    + get(f'attention/{name}/bias')
+    for name in ('query', 'key', 'value')
+  )
+  assert q.shape[1] == num_heads
+  a = np.exp(np.einsum('the,she->hts', q, k) / q.shape[-1] ** 0.5)
+  z = np.einsum('hts,she->the', a / a.sum(-1, keepdims=True), v)
+  y = np.einsum('the,heo->to', z, get('attention/out/kernel'))
+  return y + get('attention/out/bias')
 
 
 class _Net:
@@ -131,7 +153,33 @@ class _Net:
     x = _relu6(self.norm(self.conv(x, 'conv_last', 1, 1, 1280), 'norm_last'))
     return self.head(x.mean((0, 1)))
 
+  def vit(self, x, patch_size, width, depth, num_heads, pool, layer_scale):
+    p, (height, columns, channels) = patch_size, x.shape
+    x = x.reshape(height // p, p, columns // p, p, channels)
+    kernel = self.get('patch_embed/kernel')
+    assert kernel.shape == (p, p, channels, width)
+    x = np.einsum('iujvc,uvco->ijo', x, kernel).reshape(-1, width)
+    x = x + self.get('patch_embed/bias')
+    if pool == 'token':
+      x = np.concatenate([self.get('class_token')[0], x])
+    x = x + self.get('position_embedding')[0]
+    for i in range(depth):
+      get = lambda name, i=i: self.get(f'blocks/{name}')[i]
+      scale = lambda name, get=get: get(name) if layer_scale else 1
+      y = _layer_norm(x, get('norm1/scale'), get('norm1/bias'))
+      y = _attention(y, get, num_heads)
+      x = x + y * scale('layer_scale1')
+      y = _layer_norm(x, get('norm2/scale'), get('norm2/bias'))
+      y = y @ get('mlp/up/kernel') + get('mlp/up/bias')
+      y = y * (1 + np.vectorize(math.erf)(y / 2**0.5)) / 2
+      y = y @ get('mlp/down/kernel') + get('mlp/down/bias')
+      x = x + y * scale('layer_scale2')
+    x = _layer_norm(x, self.get('norm/scale'), self.get('norm/bias'))
+    return self.head(x[0] if pool == 'token' else x.mean(0))
+
   def run(self, x, name, arguments):
+    if name == 'vit':
+      return self.vit(x, **arguments)
     if name == 'mlp':
       return self.mlp(x, **arguments)
     if name == 'mobilenet_v2':
@@ -153,5 +201,16 @@ def test_the_page_is_enough(name, arguments, shape):
   (wanted,) = drawn_files.apply_flax(artifact, image[None])
   net = _Net(artifact_lib.to_variables(artifact)['params'])
   found = net.run(image, name, arguments)
+  largest = np.abs(wanted).max()
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize(('pool', 'layer_scale'), drawn_vits.FORMS)
+def test_the_page_is_enough_for_vision_transformers(pool, layer_scale):
+  artifact = drawn_vits.make(pool, layer_scale)
+  (image,) = drawn_files.draw_images(artifact, 1)
+  (wanted,) = jax_network.JaxEngine(artifact).logits(image[None])
+  net = _Net(artifact_lib.to_variables(artifact)['params'])
+  found = net.run(image, 'vit', artifact.model_args)
   largest = np.abs(wanted).max()
   np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * largest)

@@ -7,6 +7,7 @@ import pytest
 
 from hq_jax import models
 from hq_jax.core import convolutions
+from hq_jax.core import trees
 from hq_jax.inference import architectures
 from hq_jax.inference import jax_network
 from hq_jax.inference import onnx_engine
@@ -22,7 +23,7 @@ def test_logits_are_those_of_flax(rng, name, arguments, shape):
   variables = reference.draw(model, images)
   layers = architectures.make_layers(name, arguments, shape, 5)
   wanted = jax.jit(model.apply)(variables, images)
-  weights = jax_network.fold_norms(variables)
+  weights = jax_network.make_weights(layers, trees.flatten(variables))
   apply = jax.jit(lambda weights, x: jax_network.apply(layers, weights, x))
   found = apply(weights, images)
   largest = np.abs(wanted).max()
@@ -44,7 +45,7 @@ def test_outputs_are_named(rng):
   model = models.build(name, num_classes=5, arguments=arguments)
   images = rng.normal(size=(3, *shape)).astype(np.float32)
   variables = reference.draw(model, images)
-  weights = jax_network.fold_norms(variables)
+  weights = jax_network.make_weights(layers, trees.flatten(variables))
   outputs = jax_network.compute_outputs(layers, weights, images)
   x = images.reshape(3, -1) @ variables['params']['dense1']['kernel']
   x = np.maximum(reference.norm(x, variables, 'norm1'), 0)

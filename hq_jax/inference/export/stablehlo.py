@@ -28,7 +28,7 @@ def make_stablehlo(artifact: artifact_lib.Artifact) -> bytes:
   @jax.jit
   def classify(images: jax.Array) -> jax.Array:
     leaves = {path: make() for path, make in makers.items()}
-    weights = jax_network.fold_norms(leaves)
+    weights = jax_network.make_weights(layers, leaves)
     return jax_network.apply(layers, weights, images)
 
   (batch,) = export.symbolic_shape('batch')

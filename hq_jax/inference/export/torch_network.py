@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from hq_jax.core import torch_names
-from hq_jax.inference import architectures
+from hq_jax.inference import layer as layer_lib
 
-Layer = architectures.Layer
+Layer = layer_lib.Layer
 
 
 class Network(nn.Module):
   """A network for `[n, channels, height, width]`, in evaluation mode.
 
-  The names of its parameters and buffers are torchvision's.
+  The names of its parameters and buffers are those of torchvision and timm.
   """
 
   def __init__(
@@ -26,37 +26,55 @@ class Network(nn.Module):
   ):
     super().__init__()
     self._layers = tuple(layers)
-    self._names = {}
+    self._names = {
+      layer.name: naming(layer.name)
+      for layer in layers
+      if layer_lib.list_tensors(layer)
+    }
     for layer in layers:
+      name = self._names.get(layer.name, '')
       if layer.op in _MODULES:
-        name = naming(layer.name)
-        self._names[layer.name] = name
-        weight = state[f'{name}.weight']
-        self._put(name, _MODULES[layer.op](layer, weight.shape))
+        shape = state[f'{name}.weight'].shape
+        self._put(name, _MODULES[layer.op](layer, shape))
+      elif name:
+        self._put(name, nn.Parameter(torch.empty(state[name].shape)))
+    # Layers of one module, each a part of its outputs.
+    names = list(self._names.values())
+    self._shared = {name for name in names if names.count(name) > 1}
     tensors = {name: torch.from_numpy(x) for name, x in state.items()}
     self.load_state_dict(tensors)
     self.eval()
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:
     """Maps normalized images to logits `[n, classes]`."""
-    outputs = {architectures.INPUT: images}
+    outputs = {layer_lib.INPUT: images}
     for layer in self._layers:
       inputs = [outputs[name] for name in layer.inputs]
-      if layer.name in self._names:
-        module = self.get_submodule(self._names[layer.name])
-        outputs[layer.name] = module(*inputs)
-      else:
-        outputs[layer.name] = _FUNCTIONS[layer.op](layer, *inputs)
+      outputs[layer.name] = self._compute(layer, *inputs)
     return outputs[self._layers[-1].name]
 
-  def _put(self, name: str, module: nn.Module) -> None:
+  def _compute(self, layer: Layer, *inputs: torch.Tensor) -> torch.Tensor:
+    name = self._names.get(layer.name, '')
+    if layer.op in _FUNCTIONS:
+      weights = [self.get_parameter(name)] if name else []
+      return _FUNCTIONS[layer.op](layer, *inputs, *weights)
+    module = self.get_submodule(name)
+    if name in self._shared:
+      part = _PARTS.index(layer.name.rpartition('/')[-1])
+      weight, bias = (
+        x.chunk(len(_PARTS))[part] for x in (module.weight, module.bias)
+      )
+      return nn.functional.linear(*inputs, weight, bias)
+    return module(*inputs)
+
+  def _put(self, name: str, value: nn.Module | nn.Parameter) -> None:
     *folders, last = name.split('.')
     parent: nn.Module = self
     for folder in folders:
       if folder not in dict(parent.named_children()):
         parent.add_module(folder, nn.Module())
       parent = parent.get_submodule(folder)
-    parent.add_module(last, module)
+    setattr(parent, last, value)
 
 
 def _make_conv(layer: Layer, shape) -> nn.Module:
@@ -68,21 +86,43 @@ def _make_conv(layer: Layer, shape) -> nn.Module:
     layer.stride,
     layer.padding,
     groups=layer.groups,
-    bias=False,
+    bias=bool(layer.bias),
   )
 
 
 def _make_norm(layer: Layer, shape) -> nn.Module:
   make = nn.BatchNorm2d if len(layer.shape) == 3 else nn.BatchNorm1d
-  return make(shape[0], architectures.NORM_EPSILON)
+  return make(shape[0], layer_lib.NORM_EPSILON)
 
 
 def _make_dense(layer: Layer, shape) -> nn.Module:
   num_outputs, num_inputs = shape
-  return nn.Linear(num_inputs, num_outputs, bias=layer.has_bias)
+  return nn.Linear(num_inputs, num_outputs, bias=bool(layer.bias))
 
 
-_MODULES = {'conv': _make_conv, 'norm': _make_norm, 'dense': _make_dense}
+def _make_layer_norm(layer: Layer, shape) -> nn.Module:
+  return nn.LayerNorm(shape, layer_lib.LAYER_NORM_EPSILON)
+
+
+def _attend(layer: Layer, *inputs: torch.Tensor) -> torch.Tensor:
+  query, key, value = (
+    x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for x in inputs
+  )
+  mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+  return mixed.transpose(1, 2).flatten(2)
+
+
+def _prepend(layer: Layer, x: torch.Tensor, token: torch.Tensor):
+  return torch.cat([token.expand(len(x), -1, -1), x], dim=1)
+
+
+_PARTS = ('query', 'key', 'value')
+_MODULES = {
+  'conv': _make_conv,
+  'norm': _make_norm,
+  'dense': _make_dense,
+  'layer_norm': _make_layer_norm,
+}
 _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
   'relu': lambda layer, x: torch.relu(x),
   'relu6': lambda layer, x: torch.clamp(x, 0, 6),
@@ -93,4 +133,12 @@ _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
   'mean': lambda layer, x: x.mean((2, 3)),
   # Ours has the channels last.
   'flatten': lambda layer, x: x.permute(0, 2, 3, 1).flatten(1),
+  'tokens': lambda layer, x: x.flatten(2).transpose(1, 2),
+  'class_token': _prepend,
+  'position': lambda layer, x, vectors: x + vectors,
+  'attention': _attend,
+  'gelu': lambda layer, x: nn.functional.gelu(x),
+  'layer_scale': lambda layer, x, factors: x * factors,
+  'first_token': lambda layer, x: x[:, 0],
+  'mean_tokens': lambda layer, x: x.mean(1),
 }

@@ -13,8 +13,8 @@ from hq_jax import artifact as artifact_lib
 from hq_jax.artifact import inspect
 from hq_jax.artifact import reader
 from hq_jax.data import preprocessing as preprocessing_lib
-from hq_jax.inference import architectures
 from hq_jax.inference import folded_layers
+from hq_jax.inference import layer as layer_lib
 from hq_jax.inference import network
 from hq_jax.inference import onnx_model
 from hq_jax.inference.web import runtime as runtime_lib
@@ -57,7 +57,7 @@ def export(
     raise FileNotFoundError(f'{folder}: its folder does not exist')
   data = reader.read_bytes(path)
   with reader.naming(os.fspath(path)):
-    graph, description = _describe(data, pathlib.Path(path).stem)
+    graph, description = describe(data, pathlib.Path(path).stem)
   temporary = os.path.join(parent, f'.hq-{secrets.token_hex(8)}.tmp')
   os.mkdir(temporary)
   try:
@@ -82,7 +82,7 @@ def format_sizes(folder: str, sizes: dict[str, int]) -> str:
   )
 
 
-def _describe(data: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
+def describe(data: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
   """The graph of a file's network, and what the page needs to know."""
   artifact = artifact_lib.loads(data)
   preprocessing_lib.check(artifact.preprocessing, artifact.input_shape)
@@ -103,19 +103,37 @@ def _describe(data: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def _list_weights(
-  artifact: artifact_lib.Artifact, layers: Sequence[architectures.Layer]
+  artifact: artifact_lib.Artifact, layers: Sequence[layer_lib.Layer]
 ) -> list[dict[str, Any]]:
-  """What the graph's weights are made of, in their order."""
+  """What the graph's weights are made of, in their order.
+
+  Of a layer with a kernel, its shape and the paths of the three, null where
+  there is none; of others, the path of each tensor. Where a tensor holds those
+  of several layers, `place` says which.
+  """
   folded = folded_layers.fold_layers(artifact, layers)
-  return [
-    {
-      'name': layer.name,
-      'norm': folded[layer.name].norm,
-      'has_bias': layer.has_bias,
-    }
+  norms = {
+    layer.inputs[0]: network.get_path(layer, '')
     for layer in layers
-    if layer.name in folded
-  ]
+    if layer.op == 'norm'
+  }
+  found: list[dict[str, Any]] = []
+  for layer in layers:
+    tensors = layer_lib.list_tensors(layer)
+    if layer.name in folded:
+      bias = network.get_path(layer, '/bias') if layer.bias else None
+      part = {
+        'kernel': network.get_path(layer, '/kernel'),
+        'shape': folded[layer.name].codes.shape,
+        'bias': bias,
+        'norm': norms.get(layer.name),
+      }
+      found.append(part | {'place': layer.place})
+    elif layer.op != 'norm':
+      for leaf in tensors:
+        path = network.get_path(layer, leaf)
+        found.append({'values': path, 'place': layer.place})
+  return found
 
 
 def _write(folder, data, graph, description, runtime) -> dict[str, int]:

@@ -12,14 +12,14 @@ from hq_jax.models import pretrained
 from tests.inference import drawn_files
 from tests.inference import networks
 
-_NEEDS_TORCH = pytest.mark.skipif(
+needs_torch = pytest.mark.skipif(
   importlib.util.find_spec('torch') is None, reason='PyTorch is not installed'
 )
 
 
 # Slow, for the quick tests run without PyTorch.
 @pytest.mark.slow
-@_NEEDS_TORCH
+@needs_torch
 @pytest.mark.parametrize(('name', 'arguments', 'shape'), networks.NETWORKS)
 def test_logits(name, arguments, shape):
   import torch
