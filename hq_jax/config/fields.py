@@ -101,6 +101,14 @@ class Model:
     widths: the channels of each stage of `small_resnet`, or the units of each
       hidden layer of `mlp`.
     num_blocks: the blocks of each stage, of `small_resnet` alone.
+    patch_size: the side of the patches of `vit` in pixels.
+    width: the channels of each token of `vit`.
+    depth: the blocks of `vit`.
+    num_heads: the heads of each attention of `vit`, a divisor of the width.
+    pool: what the head of a vision transformer sees: the class token (token,
+      the default), or the mean of the patches' (mean).
+    layer_scale: whether a vision transformer scales what each of its layers
+      adds, as DeiT III does; not by default.
     dtype: of the computation: float32 or bfloat16.
   """
 
@@ -111,6 +119,14 @@ class Model:
   num_blocks: tuple[int, ...] | None = _field(
     None, lambda x: x and min(x) >= 1, 'numbers of at least 1'
   )
+  patch_size: int | None = _at_least(1, None)
+  width: int | None = _at_least(1, None)
+  depth: int | None = _at_least(1, None)
+  num_heads: int | None = _at_least(1, None)
+  pool: str | None = _field(
+    None, ('token', 'mean').__contains__, 'token or mean'
+  )
+  layer_scale: bool | None = None
   dtype: str = _field(
     'float32', ('float32', 'bfloat16').__contains__, 'float32 or bfloat16'
   )

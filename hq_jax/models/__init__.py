@@ -13,9 +13,11 @@ from hq_jax.models import mlp
 from hq_jax.models import mobilenet
 from hq_jax.models import resnet
 from hq_jax.models import small
+from hq_jax.models import vit
 
 __all__ = [
   'build',
+  'find_layer_axes',
   'find_norms',
   'pair_norms',
 ]
@@ -29,6 +31,7 @@ class _Entry(NamedTuple):
 
 
 _CIFAR_WIDTHS = (16, 32, 64)
+_VIT_OPTIONS = ('pool', 'layer_scale')
 
 _MODELS = {
   'mlp': _Entry(mlp.MLP, arguments=('widths',)),
@@ -46,12 +49,32 @@ _MODELS = {
   'resnet50': _Entry(resnet.ResNet, {'depth': 50}),
   'resnet101': _Entry(resnet.ResNet, {'depth': 101}),
   'mobilenet_v2': _Entry(mobilenet.MobileNetV2),
+  'vit': _Entry(
+    vit.ViT,
+    arguments=('patch_size', 'width', 'depth', 'num_heads', *_VIT_OPTIONS),
+  ),
+  # DeiT-Ti, -S and -B.
+  **{
+    f'vit_{size}16': _Entry(
+      vit.ViT,
+      {'patch_size': 16, 'width': 64 * num, 'depth': 12, 'num_heads': num},
+      _VIT_OPTIONS,
+    )
+    for size, num in (('ti', 3), ('s', 6), ('b', 12))
+  },
 }
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 # In all stages together: a file that asks for more is not traced, which takes
 # milliseconds for each block.
 _MOST = {'widths': 100_000, 'num_blocks': 1_000}
+# Of a single number.
+_MOST_SINGLE = {
+  'patch_size': 1_000,
+  'width': 100_000,
+  'depth': 1_000,
+  'num_heads': 1_000,
+}
 
 
 def build(
@@ -98,6 +121,16 @@ def build(
   for key, most in _MOST.items():
     if key in kwargs:
       kwargs[key] = _check_counts(f'model.{key}', kwargs[key], most)
+  for key, most in _MOST_SINGLE.items():
+    value = kwargs.get(key, 1)
+    if type(value) is not int or not 1 <= value <= most:
+      raise ValueError(
+        f'model.{key} is {value!r:.80}, wanted an int from 1 to {most}'
+      )
+  if type(kwargs.get('layer_scale', False)) is not bool:
+    raise ValueError(
+      f'model.layer_scale is {kwargs["layer_scale"]!r:.80}, wanted a bool'
+    )
   counts = [key for key in _MOST if key in entry.arguments]
   if len({len(kwargs.get(key, ())) for key in counts}) > 1:
     raise ValueError(
@@ -152,14 +185,45 @@ def find_norms(params: chex.ArrayTree) -> dict[str, float]:
   >>> find_norms({'norm_a': {'scale': 0, 'bias': 0}})
   {'norm_a': 1e-05}
 
+  A transformer has none: its norms are layer norms, which do not fold.
+
   Args:
     params: the parameters of one of these models.
 
   Returns:
     Epsilons by path.
   """
+  if _is_transformer(params):
+    return {}
   return {
     path.removesuffix('/scale'): layers.NORM_EPSILON
     for path in trees.flatten(params)
     if path.endswith('/scale')
   }
+
+
+def find_layer_axes(params: chex.ArrayTree) -> dict[str, tuple[int, ...]]:
+  """The axes along which layers are stacked, of each leaf that has some.
+
+  >>> find_layer_axes({'position_embedding': 0,
+  ...                  'blocks': {'mlp': {'up': {'kernel': 0}}}})
+  {'blocks/mlp/up/kernel': (0,)}
+  >>> find_layer_axes({'conv_a': {'kernel': 0}})
+  {}
+
+  Args:
+    params: the parameters of one of these models.
+
+  Returns:
+    Axes by path: the first one in the blocks of a transformer, whose other
+    leaves have none, and neither have those of other models.
+  """
+  if not _is_transformer(params):
+    return {}
+  return {
+    path: (0,) for path in trees.flatten(params) if path.startswith('blocks/')
+  }
+
+
+def _is_transformer(params: chex.ArrayTree) -> bool:
+  return isinstance(params, Mapping) and 'position_embedding' in params

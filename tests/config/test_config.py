@@ -79,6 +79,12 @@ _FIELDS = {
     *('tuple[int, ...]', (None, (1,), (2, 2, 2)), 'numbers of at least 1'),
     ((), (0, 1)),
   ),
+  'model.patch_size': ('int', (None, 1, 16), *_AT_LEAST(1)),
+  'model.width': ('int', (None, 1, 384), *_AT_LEAST(1)),
+  'model.depth': ('int', (None, 1, 12), *_AT_LEAST(1)),
+  'model.num_heads': ('int', (None, 1, 6), *_AT_LEAST(1)),
+  'model.pool': ('str', (None, 'token', 'mean'), 'token or mean', ('max', '')),
+  'model.layer_scale': ('bool', (None, True, False)),
   'model.dtype': (
     *('str', ('float32', 'bfloat16'), 'float32 or bfloat16', ('float16', '')),
   ),

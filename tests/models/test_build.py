@@ -66,6 +66,7 @@ def test_training_uses_and_updates_the_statistics_of_the_batch(rng, name):
     ('small_resnet', {'widths': [4, 6], 'num_blocks': [1, 1]}),
     ('resnet18', {}),
     ('mobilenet_v2', {}),
+    ('vit_ti16', {'layer_scale': True}),
   ],
 )
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(name, arguments):
@@ -82,7 +83,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(name, arguments):
   types = {leaf.dtype for leaf in jax.tree.leaves(variables)}
   assert types == {jnp.dtype('float32')}
   norms = models.find_norms(variables['params'])
-  assert norms and set(models.pair_norms(variables['params'])) == set(norms)
+  assert set(models.pair_norms(variables['params'])) == set(norms)
+  assert bool(norms) == ('batch_stats' in variables)
   del state['intermediates']['__call__']
   types = {leaf.dtype for leaf in jax.tree.leaves(state)}
   assert types == {jnp.dtype('bfloat16')}
