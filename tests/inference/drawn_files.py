@@ -30,7 +30,7 @@ def make(name, arguments, shape):
     elif number == 1 and kernel.shape[-2] % 2 == 0:
       ternary[path] = _make_codebook(kernel)
     elif 'stem' not in path:
-      ternary[path] = _make_ternary(kernel)
+      ternary[path] = _make_ternary(kernel, _find_inputs(path, kernel.ndim))
   tensors, norms = artifact_lib.fold(
     variables,
     ternary,
@@ -49,10 +49,17 @@ def make(name, arguments, shape):
   )
 
 
-def _make_ternary(kernel):
+def _find_inputs(path, num_axes):
+  """The axes that the product with a kernel sums over."""
+  if 'blocks/' not in path:
+    return tuple(range(num_axes - 1))
+  # The first axis is that of the blocks.
+  return (1, 2) if 'attention/out' in path else (1,)
+
+
+def _make_ternary(kernel, axes):
   large = np.abs(kernel) > np.quantile(np.abs(kernel), 0.6)
   codes = (np.sign(kernel) * large).astype(np.int8)
-  axes = tuple(range(kernel.ndim - 1))
   size = np.abs(kernel * large).sum(axes, keepdims=True)
   count = large.sum(axes, keepdims=True)
   scale = size / np.maximum(count, 1)

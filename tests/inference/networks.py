@@ -2,6 +2,8 @@
 
 import pytest
 
+_VIT = {'patch_size': 2, 'width': 16, 'depth': 2, 'num_heads': 2}
+
 # Name, arguments, shape of an image.
 NETWORKS = (
   ('mlp', {'widths': [16, 8]}, (6, 5, 2)),
@@ -14,6 +16,8 @@ NETWORKS = (
   ('resnet50', {}, (64, 64, 3)),
   ('resnet101', {}, (32, 32, 3)),
   ('mobilenet_v2', {}, (48, 32, 3)),
+  ('vit', {**_VIT, 'layer_scale': True}, (8, 6, 3)),
+  ('vit', {**_VIT, 'pool': 'mean'}, (8, 6, 3)),
 )
 _SLOW = ('resnet56', 'resnet34', 'resnet50', 'resnet101')
 

@@ -57,7 +57,7 @@ def export(
     raise FileNotFoundError(f'{folder}: its folder does not exist')
   data = reader.read_bytes(path)
   with reader.naming(os.fspath(path)):
-    graph, description = describe(data, pathlib.Path(path).stem)
+    graph, description = _describe(data, pathlib.Path(path).stem)
   temporary = os.path.join(parent, f'.hq-{secrets.token_hex(8)}.tmp')
   os.mkdir(temporary)
   try:
@@ -82,7 +82,7 @@ def format_sizes(folder: str, sizes: dict[str, int]) -> str:
   )
 
 
-def describe(data: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
+def _describe(data: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
   """The graph of a file's network, and what the page needs to know."""
   artifact = artifact_lib.loads(data)
   preprocessing_lib.check(artifact.preprocessing, artifact.input_shape)

@@ -12,14 +12,14 @@ from hq_jax.models import pretrained
 from tests.inference import drawn_files
 from tests.inference import networks
 
-needs_torch = pytest.mark.skipif(
+_NEEDS_TORCH = pytest.mark.skipif(
   importlib.util.find_spec('torch') is None, reason='PyTorch is not installed'
 )
 
 
 # Slow, for the quick tests run without PyTorch.
 @pytest.mark.slow
-@needs_torch
+@_NEEDS_TORCH
 @pytest.mark.parametrize(('name', 'arguments', 'shape'), networks.NETWORKS)
 def test_logits(name, arguments, shape):
   import torch

@@ -46,6 +46,11 @@ _NETWORKS = {
     (64, 64, 3),
     _STATISTICS | {'resize': 72, 'crop': 64},
   ),
+  'vit': (
+    {'patch_size': 4, 'width': 32, 'depth': 2, 'num_heads': 2},
+    (32, 32, 3),
+    _STATISTICS,
+  ),
   'mlp': (
     {'widths': [16]},
     (8, 8, 1),
