@@ -178,16 +178,15 @@ class Graph:
     name = layer.name
     codes, scale = _to_integer_products(folded, step)
     codes = _to_onnx_axes(codes)
-    zeros = []
+    zeros = np.zeros(len(scale), np.int8)
     if not folded.is_ternary and layer.groups == 1:
       codes = (codes.astype(np.int16) + 128).astype(np.uint8)
-      zeros = [
-        self.constant(f'{name}/zeros', np.full(len(scale), np.uint8(128)))
-      ]
+      zeros = np.full(len(scale), np.uint8(128))
     inputs = [
       self.constant(f'{name}/codes', codes),
       self.constant(f'{name}/scale', scale),
-      *zeros,
+      # Without them, onnxruntime would compute a Gemm in floats.
+      self.constant(f'{name}/zeros', zeros),
     ]
     kernel = self.node('DequantizeLinear', inputs, f'{name}/kernel', axis=0)
     bias_scale = (scale * np.float32(step)).astype(np.float32)

@@ -122,6 +122,26 @@ def test_activations_of_8_bits_are_computed_with_integers(tmp_path):
     assert ops['Conv'] == 0 and ops['Add'] == 0
 
 
+@pytest.mark.parametrize(
+  ('network', 'float_products'),
+  [
+    (('mlp', {'widths': [16, 16, 16]}, (6, 5, 2)), []),
+    # The head, whose input is not rounded.
+    (networks.NETWORKS[-1], ['logits']),
+  ],
+)
+def test_dense_layers_are_computed_with_integers(
+  network, float_products, tmp_path
+):
+  artifact, _ = _make_measured(network)
+  path = str(tmp_path / 'optimized.onnx')
+  model = onnx_model.make_onnx(artifact, activations='int8')
+  _start(model, optimized_model_filepath=path)
+  nodes = onnx.load(path).graph.node
+  found = [node.output[0] for node in nodes if node.op_type == 'Gemm']
+  assert found == float_products
+
+
 @pytest.mark.parametrize('activations', onnx_model.ACTIVATIONS)
 def test_raw_pixels_give_the_same_bits(activations):
   artifact, images = _make_measured(_SMALL)
