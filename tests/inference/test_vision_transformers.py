@@ -1,5 +1,7 @@
 """Vision transformers: all engines and exports compute the same."""
 
+import sys
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -84,10 +86,10 @@ def test_the_state_has_the_names_of_timm():
   np.testing.assert_array_equal(state['blocks.1.attn.proj.weight'], out)
 
 
-def test_activations_of_8_bits():
+def test_activations_of_8_bits(monkeypatch):
   artifact, images, wanted = _draw()
-  calibrated = np.random.default_rng(1).normal(size=(32, 8, 8, 3))
-  ranges = calibration.measure(artifact, calibrated.astype(np.float32))
+  shown = np.random.default_rng(1).normal(size=(32, *_SHAPE)).astype(np.float32)
+  ranges = calibration.measure(artifact, shown)
   # Of a block: what goes into attention, into its output, into the perceptron,
   # and into the second layer of that.
   assert len(ranges) == 2 * 4
@@ -96,6 +98,9 @@ def test_activations_of_8_bits():
   assert engine.activations == 'int8'
   found = engine.logits(images)
   assert 0 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.02
+  monkeypatch.setitem(sys.modules, 'jax', None)
+  again = calibration.measure(artifact, shown)
+  np.testing.assert_allclose(again, ranges, rtol=2**-10)
 
 
 def test_files_classify(tmp_path):

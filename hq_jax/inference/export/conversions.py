@@ -196,7 +196,7 @@ def _list_images(images: Images) -> Iterator[Any]:
     images = [images]
   for image in images:
     if isinstance(image, str | os.PathLike) and os.path.isdir(image):
-      folder = pathlib.Path(image)
+      folder = pathlib.Path(os.path.abspath(image))
       paths = image_files.list_images(folder, '.', {})
       if not paths:
         raise ValueError(

@@ -105,13 +105,16 @@ def test_onnx_of_raw_pixels(artifact, pixels, weights):
   _assert_close(_run(content, normalized), wanted)
 
 
-def test_onnx_calibrated_on_a_folder(tmp_path, artifact, model, pixels):
+def test_onnx_calibrated_on_a_folder(
+  tmp_path, artifact, model, pixels, monkeypatch
+):
   folder = tmp_path / 'images'
   folder.mkdir()
   for index, image in enumerate(pixels):
     Image.fromarray(image[..., 0]).save(folder / f'{index}.png')
   output = str(tmp_path / 'small.onnx')
-  options = ['--activations', 'int8', '--calibrate', str(folder)]
+  monkeypatch.chdir(folder)
+  options = ['--activations', 'int8', '--calibrate', '.']
   argv = ['export', model, '--to', 'onnx', '--output', output, *options]
   assert main.main(argv) == 0
   normalized = (pixels - np.float32(100)) / np.float32(50)
