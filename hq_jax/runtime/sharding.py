@@ -50,16 +50,17 @@ def is_fsdp(mesh: jax.sharding.Mesh) -> bool:
 def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
   """The shardings of parameters and of all arrays that have their shapes.
 
-  An array of two axes or more is split along the last axis that the number of
-  `fsdp` devices divides, mostly the output channels. Vectors are replicated:
-  they are few bytes, and batch norms need them whole.
+  An array of two axes or more, not counting those of size 1, is split along the
+  last axis that the number of `fsdp` devices divides, mostly the output
+  channels. Vectors are replicated: they are few bytes, and batch norms need
+  them whole.
   """
   size = mesh.shape.get(_FSDP_AXIS)
 
   def get_sharding(leaf):
     shape = leaf.shape
     cut = [i for i, n in enumerate(shape) if size and n and not n % size]
-    if len(shape) < 2 or not cut:
+    if sum(n != 1 for n in shape) < 2 or not cut:
       return replicated(mesh)
     axes = [_FSDP_AXIS if i == cut[-1] else None for i in range(len(shape))]
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))

@@ -69,7 +69,8 @@ def test_devices_that_cannot_be_divided_are_refused(fsdp):
     ((2, 2), ()),
     ((0, 0), ()),
     ((8, 0), ('fsdp', None)),
-    ((8,), ()),  # A vector, whatever its length.
+    ((8,), ()),  # A vector, whatever its length and its other axes.
+    ((1, 8, 1), ()),
     ((4096,), ()),
     ((), ()),
   ],
