@@ -9,6 +9,7 @@ Typical relative errors, measured on 64 channels of Gaussian values:
 - float32: 2.5e-8.
 """
 
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -79,32 +80,52 @@ def relative_error(
   return float(difference / np.linalg.norm(np.ravel(array / largest)))
 
 
-def encode_float(values: Any, max_error: float) -> np.ndarray:
+def _largest_error(
+  values: Any,
+  encoded: np.ndarray | qtensors.Int8Tensor,
+  layer_axes: Sequence[int],
+) -> float:
+  """That of the layer where it is largest: small ones count as much."""
+  first = range(len(layer_axes))
+  values = np.moveaxis(_check_finite(values), layer_axes, first)
+  decoded = np.moveaxis(_decode(encoded), layer_axes, first)
+  layers = np.ndindex(*values.shape[: len(layer_axes)])
+  return max((relative_error(values[i], decoded[i]) for i in layers), default=0)
+
+
+def encode_float(
+  values: Any, max_error: float, layer_axes: Sequence[int] = ()
+) -> np.ndarray:
   """Takes float16 where its relative error is within a budget, else float32."""
   array = _check_values(values)
   if not max_error >= 0:
     raise ValueError(f'max_error is {max_error}, wanted >= 0')
   with np.errstate(over='ignore'):
     half = array.astype(np.float16)
-  if np.all(np.isfinite(half)) and relative_error(array, half) <= max_error:
+  is_finite = np.all(np.isfinite(half))
+  if is_finite and _largest_error(array, half, layer_axes) <= max_error:
     return half
   return array.astype(np.float32)
 
 
-def encode(values: Any, max_error: float) -> np.ndarray | qtensors.Int8Tensor:
+def encode(
+  values: Any, max_error: float, layer_axes: Sequence[int] = ()
+) -> np.ndarray | qtensors.Int8Tensor:
   """Takes the shortest of int8, float16 and float32 within an error budget.
+
+  Where layers are stacked, each of them is within it.
 
   Their lengths are those of codes, scales and values before DEFLATE: int8 is
   `n + 2 out` or `n + 4 out` bytes, which is not shorter than float16's `2 n`
   where a channel has one or two weights. At equal length the arrays of floats
   are taken.
   """
-  floats = encode_float(values, max_error)
+  floats = encode_float(values, max_error, layer_axes)
   if not floats.ndim:
     return floats
   tensor = quantize_int8(values)
   num_bytes = tensor.codes.nbytes + tensor.scale.nbytes
-  is_within = relative_error(values, tensor) <= max_error
+  is_within = _largest_error(values, tensor, layer_axes) <= max_error
   return tensor if is_within and num_bytes < floats.nbytes else floats
 
 

@@ -38,6 +38,7 @@ def fold(
   *,
   int8: Mapping[str, qtensors.Int8Tensor] = {},
   max_error: float | None = None,
+  layer_axes: Mapping[str, tuple[int, ...]] = {},
 ) -> tuple[Folded, dict[str, float]]:
   """Turns a trained model's variables into the tensors of a file.
 
@@ -68,6 +69,8 @@ def fold(
       `ternary` alone. Folded norms and all statistics become no int8: a file
       wants the ones as floats, and a variance of 0 would make the others
       useless.
+    layer_axes: path of a leaf -> the axes along which layers are stacked in it:
+      each of them is within `max_error`.
 
   Returns:
     `tensors` and `folded_norms`, as `model_lib.Artifact` holds them.
@@ -113,7 +116,8 @@ def fold(
     else:
       is_norm = path.rpartition('/')[0].removeprefix('params/') in epsilons
       is_float = is_norm or not path.startswith('params/')
-      found[path] = _encode(path, leaf, max_error, is_float)
+      axes = layer_axes.get(path, ())
+      found[path] = _encode(path, leaf, max_error, is_float, axes)
   return found, {norm: float(epsilon) for norm, epsilon in epsilons.items()}
 
 
@@ -225,11 +229,15 @@ def _store(
 
 
 def _encode(
-  path: str, values: np.ndarray, max_error: float, is_float: bool
+  path: str,
+  values: np.ndarray,
+  max_error: float,
+  is_float: bool,
+  layer_axes: tuple[int, ...],
 ) -> model_lib.Tensor:
   encode = encodings.encode_float if is_float else encodings.encode
   try:
-    return encode(values, max_error)
+    return encode(values, max_error, layer_axes)
   except ValueError as error:
     raise ValueError(f'{path!r}: {error}') from error
 

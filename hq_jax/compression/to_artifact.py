@@ -35,6 +35,7 @@ def make_artifact(
     models.find_norms(params),
     int8=trees.in_params(jax.tree.map(np.asarray, dict(int8))),
     max_error=max_error,
+    layer_axes=trees.in_params(models.find_layer_axes(params)),
   )
   return artifact_lib.Artifact(
     model=model,

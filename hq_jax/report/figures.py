@@ -199,13 +199,14 @@ def draw_weights(
   grid = figure.subplots(2, num_columns, sharex='col', squeeze=False)
   label = 'weight / norm of its channel x sqrt(weights per channel)'
   for column, path in enumerate(paths[place] for place in places):
-    points = find_points(artifact.tensors[f'{results.PREFIX}{path}'])
+    tensor = artifact.tensors[f'{results.PREFIX}{path}']
+    points, summed = find_points(tensor), find_summed_axes(tensor)
     limit = max(3.5, 1.7 * points[1]) if points else 3.5
     for axes, kernel, colour in (
       (grid[0, column], inputs.dense_kernels[path], drawing.GREY),
       (grid[1, column], inputs.latent_kernels[path], drawing.BLUE),
     ):
-      _draw_histogram(axes, scale_to_sphere(kernel), limit, colour)
+      _draw_histogram(axes, scale_to_sphere(kernel, summed), limit, colour)
       if points:
         _mark_points(axes, *points)
     name = path.removesuffix('/kernel').replace('/', '\n')
@@ -219,12 +220,22 @@ def draw_weights(
   return figure
 
 
-def scale_to_sphere(kernel: np.ndarray) -> np.ndarray:
+def find_summed_axes(tensor: artifact_lib.Tensor) -> tuple[int, ...]:
+  """The axes along which lie the weights of one channel."""
+  num_axes = len(artifact_lib.shape_of(tensor))
+  if not isinstance(tensor, qtensors.TernaryTensor) or tensor.scale is None:
+    return tuple(range(num_axes - 1))
+  return tuple(i for i in range(num_axes) if tensor.scale.shape[i] == 1)
+
+
+def scale_to_sphere(
+  kernel: np.ndarray, summed: tuple[int, ...] | None = None
+) -> np.ndarray:
   """Divides each channel by its norm, times `sqrt(m)`: of mean square 1."""
-  columns = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
-  norms = np.linalg.norm(columns, axis=0)
-  norms[norms == 0] = 1.0
-  return np.sqrt(len(columns)) * columns / norms
+  summed = tuple(range(kernel.ndim - 1)) if summed is None else summed
+  squares = np.square(kernel, dtype=np.float64)
+  means = np.mean(squares, summed, keepdims=True)
+  return kernel / np.sqrt(np.where(means == 0, 1.0, means))
 
 
 def find_points(
@@ -237,11 +248,10 @@ def find_points(
   """
   if not isinstance(tensor, qtensors.TernaryTensor):
     return None
-  codes = tensor.codes.reshape(-1, tensor.codes.shape[-1])
-  counts = np.count_nonzero(codes, axis=0)
-  if not counts.any():
+  fractions = np.mean(tensor.codes != 0, find_summed_axes(tensor))
+  if not fractions.any():
     return None
-  points = np.sqrt(len(codes) / counts[counts > 0])
+  points = np.sqrt(1 / fractions[fractions > 0])
   low, median, high = np.quantile(points, [0.1, 0.5, 0.9]).tolist()
   return low, median, high
 

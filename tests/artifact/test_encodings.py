@@ -237,3 +237,15 @@ def test_bad_budgets_are_refused(max_error):
   for function in (encodings.encode, encodings.encode_float):
     with pytest.raises(ValueError, match=f'max_error is {max_error}, wanted'):
       function([1.0], max_error)
+
+
+def test_each_layer_of_a_stack_is_within_the_error():
+  rng = np.random.default_rng(0)
+  gains = 2.0 ** -np.arange(0, 12, 3)
+  values = rng.normal(size=(4, 64)) * gains[:, None]
+  # The scale of a column is that of the layer with the largest value in it.
+  assert isinstance(encodings.encode(values, 0.01), qtensors.Int8Tensor)
+  found = encodings.encode(values, 0.01, (0,))
+  assert found.dtype == np.float16
+  alike = encodings.encode(values / gains[:, None], 0.01, (0,))
+  assert isinstance(alike, qtensors.Int8Tensor)

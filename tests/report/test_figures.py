@@ -213,6 +213,19 @@ def test_points_are_where_the_codes_are():
   assert figures.find_points(zeros) is None
 
 
+def test_channels_of_stacked_layers_are_scaled_by_themselves(rng):
+  gains = 2.0 ** -np.arange(3).reshape(-1, 1, 1, 1)
+  kernel = rng.normal(size=(3, 40, 2, 5)) * gains
+  codes = np.int8(np.sign(kernel) * (np.abs(kernel) > gains))
+  tensor = qtensors.TernaryTensor(codes, np.ones((3, 1, 2, 5), np.float32))
+  summed = figures.find_summed_axes(tensor)
+  found = figures.scale_to_sphere(kernel, summed)
+  np.testing.assert_allclose(np.mean(found**2, axis=1), 1)
+  counts = np.count_nonzero(codes, axis=1)
+  low, median, high = np.quantile(np.sqrt(40 / counts), [0.1, 0.5, 0.9])
+  assert figures.find_points(tensor) == pytest.approx((low, median, high))
+
+
 def test_histogram_counts_every_weight(styled, usual):
   top, bottom = _draw_weights(usual).axes[2::4]
   for axes, kernels in (
