@@ -6,7 +6,7 @@ A naming maps the path of a Flax module to the name of a PyTorch one:
   'layer2.0.downsample.0'
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import re
 
 Naming = Callable[[str], str]
@@ -152,6 +152,54 @@ def timm_vit(module: str) -> str:
     return top[module]
   number, inside = _match(_VIT_LAYER, module).groups()
   return f'blocks.{number}.{_VIT_LAYERS[inside]}'
+
+
+_HUGGING_FACE_VIT = {
+  'norm1': 'layernorm_before',
+  'attention/query': 'attention.attention.query',
+  'attention/key': 'attention.attention.key',
+  'attention/value': 'attention.attention.value',
+  'attention/out': 'attention.output.dense',
+  'norm2': 'layernorm_after',
+  'mlp/up': 'intermediate.dense',
+  'mlp/down': 'output.dense',
+}
+# As transformers has them in memory since its version 5; its files do not.
+_HUGGING_FACE_VIT_5 = _HUGGING_FACE_VIT | {
+  'attention/query': 'attention.q_proj',
+  'attention/key': 'attention.k_proj',
+  'attention/value': 'attention.v_proj',
+  'attention/out': 'attention.o_proj',
+  'mlp/up': 'mlp.fc1',
+  'mlp/down': 'mlp.fc2',
+}
+
+
+def _name_hugging_face_vit(
+  module: str, blocks: str, inside: Mapping[str, str]
+) -> str:
+  top = {
+    'patch_embed': 'embeddings.patch_embeddings.projection',
+    'class_token': 'embeddings.cls_token',
+    'position_embedding': 'embeddings.position_embeddings',
+    'norm': 'layernorm',
+    'head': 'classifier',
+  }
+  if module in top:
+    return top[module]
+  number, layer = _match(_VIT_LAYER, module).groups()
+  # They have no layer scale: its name is that of nothing.
+  return f'{blocks}.{number}.{inside.get(layer, layer)}'
+
+
+def hugging_face_vit(module: str) -> str:
+  """The names of Hugging Face's ViT, without `vit.` before."""
+  return _name_hugging_face_vit(module, 'encoder.layer', _HUGGING_FACE_VIT)
+
+
+def hugging_face_vit_5(module: str) -> str:
+  """Those that its modules have since version 5 of transformers."""
+  return _name_hugging_face_vit(module, 'layers', _HUGGING_FACE_VIT_5)
 
 
 def get_naming(model: str) -> Naming:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 from flax import linen as nn
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from hq_jax.core import torch_names as names
 from hq_jax.models import mobilenet
 from hq_jax.models import resnet
+from hq_jax.models import vit
 
 
 class Architecture(NamedTuple):
@@ -19,9 +20,22 @@ class Architecture(NamedTuple):
 
   build: Callable[[int], nn.Module]  # from the number of classes
   namings: tuple[names.Naming, ...]  # of its weights, torchvision's first
+  is_transformer: bool = False  # its blocks are a stack, and elsewhere are not
 
 
 _RESNET_NAMINGS = (names.torchvision_resnet, names.hugging_face_resnet)
+_VIT_NAMINGS = (
+  names.timm_vit,
+  names.hugging_face_vit,
+  names.hugging_face_vit_5,
+)
+
+
+def _make_vit(**arguments: Any) -> Architecture:
+  return Architecture(
+    functools.partial(vit.ViT, **arguments), _VIT_NAMINGS, is_transformer=True
+  )
+
 
 ARCHITECTURES = {
   **{
@@ -33,6 +47,13 @@ ARCHITECTURES = {
   'mobilenet_v2': Architecture(
     mobilenet.MobileNetV2, (names.torchvision_mobilenet, names.timm_mobilenet)
   ),
+  'vit': _make_vit(),
+  **{
+    f'vit_{size}16': _make_vit(
+      patch_size=16, width=64 * num, depth=12, num_heads=num
+    )
+    for size, num in (('ti', 3), ('s', 6), ('b', 12))
+  },
 }
 
 

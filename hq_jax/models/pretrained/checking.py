@@ -93,8 +93,17 @@ def _recognize(got: Shapes) -> str | None:
   if any(name.startswith('mobilenet_v2.') for name in got):
     return 'the MobileNetV2 of Hugging Face, which pads otherwise'
   fits = {}
-  for architecture, (_, namings) in architectures.ARCHITECTURES.items():
+  for architecture, (_, namings, is_vit) in architectures.ARCHITECTURES.items():
     for naming in namings:
+      if is_vit:
+        # Its width says which it is, and most are only that wide.
+        kernel = trees.flatten(architectures.get_shapes(architecture, 1))[
+          'params/patch_embed/kernel'
+        ]
+        shape = got.get(f'{naming("patch_embed")}.weight')
+        if shape == torch_shape(kernel.shape):
+          fits[architecture] = 0
+        continue
       if f'{naming("conv_stem")}.weight' not in got:
         continue
       leaves = trees.flatten(architectures.get_shapes(architecture, 1))

@@ -12,6 +12,7 @@ from hq_jax.core import torch_names as names
 from hq_jax.core import trees
 from hq_jax.models.pretrained import architectures
 from hq_jax.models.pretrained import checking
+from hq_jax.models.pretrained import vision_transformers
 
 State = dict[str, np.ndarray]
 
@@ -35,10 +36,20 @@ def to_flax(
   residual networks alone: its MobileNetV2 pads otherwise. Kernels `[out, in, h,
   w]` become `[h, w, in, out]`, `[out, in]` becomes `[in, out]`, depthwise ones
   `[c, 1, 3, 3]` become `[3, 3, 1, c]`. `num_batches_tracked` is ignored: with a
-  fixed momentum it has no use.
+  fixed momentum it has no use. Of vision transformers, see
+  `vision_transformers.to_flax`.
   """
   leaves = trees.flatten(variables_shapes)
-  namings = architectures.get(architecture).namings
+  _, namings, is_transformer = architectures.get(architecture)
+  if is_transformer:
+    return vision_transformers.to_flax(
+      state,
+      leaves,
+      namings,
+      architecture=architecture,
+      new_head=new_head,
+      path=path,
+    )
   state = {
     name.removeprefix(_PREFIX): array
     for name, array in state.items()
@@ -60,10 +71,13 @@ def to_flax(
 def to_torchvision(variables: chex.ArrayTree, *, architecture: str) -> State:
   """Makes a state dictionary of torchvision of Flax variables.
 
-  The inverse of `to_flax`, with all `num_batches_tracked` zero.
+  The inverse of `to_flax`, with all `num_batches_tracked` zero. Of a vision
+  transformer, in the names of timm.
   """
   leaves = trees.flatten(variables)
-  (naming, *_) = architectures.get(architecture).namings
+  (naming, *_), is_transformer = architectures.get(architecture)[1:]
+  if is_transformer:
+    return vision_transformers.to_timm(leaves, naming)
   num_classes = np.size(leaves.get(f'{_HEAD}bias', 0))
   shapes = trees.flatten(architectures.get_shapes(architecture, num_classes))
   got = {path: np.shape(leaf) for path, leaf in leaves.items()}

@@ -110,7 +110,7 @@ def test_values(mobilenet_state, refuse, name, value, message):
 def test_another_architecture(refuse):
   assert refuse({}, architecture='vgg16') == (
     "architecture is 'vgg16', wanted one of: resnet18, resnet34, resnet50,"
-    ' resnet101, mobilenet_v2'
+    ' resnet101, mobilenet_v2, vit, vit_ti16, vit_s16, vit_b16'
   )
   message = refuse({}, architecture='resnet18')
   assert re.search("module 'block1/.*' has no name", message)

@@ -7,7 +7,7 @@ import numpy as np
 from tests.models.pretrained import states
 
 
-def _import_torchvision() -> Any:
+def import_torchvision() -> Any:
   """Imports torchvision, even one whose compiled operators do not load.
 
   That one refuses to be imported, for want of two operators that classifiers
@@ -27,7 +27,7 @@ def _import_torchvision() -> Any:
 
 def build(architecture: str) -> Any:
   """One of its networks, as it is evaluated."""
-  models = _import_torchvision().models
+  models = import_torchvision().models
   return getattr(models, architecture)(num_classes=states.NUM_CLASSES).eval()
 
 
