@@ -30,6 +30,7 @@ from collections.abc import Callable
 import importlib.util
 import json
 import logging
+import math
 import os
 import resource
 import statistics
@@ -71,6 +72,8 @@ _LEAST_VARIANCE = 0.1  # of a channel, over the mean of its layer
 _CALIBRATION_IMAGES = 16
 _TEST_IMAGES = 32
 
+_NOT_TERNARY = ('stem', 'depthwise', 'patch_embed')
+
 # From normalized images to logits.
 Engine = Callable[[np.ndarray], np.ndarray]
 
@@ -102,7 +105,7 @@ def draw_network(
     {
       path: shape
       for path, shape in kernels.items()
-      if 'stem' not in path and 'depthwise' not in path
+      if not any(name in path for name in _NOT_TERNARY)
     },
     zeros,
     file_size.CHANNEL_SPREAD,
@@ -110,10 +113,10 @@ def draw_network(
   )
   quantized, int8, params = {}, {}, {}
   for path, leaf in leaves.items():
-    width = leaf.shape[-1]
     if path in codes:
-      scale = np.sqrt(width / np.count_nonzero(codes[path]))
-      scales = np.full([1] * (leaf.ndim - 1) + [width], scale, np.float16)
+      shape = _get_scale_shape(path, leaf.shape)
+      scale = np.sqrt(math.prod(shape) / np.count_nonzero(codes[path]))
+      scales = np.full(shape, scale, np.float16)
       quantized[path] = qtensors.TernaryTensor(codes[path], scales)
       params[path] = np.float32(codes[path]) * scales
     elif path in kernels:
@@ -123,10 +126,10 @@ def draw_network(
       params[path] = rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
     else:
       params[path] = 0.3 * rng.standard_normal(leaf.shape, np.float32)
-  variables = {
-    'params': _unflatten(params),
-    'batch_stats': _measure_statistics(model, params, shapes, images),
-  }
+  variables = {'params': _unflatten(params)}
+  if 'batch_stats' in shapes:
+    statistics = _measure_statistics(model, params, shapes, images)
+    variables['batch_stats'] = statistics
   return to_artifact.make_artifact(
     variables,
     quantized,
@@ -137,6 +140,14 @@ def draw_network(
     preprocessing=PREPROCESSING,
     class_names=tuple(f'class {i}' for i in range(1000)),
   )
+
+
+def _get_scale_shape(path: str, shape: tuple[int, ...]) -> list[int]:
+  """A scale for each output, and in a stack of blocks for each block."""
+  inputs: tuple[int, ...] = tuple(range(len(shape) - 1))
+  if path.startswith('blocks/'):
+    inputs = (1, 2) if 'attention/out' in path else (1,)
+  return [1 if axis in inputs else n for axis, n in enumerate(shape)]
 
 
 def _unflatten(leaves: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import latency
+from hq_jax.inference import network
 from tests import markdown
 
 
@@ -56,3 +57,14 @@ def test_every_engine_answers(capsys, monkeypatch):
   for key in ('first_answer_seconds', 'ours_over_ort_float32_b2'):
     assert 0 < found[key] < 60
   assert found['file_over_ort_int8_file'] < 0.15
+
+
+def test_a_transformer_is_drawn_with_scales_for_all_outputs():
+  rng = np.random.default_rng(0)
+  artifact = latency.draw_network('vit_ti16', 0.9, 32, rng)
+  network.read_layers(artifact)
+  tensor = artifact.tensors['params/blocks/attention/query/kernel']
+  assert tensor.scale.shape == (12, 1, 3, 64)
+  values = tensor.codes * np.float32(tensor.scale)
+  # As large on average as kernels are that keep the size of what goes in.
+  assert np.square(values).sum(1).mean() == pytest.approx(1, rel=0.01)
