@@ -39,21 +39,18 @@ def check(updates: chex.ArrayTree, non_finite: str) -> jax.Array:
   all_finite = jnp.all(flags)
   if non_finite == 'raise':
     report = functools.partial(_report, tuple(finite))
-    jax.lax.cond(
-      all_finite,
-      lambda flags: None,
-      lambda flags: jax.debug.callback(report, flags),
-      flags,
-    )
+    jax.debug.callback(report, flags)
   return all_finite
 
 
 def _report(paths: Sequence[str], flags: np.ndarray) -> None:
+  # Looked at here: a condition around the call is none under `vmap`.
   broken = [path for path, flag in zip(paths, flags, strict=True) if not flag]
-  raise FloatingPointError(
-    f'the gradient of {", ".join(broken[:4])} is not finite ({len(broken)} of'
-    f' {len(paths)} leaves), wanted finite ones'
-  )
+  if broken:
+    raise FloatingPointError(
+      f'the gradient of {", ".join(broken[:4])} is not finite ({len(broken)} of'
+      f' {len(paths)} leaves), wanted finite ones'
+    )
 
 
 def apply_if(
@@ -67,8 +64,14 @@ def apply_if(
   def skip():
     return (
       jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), updates),
-      # A state may change its dtypes in the first update.
-      jax.tree.map(lambda old, new: old.astype(new.dtype), skipped, state),
+      # A state may change its dtypes in the first update; keys have no other.
+      jax.tree.map(
+        lambda old, new: (
+          old if old.dtype == new.dtype else old.astype(new.dtype)
+        ),
+        skipped,
+        state,
+      ),
     )
 
   return jax.lax.cond(finite, update, skip)

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import optax
 
 from hq_jax.core import sphere
 from hq_jax.core import trees
+from hq_jax.transforms import _updates
 
 
 class ProjectState(NamedTuple):
@@ -47,7 +47,8 @@ def project_to_sphere(
     per output channel.
 
   Raises:
-    ValueError: where `select` matches nothing, or `params` is missing.
+    ValueError: where `select` matches nothing, `params` is missing, or an
+      update has not the shape of its parameter.
   """
 
   def init_fn(params):
@@ -62,16 +63,17 @@ def project_to_sphere(
         'params is None, wanted the parameters, in project_to_sphere'
       )
 
+    axes = trees.find_axes(params, select, channel_axis)
+    _updates.check_shapes(updates, params, axes)
+
     def project(axis, u, w, radius):
-      w32 = w.astype(jnp.float32)
-      moved = w32 + u
-      return (
-        moved * sphere.divide(radius, sphere.norms(moved, axis)) - w32
-      ).astype(u.dtype)
+      moved = _updates.add(w, u)
+      target = moved * sphere.divide(radius, sphere.norms(moved, axis))
+      return _updates.lead_to(target, w, u)
 
     updates = trees.map_selected(
       project,
-      trees.find_axes(params, select, channel_axis),
+      axes,
       updates,
       params,
       state.radii,

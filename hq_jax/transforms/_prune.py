@@ -11,6 +11,7 @@ import optax
 from hq_jax.core import recipe_fields
 from hq_jax.core import thresholds
 from hq_jax.core import trees
+from hq_jax.transforms import _updates
 
 
 class PruneState(NamedTuple):
@@ -36,7 +37,8 @@ def prune(
   `sparsity(step)` smallest of `abs(u)` become zero, exactly that many (ties
   fall by index). In between, the update of a weight that is zero is zero. After
   `end_step` updates pass through, so that the weights may grow again. Place
-  it after the optimizer.
+  it after the optimizer. Updates have the wider type of update and parameter,
+  in which the zeros are exact.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -65,7 +67,7 @@ def prune(
 
   Raises:
     ValueError: where a number is out of range, `select` matches nothing, or
-      `params` is missing.
+      `params` is missing, or an update has not the shape of its parameter.
   """
   if refresh_steps < 1 or begin_step < 0:
     raise ValueError(
@@ -86,6 +88,7 @@ def prune(
     if params is None:
       raise ValueError('params is None, wanted the parameters, in prune')
     axes = trees.find_axes(params, select, channel_axis)
+    _updates.check_shapes(updates, params, axes)
     count = state.prune_count
     active = count >= begin_step
     last = jnp.zeros([], bool)
@@ -118,7 +121,7 @@ def prune(
 
     def remove(axis, u, w, moved, threshold):
       keep = thresholds.get_keep_mask(moved, threshold, axis=axis, scope=scope)
-      return jnp.where(keep, u, (-w).astype(u.dtype))
+      return jnp.where(keep, *_updates.promote(u, -w))
 
     updates = trees.map_selected(
       remove, axes, updates, params, add_updates(updates, params, axes), found
@@ -140,9 +143,7 @@ def at_step(
 def add_updates(
   updates: chex.ArrayTree, params: chex.ArrayTree, axes: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """The selected kernels `w + u` in float32, as a masked tree."""
+  """The selected kernels `w + u`, as a masked tree."""
   return jax.tree.map(
-    lambda u, w: w.astype(jnp.float32) + u,
-    trees.mask(updates, axes),
-    trees.mask(params, axes),
+    _updates.add, trees.mask(params, axes), trees.mask(updates, axes)
   )

@@ -13,6 +13,7 @@ from hq_jax.core import ternary
 from hq_jax.core import thresholds
 from hq_jax.core import trees
 from hq_jax.transforms import _prune
+from hq_jax.transforms import _updates
 
 
 class ReinitState(NamedTuple):
@@ -62,7 +63,7 @@ def reinit(
 
   Raises:
     ValueError: where the strength is out of range, `select` matches nothing,
-      or `params` is missing.
+      `params` is missing, or an update has not the shape of its parameter.
   """
   if not 0.0 <= strength <= 1.0:
     raise ValueError(f'strength is {strength}, wanted a fraction in [0, 1]')
@@ -77,6 +78,7 @@ def reinit(
     if params is None:
       raise ValueError('params is None, wanted the parameters, in reinit')
     axes = trees.find_axes(params, select, channel_axis)
+    _updates.check_shapes(updates, params, axes)
     count = state.reinit_count
 
     due = jnp.isin(count, jnp.asarray(steps, jnp.int32))
@@ -112,7 +114,8 @@ def reinit(
     def move(axis, u, w, w_moved, threshold, parts):
       codes = get_codes(w_moved, axis, threshold)
       target = parts.direct * w_moved + parts.ternary * codes
-      return jnp.where(due, (target - w).astype(u.dtype), u)
+      lead = _updates.lead_to(target, w, u)
+      return jnp.where(due, *_updates.promote(lead, u))
 
     moved = _prune.add_updates(updates, params, axes)
     updates = trees.map_selected(

@@ -10,6 +10,7 @@ import optax
 from hq_jax.core import trees
 from hq_jax.transforms import _finite
 from hq_jax.transforms import _quantizer
+from hq_jax.transforms import _updates
 
 
 class StraightThroughState(NamedTuple):
@@ -67,7 +68,8 @@ def straight_through(
 
   Raises:
     ValueError: where `select` matches nothing or a leaf that cannot be
-      quantized, `non_finite` is unknown, or `params` is missing.
+      quantized, `non_finite` is unknown, `params` is missing, or an update has
+      not the shape of its parameter.
 
   Note: `params` are read, not only their latents: a step whose parameters
     were changed by someone else ends at `q(w')` all the same. From ternary
@@ -100,6 +102,10 @@ def straight_through(
         ' tx.update(grads, state, params) with straight_through'
       )
     axes = trees.find_axes(params, select, channel_axis)
+    # The inner state is made from the latents, and has their type.
+    updates = trees.map_selected(
+      lambda axis, g: g.astype(jnp.float32), axes, updates
+    )
 
     def apply():
       quantizer_state = quantizer.learn(
@@ -111,6 +117,7 @@ def straight_through(
         trees.merge(state.latents, params),
         **extra_args,
       )
+      _updates.check_shapes(moves, params, axes)
       latents = jax.tree.map(
         lambda w, u: w + u.astype(jnp.float32),
         state.latents,

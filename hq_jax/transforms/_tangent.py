@@ -4,6 +4,7 @@ import optax
 
 from hq_jax.core import sphere
 from hq_jax.core import trees
+from hq_jax.transforms import _updates
 
 
 def tangent(
@@ -32,7 +33,8 @@ def tangent(
     A stateless transformation whose `update` needs `params`.
 
   Raises:
-    ValueError: where `select` matches nothing, or `params` is missing.
+    ValueError: where `select` matches nothing, `params` is missing, or a
+      gradient has not the shape of its parameter.
   """
 
   def init_fn(params):
@@ -42,9 +44,11 @@ def tangent(
   def update_fn(updates, state, params=None, **extra_args):
     if params is None:
       raise ValueError('params is None, wanted the parameters, in tangent')
+    axes = trees.find_axes(params, select, channel_axis)
+    _updates.check_shapes(updates, params, axes)
     updates = trees.map_selected(
       lambda axis, g, w: sphere.tangent(g, w, axis).astype(g.dtype),
-      trees.find_axes(params, select, channel_axis),
+      axes,
       updates,
       params,
     )
