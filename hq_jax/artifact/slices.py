@@ -39,7 +39,7 @@ def get_view(spec: layout.Spec) -> View:
   if axes is None:
     return View(1, shape, False, shape)
   last = len(shape) - 1
-  num_layers = next(i for i in range(len(shape) + 1) if i not in axes)
+  num_layers = next((i for i in range(len(shape)) if i not in axes), last + 1)
   if num_layers and (num_layers > last or last not in axes):
     num_layers -= 1
   rest = shape[num_layers:]
