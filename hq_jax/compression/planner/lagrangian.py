@@ -54,7 +54,10 @@ def get_options(
       names.append('ternary')
       sparsities.append(grid[i])
       num_bytes.append(
-        [code_scale * costs.ternary_bytes(k.size, grid[i]) for k in kernels]
+        [
+          code_scale * costs.ternary_bytes(k.size, grid[i], k.num_layers)
+          for k in kernels
+        ]
       )
       distances.append([kernel.ternary[i] for kernel in kernels])
   for name in ('int8', 'float16'):
