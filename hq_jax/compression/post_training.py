@@ -5,6 +5,7 @@ What training reaches at the same size is better; this needs no data.
 
 from collections.abc import Mapping
 import functools
+import re
 from typing import Any
 import warnings
 
@@ -80,7 +81,8 @@ def compress(
     select: which parameters are kernels, by path; see `trees.select`.
     channel_axis: where their output channels are; see `trees.find_axes`.
     layer_axes: along which axes layers are stacked in them; see
-      `trees.find_axes`.
+      `trees.find_axes`. Where it is by path, other tensors may match, too: each
+      of their layers is within `max_error`.
     max_error: the largest relative error, `||x - x'|| / ||x||`, of each tensor
       that is no such kernel: it becomes int8, float16 or float32, the shortest
       within it (norms and statistics no int8).
@@ -126,6 +128,7 @@ def compress(
     norms=norms,
     pairs=pairs,
     max_error=max_error,
+    layer_axes=_find_stacks(variables['params'], layer_axes),
   )
   if target_ratio is not None:
     allocation.check_target(target_ratio)
@@ -150,6 +153,21 @@ def compress(
     path: _ternarize(kernels[path], s, axes[path]) for path, s in zeros.items()
   }
   return make_artifact(variables, encoded, {})
+
+
+def _find_stacks(
+  params: Any, layer_axes: trees.LayerAxes
+) -> dict[str, tuple[int, ...]]:
+  """The layer axes that are given by path, of all that matches."""
+  if not isinstance(layer_axes, Mapping):
+    return {}
+  found: dict[str, tuple[int, ...]] = {}
+  for path in trees.flatten(params):
+    for pattern, axes in layer_axes.items():
+      if re.fullmatch(pattern, path):
+        axes = (axes,) if isinstance(axes, int) else tuple(axes)
+        found.setdefault(f'params/{path}', axes)
+  return found
 
 
 def _reach(
@@ -234,6 +252,7 @@ def _make_artifact(
   norms: Mapping[str, float],
   pairs: Mapping[str, str],
   max_error: float,
+  layer_axes: Mapping[str, tuple[int, ...]],
 ) -> artifact_lib.Artifact:
   folded, folded_norms = artifact_lib.fold(
     trees.flatten(variables),
@@ -243,6 +262,7 @@ def _make_artifact(
     _get_scale_dtype(codes),
     int8=trees.in_params(int8),
     max_error=max_error,
+    layer_axes=layer_axes,
   )
   found = artifact_lib.Artifact(
     **header, tensors=folded, folded_norms=folded_norms

@@ -347,7 +347,7 @@ def test_stacks_and_equinox_weights_reach_their_target(rng):
     'out': {'weight': draw(64, 96)},
   }
   found = post_training.compress(
-    params, target_ratio=18.0, layer_axes={'blocks/.*/kernel': 0}
+    params, target_ratio=18.0, layer_axes={'blocks/.*': 0}
   )
   dense_bytes = 4 * sum(x.size for x in jax.tree.leaves(params))
   data = artifact.dumps(found)
@@ -359,3 +359,18 @@ def test_stacks_and_equinox_weights_reach_their_target(rng):
     assert value.shape == w.shape
     cosine = (value * w).sum() / np.linalg.norm(value) / np.linalg.norm(w)
     assert cosine > 0.7, path
+
+
+def test_each_layer_of_what_is_no_kernel_is_within_the_error(rng):
+  gains = np.float32(2.0) ** -np.arange(0, 12, 3)
+  bias = rng.standard_normal((4, 64), np.float32) * gains[:, None]
+  params = {'blocks': {'kernel': np.ones((4, 9, 9)), 'bias': bias}}
+  kinds = [
+    type(
+      post_training.compress(params, max_error=0.01, layer_axes=axes).tensors[
+        'params/blocks/bias'
+      ]
+    )
+    for axes in ({'blocks/kernel': 0}, {'blocks/.*': 0})
+  ]
+  assert kinds == [qtensors.Int8Tensor, np.ndarray]

@@ -383,6 +383,22 @@ def test_distances_of_a_stack_are_the_mean_of_its_layers(rng):
     )
 
 
+def test_a_stack_is_planned_as_its_layers_would_be(rng):
+  stack = rng.standard_normal((4, 256, 256), np.float32)
+  other = {'kernel': rng.standard_normal((512, 128), np.float32)}
+  layers = {f'{i}': {'kernel': layer} for i, layer in enumerate(stack)}
+  found = planner.plan(
+    {'a': {'kernel': stack}, 'b': other}, 20.0, layer_axes={'a/kernel': 0}
+  ).layers
+  wanted = planner.plan(layers | {'b': other}, 20.0).layers
+  assert found['a/kernel'].sparsity == pytest.approx(
+    wanted['0/kernel'].sparsity, abs=0.005
+  )
+  assert found['b/kernel'].sparsity == pytest.approx(
+    wanted['b/kernel'].sparsity, abs=0.005
+  )
+
+
 def test_stacked_layers_are_allocated_as_so_many(rng):
   stack, head = rng.normal(size=(6, 64, 64)), rng.normal(size=(64, 10))
   alone = {f'{i}': layer for i, layer in enumerate(stack)} | {'head': head}
