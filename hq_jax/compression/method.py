@@ -17,6 +17,7 @@ from hq_jax import models
 from hq_jax import transforms
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
+from hq_jax.compression.planner import allocation
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
 from hq_jax.runtime import distributed
@@ -146,7 +147,7 @@ class Hyperspherical:
     if recipe.distribution in sparsity_distributions.DISTRIBUTIONS:
       axes = trees.flatten(trees.find_axes(params, layer_axes=layer_axes))
       kernels = trees.flatten_selected(params)
-      sparsity = planner.distribute(
+      sparsity = allocation.distribute(
         kernels, axes, recipe.distribution, sparsity
       )
     return planner.predict(

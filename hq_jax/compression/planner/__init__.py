@@ -1,7 +1,6 @@
 """Plans: the sparsity and the encoding of each kernel for a file size."""
 
 from hq_jax.compression.planner.allocation import ALLOCATIONS as ALLOCATIONS
-from hq_jax.compression.planner.allocation import distribute as distribute
 from hq_jax.compression.planner.allocation import plan as plan
 from hq_jax.compression.planner.overhead import find_kernels as find_kernels
 from hq_jax.compression.planner.records import describe as describe
@@ -17,7 +16,6 @@ __all__ = [
   'LayerPlan',
   'Plan',
   'describe',
-  'distribute',
   'entropy_bytes',
   'find_kernels',
   'plan',

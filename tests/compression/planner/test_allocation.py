@@ -13,6 +13,7 @@ from hq_jax import models
 from hq_jax.compression import planner
 from hq_jax.compression import post_training
 from hq_jax.compression import to_artifact
+from hq_jax.compression.planner import allocation as allocation_lib
 from hq_jax.compression.planner import costs
 from hq_jax.compression.planner import overhead
 from hq_jax.core import qtensors
@@ -403,10 +404,10 @@ def test_stacked_layers_are_allocated_as_so_many(rng):
   stack, head = rng.normal(size=(6, 64, 64)), rng.normal(size=(64, 10))
   alone = {f'{i}': layer for i, layer in enumerate(stack)} | {'head': head}
   one = trees.Axes((1,))
-  wanted = planner.distribute(
+  wanted = allocation_lib.distribute(
     alone, dict.fromkeys(alone, one), 'erdos_renyi_kernel', 0.9
   )
-  found = planner.distribute(
+  found = allocation_lib.distribute(
     {'stack': stack, 'head': head},
     {'stack': trees.Axes((2,), (0,)), 'head': one},
     'erdos_renyi_kernel',
