@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hq_jax.core import branches
 from hq_jax.core import trees
 
 NON_FINITE = ('skip', 'raise')
@@ -41,7 +42,7 @@ def check_finite(
       {path: ~jnp.isfinite(x) for path, x in largest.items()}, _raise_finite
     )
   # The largest magnitude is a NaN where any is, and read faster than bools.
-  return jnp.isfinite(functools.reduce(jnp.maximum, largest.values()))
+  return _settle(jnp.isfinite(jnp.max(jnp.stack(list(largest.values())))))
 
 
 def _zip(*trees_: chex.ArrayTree) -> dict[str, list[jax.Array]]:
@@ -62,7 +63,15 @@ def report_replaced(are_new: chex.ArrayTree, policy: str) -> jax.Array:
   flags = trees.flatten(are_new)
   if policy == 'raise':
     _report_if(flags, _raise_replaced)
-  return functools.reduce(jnp.logical_or, flags.values())
+  return _settle(jnp.any(jnp.stack(list(flags.values()))))
+
+
+def _settle(flag: jax.Array) -> jax.Array:
+  """The same; XLA would compute it anew in each of all that depends on it.
+
+  With hundreds of leaves that takes a minute to compile.
+  """
+  return branches.run_if(flag, lambda: flag, flag)
 
 
 def _report_if(

@@ -198,7 +198,7 @@ def ternary(
     refresh |= begun & state.is_stale
     if end_step is not None:
       refresh |= count == end_step - 1
-    for step in refresh_at:
+    for step in (*refresh_at, *reinit_at):
       refresh |= begun & (count == step)
     thresholds = branches.run_if(
       refresh,
