@@ -43,7 +43,7 @@ def _around(quantizer):
 
 def _hq(**options):
   recipe = transforms.Recipe(
-    **{'sparsity': 0.6, 'num_stages': 2, 'refresh_steps': 2} | options
+    **{'sparsity': 0.5, 'num_stages': 2, 'refresh_steps': 2} | options
   )
   return lambda inner, **kw: transforms.hq(inner, recipe, **kw)
 
@@ -75,7 +75,7 @@ MORE = {
   'hq_ramp': _hq(begin_step=1, prune_steps=3),
   'hq_channel': _hq(prune_steps=2, scope='channel'),
   'hq_tree': _hq(prune_steps=2, scope='tree'),
-  'hq_2:4': _hq(sparsity=0.5, prune_steps=2, scope='2:4'),
+  'hq_2:4': _hq(prune_steps=2, scope='2:4'),
   'hq_without_sphere': _hq(prune_steps=2, tangent=False, project=False),
 }
 # These come behind the optimizer, and see what it makes.
