@@ -30,14 +30,37 @@ def run_if(
   like = jax.eval_shape(compute)
   _, result = jax.lax.while_loop(
     lambda carry: carry[0],
-    lambda carry: (vary_like(jnp.zeros([], bool), due), compute()),
-    (due, jax.tree.map(vary_like, otherwise, like)),
+    lambda carry: (place_like(jnp.zeros([], bool), due), compute()),
+    (due, jax.tree.map(place_like, otherwise, like)),
   )
   return result
 
 
-def vary_like(x: jax.Array, like: Any) -> jax.Array:
-  """Lets a value vary over the axes over which another does, in `shard_map`."""
-  axes = lambda value: getattr(jax.typeof(value), 'vma', frozenset())
-  missing = tuple(axes(like) - axes(x))
-  return jax.lax.pcast(x, missing, to='varying') if missing else x
+def place_like(x: jax.Array, like: Any) -> jax.Array:
+  """A value that is sharded as another is, and varies as it in `shard_map`."""
+  missing = tuple(_varying(like) - _varying(x))
+  if missing:
+    x = jax.lax.pcast(x, missing, to='varying')
+  sharding = getattr(jax.typeof(like), 'sharding', None)
+  if sharding != getattr(jax.typeof(x), 'sharding', None):
+    x = jax.sharding.reshard(x, sharding)
+  return x
+
+
+def _varying(x: Any) -> frozenset[str]:
+  """The axes of a mesh over which a value varies; releases differ in where."""
+  kind = jax.typeof(x)
+  kind = getattr(kind, 'manual_axis_type', kind)
+  found = getattr(kind, 'varying', getattr(kind, 'vma', frozenset()))
+  return frozenset(found)
+
+
+def vary_as_any(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
+  """Lets all leaves vary over each axis over which any of others does."""
+  axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
+
+  def vary(x):
+    missing = tuple(axes - _varying(x))
+    return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+  return jax.tree.map(vary, tree)

@@ -19,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from hq_jax.core import branches
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import sphere
 from hq_jax.core import trees
@@ -268,7 +269,9 @@ def _bisect(accepts: Callable[[jax.Array], jax.Array]) -> jax.Array:
     candidate = value | (jnp.int32(1) << (_NUM_BITS - 1 - i))
     return jnp.where(accepts(candidate), candidate, value)
 
-  return jax.lax.fori_loop(0, _NUM_BITS, step, jnp.int32(0))
+  zero = jnp.int32(0)
+  start = branches.place_like(zero, jax.eval_shape(accepts, zero))
+  return jax.lax.fori_loop(0, _NUM_BITS, step, start)
 
 
 def find_shared_threshold(

@@ -20,7 +20,7 @@ class PruneState(NamedTuple):
   """State of `prune`."""
 
   prune_count: jax.Array  # shape=(), dtype=int32: updates so far
-  holds_zeros: chex.ArrayTree  # bool, of the shape of a threshold, per kernel
+  holds_zeros: chex.ArrayTree  # int32, of the shape of a threshold: 1 if it does
 
 
 def prune(
@@ -102,7 +102,7 @@ def prune(
     )
     return PruneState(
       jnp.zeros([], jnp.int32),
-      jax.tree.map(lambda x: jnp.zeros(x.shape, bool), holds_zeros),
+      jax.tree.map(jnp.zeros_like, holds_zeros),
     )
 
   def update(axes, updates, state, kernels):
@@ -115,7 +115,7 @@ def prune(
     refresh = active & (((count - begin_step) % refresh_steps == 0) | last)
 
     updates = jax.tree.map(
-      lambda u, w, held: jnp.where(active & held & (w == 0), 0, u),
+      lambda u, w, held: jnp.where(active & (held > 0) & (w == 0), 0, u),
       updates,
       kernels,
       state.holds_zeros,
@@ -160,9 +160,10 @@ def _prunes(
 
   def prunes(w, a, record):
     if isinstance(record, thresholds.Threshold):
-      return record.magnitude > 0
+      return (record.magnitude > 0).astype(jnp.int32)
     others = tuple(axis for axis in range(w.ndim) if axis not in a.layer)
-    return jnp.any(w != 0, axis=others, keepdims=bool(a.layer))
+    is_trained = jnp.any(w != 0, axis=others, keepdims=bool(a.layer))
+    return is_trained.astype(jnp.int32)
 
   return jax.tree.map(prunes, kernels, axes, found)
 

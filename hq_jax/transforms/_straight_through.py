@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hq_jax.core import branches
 from hq_jax.core import finite as finite_lib
 from hq_jax.core import trees
 from hq_jax.transforms import _kernels
@@ -117,7 +118,7 @@ def straight_through(
       latents, quantizer_state = params, quantizer.init(params, axes)
     else:
       latents, quantizer_state = start(axes, trees.mask(params, axes))
-    return StraightThroughState(
+    state = StraightThroughState(
       latents=latents,
       made_count=jnp.zeros([], jnp.int32),
       skipped_count=jnp.zeros([], jnp.int32),
@@ -125,6 +126,8 @@ def straight_through(
       quantizer_state=quantizer_state,
       latent_opt_state=inner.init(trees.merge(latents, params)),
     )
+    # Whether a step is skipped varies as any of the gradients does.
+    return branches.vary_as_any(state, params)
 
   @trees.jit_with_axes
   def begin(axes, grads, state, kernels):

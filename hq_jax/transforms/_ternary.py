@@ -25,7 +25,7 @@ class TernaryState(NamedTuple):
 
   ternary_count: jax.Array  # shape=(), dtype=int32: updates so far
   density_scale: jax.Array  # shape=(), dtype=float32: see `ternary`
-  is_stale: jax.Array  # shape=(), dtype=bool: thresholds are of other kernels
+  is_stale: jax.Array  # shape=(), dtype=int32: 1 with thresholds of others
   thresholds: Any  # a `thresholds.Threshold` with a tree in each field
   scales: chex.ArrayTree  # [1, .., out] float32 for each kernel, as last used
 
@@ -126,14 +126,14 @@ def ternary(
 
   def init_fn(latents, axes):
     counters = jnp.zeros([], jnp.int32), jnp.ones([], jnp.float32)
-    is_stale = jnp.zeros([], bool)
+    is_stale = jnp.zeros([], jnp.int32)
     if trees.is_placeholder(latents):
       return TernaryState(*counters, is_stale, np.int32(0), np.int32(0))
     shapes = jax.eval_shape(lambda w: rank(w, axes, 1.0, 0), latents)
     return TernaryState(
       *counters,
       is_stale,
-      jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+      jax.tree.map(jnp.zeros_like, shapes),
       jax.tree.map(
         lambda w, a: jnp.zeros_like(sphere.norms(w, a.kept)), latents, axes
       ),
@@ -195,7 +195,7 @@ def ternary(
     count = state.ternary_count
     begun = count >= begin_step
     refresh = begun & ((count - begin_step) % refresh_steps == 0)
-    refresh |= begun & state.is_stale
+    refresh |= begun & (state.is_stale > 0)
     if end_step is not None:
       refresh |= count == end_step - 1
     for step in (*refresh_at, *reinit_at):
@@ -219,7 +219,7 @@ def ternary(
       params,
     )
     quantized = get_values(begun, latents, codes, scales, params)
-    is_stale = state.is_stale & ~refresh
+    is_stale = jnp.where(refresh, 0, state.is_stale)
     return quantized, TernaryState(
       count + 1, state.density_scale, is_stale, thresholds, scales
     )
@@ -229,7 +229,7 @@ def ternary(
     update_fn,
     recall=recall_fn,
     forget=lambda state, any_new: state._replace(
-      is_stale=state.is_stale | any_new
+      is_stale=jnp.maximum(state.is_stale, any_new)
     ),
     reinit=reinit_fn,
   )
