@@ -39,12 +39,17 @@ def check(updates: chex.ArrayTree, non_finite: str) -> jax.Array:
   all_finite = jnp.all(flags)
   if non_finite == 'raise':
     report = functools.partial(_report, tuple(finite))
-    jax.debug.callback(report, flags)
+    jax.lax.cond(
+      all_finite,
+      lambda flags: None,
+      lambda flags: jax.debug.callback(report, flags),
+      flags,
+    )
   return all_finite
 
 
 def _report(paths: Sequence[str], flags: np.ndarray) -> None:
-  # Looked at here: a condition around the call is none under `vmap`.
+  # Looked at here too: the condition around the call is none under `vmap`.
   broken = [path for path, flag in zip(paths, flags, strict=True) if not flag]
   if broken:
     raise FloatingPointError(

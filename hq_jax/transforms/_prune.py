@@ -66,7 +66,7 @@ def prune(
     is what is exactly zero.
 
   Raises:
-    ValueError: where a number is out of range, `select` matches nothing, or
+    ValueError: where a number is out of range, `select` matches nothing,
       `params` is missing, or an update has not the shape of its parameter.
   """
   if refresh_steps < 1 or begin_step < 0:
