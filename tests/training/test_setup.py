@@ -53,7 +53,8 @@ def _refuse(config, tmp_path):
     (
       {'pretrained': 'a.pth', 'model.name': 'resnet20'},
       "config.pretrained is 'a.pth', but config.model.name is 'resnet20',"
-      ' wanted one of: resnet18, resnet34, resnet50, resnet101, mobilenet_v2',
+      ' wanted one of: resnet18, resnet34, resnet50, resnet101, mobilenet_v2,'
+      ' vit, vit_ti16, vit_s16, vit_b16',
     ),
     (
       {'model.widths': (8, 8)},
