@@ -28,8 +28,9 @@ def binary() -> _quantizer.Quantizer:
   A channel that holds a NaN becomes NaN.
 
   >>> import jax.numpy as jnp
+  >>> from hq_jax.core import trees
   >>> w = {'kernel': jnp.array([[1.0, -0.5], [-2.0, 0.0]])}
-  >>> quantizer, axes = binary(), {'kernel': 1}
+  >>> quantizer, axes = binary(), trees.find_axes(w)
   >>> quantized, _ = quantizer.update(w, quantizer.init(w, axes), w, axes)
   >>> quantized['kernel'].tolist()
   [[1.5, -0.25], [-1.5, 0.25]]

@@ -32,8 +32,9 @@ def twn(threshold_factor: float = 0.7) -> _quantizer.Quantizer:
   A kernel that holds a NaN or an infinity becomes NaN.
 
   >>> import jax.numpy as jnp
+  >>> from hq_jax.core import trees
   >>> w = {'kernel': jnp.array([[1.0, -0.5], [-2.0, 0.1], [0.2, 0.3]])}
-  >>> quantizer, axes = twn(), {'kernel': 1}
+  >>> quantizer, axes = twn(), trees.find_axes(w)
   >>> quantized, state = quantizer.update(w, quantizer.init(w, axes), w, axes)
   >>> quantized['kernel'].tolist()  # the threshold is 0.4783
   [[1.5, -0.5], [-1.5, 0.0], [0.0, 0.0]]

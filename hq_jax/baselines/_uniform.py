@@ -44,8 +44,9 @@ def uniform(
   A weight that is NaN stays NaN.
 
   >>> import jax.numpy as jnp
+  >>> from hq_jax.core import trees
   >>> w = {'kernel': jnp.array([[0.9, 0.2], [-0.6, 0.3]])}
-  >>> quantizer, axes = uniform(bits=2), {'kernel': 1}
+  >>> quantizer, axes = uniform(bits=2), trees.find_axes(w)
   >>> quantized, state = quantizer.update(w, quantizer.init(w, axes), w, axes)
   >>> quantized['kernel'].tolist()
   [[1.0, 0.0], [-1.0, 0.0]]

@@ -71,8 +71,9 @@ def vector(
   A channel that holds a NaN becomes NaN.
 
   >>> import jax.numpy as jnp
+  >>> from hq_jax.core import trees
   >>> w = {'kernel': jnp.array([[3.0, 0.75], [4.0, 1.0], [0.0, 0.0]])}
-  >>> quantizer, axes = vector(group_size=3), {'kernel': 1}
+  >>> quantizer, axes = vector(group_size=3), trees.find_axes(w)
   >>> quantized, state = quantizer.update(w, quantizer.init(w, axes), w, axes)
   >>> state.codebooks['kernel'].scales.tolist()
   [5.0, 1.25]

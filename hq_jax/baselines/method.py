@@ -14,6 +14,7 @@ import optax
 from hq_jax import artifact as artifact_lib
 from hq_jax import baselines
 from hq_jax import config as config_lib
+from hq_jax import models
 from hq_jax import transforms
 from hq_jax.compression import method as method_lib
 from hq_jax.compression import planner
@@ -78,16 +79,14 @@ class Baseline:
       variables,
     )
     params = variables['params']
-    axes = trees.find_axes(params, trees.kernels)
+    axes = trees.find_axes(params, layer_axes=models.find_layer_axes(params))
     latents = trees.mask(params, axes)
     quantizer = self.make_quantizer()
     quantized, state = quantizer.update(
       latents, quantizer.init(latents, axes), latents, axes
     )
-    opt_state = transforms.StraightThroughState(
-      latents, jnp.zeros([], jnp.int32), state, ()
-    )
-    found = transforms.encode(opt_state, params, quantizer)
+    assert quantizer.encode is not None  # Every baseline has one.
+    found = transforms.flatten_quantized(quantizer.encode(latents, state, axes))
     data = artifact_lib.dumps(self.make_artifact(variables, found))
     num_bytes = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
     latents, values = trees.flatten(latents), trees.flatten(quantized)

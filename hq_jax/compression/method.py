@@ -5,6 +5,7 @@ Those to compare with are in `baselines`.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import jax
@@ -12,9 +13,11 @@ import optax
 
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
+from hq_jax import models
 from hq_jax import transforms
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
+from hq_jax.compression.planner import allocation
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
 from hq_jax.runtime import distributed
@@ -75,6 +78,11 @@ def select_quantized(plan: planner.Plan) -> trees.Selector:
   return lambda path, leaf: path in paths
 
 
+def find_layers(plan: planner.Plan) -> trees.LayerAxes:
+  """Along which axes layers are stacked in the kernels of a plan."""
+  return lambda path, leaf: plan.layers[path].layer_axes
+
+
 @dataclasses.dataclass(frozen=True)
 class Hyperspherical:
   """Hyperspherical quantization, by the recipe of a config.
@@ -117,6 +125,7 @@ class Hyperspherical:
         variables,
         target_ratio,
         allocation=recipe.distribution,
+        layer_axes=models.find_layer_axes(variables['params']),
         make_artifact=self.make_artifact,
       )
     except ValueError as error:
@@ -133,13 +142,19 @@ class Hyperspherical:
   def _predict(self, variables: Any) -> planner.Plan:
     recipe = self.config.recipe
     sparsity: Any = recipe.sparsity
+    params = variables['params']
+    layer_axes = models.find_layer_axes(params)
     if recipe.distribution in sparsity_distributions.DISTRIBUTIONS:
-      kernels = trees.flatten_selected(variables['params'])
-      sparsity = sparsity_distributions.DISTRIBUTIONS[recipe.distribution](
-        {path: leaf.shape for path, leaf in kernels.items()}, sparsity
+      axes = trees.flatten(trees.find_axes(params, layer_axes=layer_axes))
+      kernels = trees.flatten_selected(params)
+      sparsity = allocation.distribute(
+        kernels, axes, recipe.distribution, sparsity
       )
     return planner.predict(
-      variables, sparsity, make_artifact=self.make_artifact
+      variables,
+      sparsity,
+      layer_axes=layer_axes,
+      make_artifact=self.make_artifact,
     )
 
   def make_recipe(self, plan: planner.Plan) -> transforms.Recipe:
@@ -170,13 +185,19 @@ class Hyperspherical:
   ) -> optax.GradientTransformationExtraArgs:
     """The transformation of the recipe; it has no rate of its own."""
     del schedule
-    return transforms.hq(inner, self.make_recipe(plan), select_quantized(plan))
+    return transforms.hq(
+      inner,
+      self.make_recipe(plan),
+      select_quantized(plan),
+      layer_axes=find_layers(plan),
+    )
 
   def watched(self, plan: planner.Plan) -> dict[str, Any]:
     """Compared with their codes, as the recipe ranks them at its end."""
     recipe = self.make_recipe(plan)
     return {
       'select': select_quantized(plan),
+      'layer_axes': find_layers(plan),
       'sparsity': recipe.sparsity,
       'scope': recipe.scope,
       'unit_norm': recipe.project,
@@ -195,7 +216,13 @@ class Hyperspherical:
     requantize: bool = False,
   ) -> artifact_lib.Artifact:
     finalized = sharding.to_host(
-      _finalize(state.opt_state, state.params, recipe, requantize=requantize)
+      _finalize(
+        state.opt_state,
+        state.params,
+        recipe,
+        tuple((p, layer.layer_axes) for p, layer in plan.layers.items()),
+        requantize=requantize,
+      )
     )
     variables = sharding.to_host(state.variables)
     leaves = trees.flatten(variables['params'])
@@ -245,9 +272,15 @@ class Hyperspherical:
     return state.replace(opt_state=opt_state), {'density_scale': scale}
 
 
-_finalize = jax.jit(
-  transforms.finalize, static_argnums=2, static_argnames='requantize'
-)
+@functools.partial(jax.jit, static_argnums=(2, 3), static_argnames='requantize')
+def _finalize(opt_state, params, recipe, layer_axes, *, requantize):
+  return transforms.finalize(
+    opt_state,
+    params,
+    recipe,
+    requantize=requantize,
+    layer_axes=lambda path, leaf: dict(layer_axes)[path],
+  )
 
 
 def _find_density_scale(

@@ -5,6 +5,7 @@ What training reaches at the same size is better; this needs no data.
 
 from collections.abc import Mapping
 import functools
+import re
 from typing import Any
 import warnings
 
@@ -12,7 +13,6 @@ import jax
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
-from hq_jax import transforms
 from hq_jax.artifact import model as model_lib
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
@@ -37,6 +37,8 @@ def compress(
   target_ratio: float | None = None,
   sparsity: float | Mapping[str, float] | None = None,
   select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
   max_error: float = 1e-3,
   model: str = '',
   model_arguments: Mapping[str, Any] = {},
@@ -53,8 +55,8 @@ def compress(
 
   - without a target, those of least angle, `ternary.angular_optimum`; a kernel
     with less than 0.1% of all kernels' weights becomes int8;
-  - with a `sparsity`, the largest of the whole kernel, as in training
-    (`thresholds`, scope 'layer', by unit norm);
+  - with a `sparsity`, the largest of the whole kernel, or of each layer that is
+    stacked in it, as in training (`thresholds`, scope 'layer', by unit norm);
   - with a `target_ratio`, at the sparsities and in the encodings that
     `planner.plan` finds for these very weights, corrected until the file that
     is written has at most the target's bytes and 99% of them at least, unless
@@ -76,8 +78,11 @@ def compress(
       above 1.
     sparsity: the fraction of zeros, in [0, 1): one for all kernels, or by path
       or regular expression; see `sparsity_distributions.resolve`.
-    select: which parameters are kernels, by path; see `trees.select`. Their
-      output channel is the last axis: the file knows no other.
+    select: which parameters are kernels, by path; see `trees.select`.
+    channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked in them; see
+      `trees.find_axes`. Where it is by path, other tensors may match, too: each
+      of their layers is within `max_error`.
     max_error: the largest relative error, `||x - x'|| / ||x||`, of each tensor
       that is no such kernel: it becomes int8, float16 or float32, the shortest
       within it (norms and statistics no int8).
@@ -123,19 +128,46 @@ def compress(
     norms=norms,
     pairs=pairs,
     max_error=max_error,
+    layer_axes=_find_stacks(variables['params'], layer_axes),
   )
   if target_ratio is not None:
     allocation.check_target(target_ratio)
     network = overhead.measure(
-      variables, select=select, make_artifact=make_artifact, draw=False
+      variables,
+      select=select,
+      channel_axis=channel_axis,
+      layer_axes=layer_axes,
+      make_artifact=make_artifact,
+      draw=False,
     )
     return _reach(network, target_ratio)
-  kernels = overhead.find_kernels(variables['params'], select)
+  params = variables['params']
+  axes = trees.flatten(
+    trees.find_axes(params, select, channel_axis, layer_axes)
+  )
+  kernels = overhead.read_kernels(params, axes)
   if sparsity is None:
-    return make_artifact(variables, *_find_optima(kernels))
+    return make_artifact(variables, *_find_optima(kernels, axes))
   zeros = size_prediction.resolve_sparsity(sparsity, list(kernels))
-  encoded = {path: _ternarize(kernels[path], s) for path, s in zeros.items()}
+  encoded = {
+    path: _ternarize(kernels[path], s, axes[path]) for path, s in zeros.items()
+  }
   return make_artifact(variables, encoded, {})
+
+
+def _find_stacks(
+  params: Any, layer_axes: trees.LayerAxes
+) -> dict[str, tuple[int, ...]]:
+  """The layer axes that are given by path, of all that matches."""
+  if not isinstance(layer_axes, Mapping):
+    return {}
+  found: dict[str, tuple[int, ...]] = {}
+  for path in trees.flatten(params):
+    for pattern, axes in layer_axes.items():
+      if re.fullmatch(pattern, path):
+        axes = (axes,) if isinstance(axes, int) else tuple(axes)
+        found.setdefault(f'params/{path}', axes)
+  return found
 
 
 def _reach(
@@ -168,7 +200,8 @@ def _encode(
 ) -> artifact_lib.Artifact:
   zeros = planner.sparsities(plan)
   codes = {
-    path: _ternarize(network.kernels[path], zeros[path]) for path in zeros
+    path: _ternarize(network.kernels[path], s, network.axes[path])
+    for path, s in zeros.items()
   }
   int8 = {
     path: artifact_lib.quantize_int8(network.kernels[path])
@@ -178,7 +211,7 @@ def _encode(
 
 
 def _find_optima(
-  kernels: Mapping[str, np.ndarray],
+  kernels: Mapping[str, np.ndarray], axes: Mapping[str, trees.Axes]
 ) -> tuple[dict[str, qtensors.TernaryTensor], dict[str, qtensors.Int8Tensor]]:
   """The codes of least angle, and eight bits for what is small."""
   least = _SMALL_FRACTION * sum(kernel.size for kernel in kernels.values())
@@ -187,22 +220,27 @@ def _find_optima(
     if kernel.size < least:
       int8[path] = artifact_lib.quantize_int8(kernel)
     else:
-      codes[path] = jax.tree.map(np.asarray, _angular_optimum(kernel))
+      found = _angular_optimum(kernel, axis=axes[path].kept)
+      codes[path] = jax.tree.map(np.asarray, found)
   return codes, int8
 
 
-_angular_optimum = jax.jit(ternary.angular_optimum)
+_angular_optimum = jax.jit(ternary.angular_optimum, static_argnames='axis')
 
 
-def _ternarize(kernel: np.ndarray, sparsity: float) -> qtensors.TernaryTensor:
+def _ternarize(
+  kernel: np.ndarray, sparsity: float, axes: trees.Axes
+) -> qtensors.TernaryTensor:
   """The largest of the whole kernel, exactly as in training."""
-  return jax.tree.map(np.asarray, _ternarize_jitted(kernel, sparsity))
+  return jax.tree.map(np.asarray, _ternarize_jitted(kernel, sparsity, axes))
 
 
-@jax.jit
-def _ternarize_jitted(kernel, sparsity):
-  found = thresholds.get_thresholds({'kernel': kernel}, sparsity)
-  return ternary.ternarize(kernel, found['kernel'])
+@functools.partial(jax.jit, static_argnums=2)
+def _ternarize_jitted(kernel, sparsity, axes):
+  found = thresholds.get_thresholds(
+    {'kernel': kernel}, sparsity, axes={'kernel': axes}
+  )
+  return ternary.ternarize(kernel, found['kernel'], axes=axes)
 
 
 def _make_artifact(
@@ -214,15 +252,17 @@ def _make_artifact(
   norms: Mapping[str, float],
   pairs: Mapping[str, str],
   max_error: float,
+  layer_axes: Mapping[str, tuple[int, ...]],
 ) -> artifact_lib.Artifact:
   folded, folded_norms = artifact_lib.fold(
     trees.flatten(variables),
-    trees.in_params(transforms.flatten_quantized(codes)),
+    trees.in_params(codes),
     pairs,
     norms,
     _get_scale_dtype(codes),
     int8=trees.in_params(int8),
     max_error=max_error,
+    layer_axes=layer_axes,
   )
   found = artifact_lib.Artifact(
     **header, tensors=folded, folded_norms=folded_norms

@@ -1,11 +1,12 @@
 """The hypersphere: norms, unit-norm kernels, tangent gradients, distances.
 
 `w_j` is what belongs to output channel `j` of a kernel, all other axes
-flattened; the channel axis is the last one unless `axis` says otherwise. What
-is computed by channel has the shape `[out, 1, ..]`, with a one for each axis
-behind the channel axis, so that it broadcasts against the kernel: `[out]` where
-the channel axis is the last. Every function works on one array; lift it with
-`jax.tree.map`. Inputs of lower precision are computed in float32.
+flattened; the channel axis is the last one unless `axis` says otherwise: an
+axis, or several, such as those of heads and features, or of stacked layers and
+channels. What is computed by channel has as many axes as the kernel, with a one
+for each that was summed over (`[1, out]` of `[in, out]`), so that it broadcasts
+against it. Every function works on one array; lift it with `jax.tree.map`.
+Inputs of lower precision are computed in float32.
 """
 
 import functools
@@ -14,44 +15,44 @@ import math
 import jax
 import jax.numpy as jnp
 
+Axis = int | tuple[int, ...]
+
 _EXPONENT_BITS = 0x7F800000
 _MAX_LIMB_BITS = 15
 
 
-def sum_by_channel(x: jax.Array, axis: int = -1, **kwargs) -> jax.Array:
+def sum_by_channel(x: jax.Array, axis: Axis = -1, **kwargs) -> jax.Array:
   """Sums over all axes but the channel axis.
 
   `s_j = sum_i x_ij`
 
   >>> import jax.numpy as jnp
   >>> sum_by_channel(jnp.ones((3, 2)))
-  Array([3., 3.], dtype=float32)
-  >>> sum_by_channel(jnp.ones((2, 3, 1)), axis=0).shape
-  (2, 1, 1)
+  Array([[3., 3.]], dtype=float32)
+  >>> sum_by_channel(jnp.ones((2, 3, 4)), axis=(0, 2)).shape
+  (2, 1, 4)
 
   Args:
     x: `[.., out, ..]`.
-    axis: the channel axis.
+    axis: the channel axis, or several.
     **kwargs: of `jnp.sum`.
 
   Returns:
-    The sums, `[out, 1, ..]`.
+    The sums, `[1, .., out]`.
   """
   return _by_channel(jnp.sum, x, axis, **kwargs)
 
 
-def _by_channel(reduce, x: jax.Array, axis: int, **kwargs) -> jax.Array:
-  axis %= x.ndim
-  others = tuple(i for i in range(x.ndim) if i != axis)
-  return reduce(x, axis=others, **kwargs).reshape(
-    x.shape[axis], *[1] * (x.ndim - 1 - axis)
-  )
+def _by_channel(reduce, x: jax.Array, axis: Axis, **kwargs) -> jax.Array:
+  kept = {a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+  others = tuple(i for i in range(x.ndim) if i not in kept)
+  return reduce(x, axis=others, keepdims=True, **kwargs)
 
 
 # Compiled always: op by op, products are rounded before they are added, and
 # the same kernel would have another norm in the last bit.
 @functools.partial(jax.jit, static_argnames='axis')
-def _dot(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
+def _dot(a: jax.Array, b: jax.Array, axis: Axis) -> jax.Array:
   """The inner product of each channel, in float32."""
   return sum_by_channel(a.astype(jnp.float32) * b.astype(jnp.float32), axis)
 
@@ -76,31 +77,36 @@ def divide(a: jax.Array | float, b: jax.Array) -> jax.Array:
   return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
-def norms(w: jax.Array, axis: int = -1) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def norms(w: jax.Array, axis: Axis = -1) -> jax.Array:
   """The norm of each output channel, `r_j = ||w_j||`.
 
   Backward: `dr_j/dw_j = w_j / r_j`, and zero where `r_j = 0`.
 
   >>> import jax.numpy as jnp
   >>> norms(jnp.array([[3., 0.], [4., 0.]]))
-  Array([5., 0.], dtype=float32)
+  Array([[5., 0.]], dtype=float32)
 
   Args:
     w: a kernel, `[.., out, ..]`, with entries between 1e-18 and 1e18 in size
       where they count (squares are summed in float32).
-    axis: the channel axis.
+    axis: the channel axis, or several.
 
   Returns:
-    float32 `[out, 1, ..]`.
+    float32 `[1, .., out]`.
   """
-  squares = _dot(w, w, axis)
-  # By `== 0`, so that a NaN is not taken for a channel of zeros.
-  zero = squares == 0
-  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
+  return jnp.sqrt(_dot(w, w, axis))
+
+
+@norms.defjvp
+def _norms_jvp(axis: Axis, primals, tangents):
+  (w,), (dw,) = primals, tangents
+  radius = norms(w, axis)
+  return radius, divide(_dot(w, dw, axis), radius)
 
 
 @functools.partial(jax.jit, static_argnums=1, static_argnames='axis')
-def exact_norms(w: jax.Array, axis: int = -1) -> jax.Array:
+def exact_norms(w: jax.Array, axis: Axis = -1) -> jax.Array:
   """The norm of each channel, the same bits however the kernel is sharded.
 
   `r_j = p sqrt(sum_i floor(2^b (w_ij / p)^2) / 2^b)`, with `p` a power of two
@@ -111,15 +117,15 @@ def exact_norms(w: jax.Array, axis: int = -1) -> jax.Array:
 
   >>> import jax.numpy as jnp
   >>> exact_norms(jnp.array([[3., 0.], [4., 0.]]))
-  Array([5., 0.], dtype=float32)
+  Array([[5., 0.]], dtype=float32)
 
   Args:
     w: a kernel, `[.., out, ..]`; a channel whose largest weight is subnormal
       counts as one of zeros.
-    axis: the channel axis.
+    axis: the channel axis, or several.
 
   Returns:
-    float32 `[out, 1, ..]`; each square is short of its own by up to `2^-b
+    float32 `[1, .., out]`; each square is short of its own by up to `2^-b
     p^2`. NaN where the channel holds a NaN or an infinity.
   """
   w = w.astype(jnp.float32)
@@ -132,7 +138,7 @@ def exact_norms(w: jax.Array, axis: int = -1) -> jax.Array:
   usable = finite & (power > 0)
   # Both steps are exact: a reciprocal might be subnormal.
   unit = w / jnp.where(usable, power, 1.0) * 0.5
-  num_weights = w.size // max(w.shape[axis], 1)
+  num_weights = w.size // max(largest.size, 1)
   limb_bits = min(
     _MAX_LIMB_BITS, 31 - math.ceil(math.log2(max(num_weights, 2)))
   )
@@ -144,7 +150,7 @@ def exact_norms(w: jax.Array, axis: int = -1) -> jax.Array:
   return jnp.where(finite, jnp.where(usable, exact, 0.0), jnp.nan)
 
 
-def normalize(w: jax.Array, axis: int = -1) -> jax.Array:
+def normalize(w: jax.Array, axis: Axis = -1) -> jax.Array:
   """Divides each output channel by its norm: `u_j = w_j / ||w_j||`.
 
   Backward: `g -> (g - <g, u> u) / r`. A channel of zeros stays zero and gets
@@ -157,7 +163,7 @@ def normalize(w: jax.Array, axis: int = -1) -> jax.Array:
 
   Args:
     w: a kernel, `[.., out, ..]`.
-    axis: the channel axis.
+    axis: the channel axis, or several.
 
   Returns:
     float32, the shape of `w`, with unit-norm channels.
@@ -165,10 +171,16 @@ def normalize(w: jax.Array, axis: int = -1) -> jax.Array:
   return w.astype(jnp.float32) * divide(1.0, norms(w, axis))
 
 
-def tangent(g: jax.Array, w: jax.Array, axis: int = -1) -> jax.Array:
+def tangent(
+  g: jax.Array,
+  w: jax.Array,
+  axis: Axis = -1,
+  *,
+  strength: jax.Array | float = 1.0,
+) -> jax.Array:
   """The part of a gradient that moves along the sphere.
 
-  `g_t = g - <g, u> u` with `u = w / ||w||`, per output channel.
+  `g_t = g - s <g, u> u` with `u = w / ||w||`, per output channel.
 
   >>> import jax.numpy as jnp
   >>> tangent(jnp.array([[1.], [1.]]), jnp.array([[2.], [0.]]))
@@ -178,18 +190,19 @@ def tangent(g: jax.Array, w: jax.Array, axis: int = -1) -> jax.Array:
   Args:
     g: the gradient, `[.., out, ..]`.
     w: the kernel, the same shape; it need not be of unit norm.
-    axis: the channel axis.
+    axis: the channel axis, or several.
+    strength: `s`, how much of the radial part is removed.
 
   Returns:
     float32, the shape of `g`, orthogonal to `w` in every channel; `g` itself
     in a channel of zeros.
   """
   # As a multiple of `w`: both inner products then read the arrays as they are.
-  radial = divide(_dot(g, w, axis), _dot(w, w, axis))
+  radial = strength * divide(_dot(g, w, axis), _dot(w, w, axis))
   return g.astype(jnp.float32) - radial * w.astype(jnp.float32)
 
 
-def cosine_distance(a: jax.Array, b: jax.Array, axis: int = -1) -> jax.Array:
+def cosine_distance(a: jax.Array, b: jax.Array, axis: Axis = -1) -> jax.Array:
   """The cosine distance of each output channel.
 
   `D_j = 1 - <a_j, b_j> / (||a_j|| ||b_j||)`, between 0 and 2; a channel of
@@ -197,15 +210,15 @@ def cosine_distance(a: jax.Array, b: jax.Array, axis: int = -1) -> jax.Array:
 
   >>> import jax.numpy as jnp
   >>> cosine_distance(jnp.array([[1.], [1.]]), jnp.array([[1.], [0.]])).round(4)
-  Array([0.2929], dtype=float32)
+  Array([[0.2929]], dtype=float32)
 
   Args:
     a: a kernel, `[.., out, ..]`.
     b: another of the same shape.
-    axis: the channel axis.
+    axis: the channel axis, or several.
 
   Returns:
-    float32 `[out, 1, ..]`.
+    float32 `[1, .., out]`.
   """
   cosine = divide(_dot(a, b, axis), norms(a, axis) * norms(b, axis))
   # Of parallel channels, the rounded quotient may be a little above 1.

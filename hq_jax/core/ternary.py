@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from hq_jax.core import qtensors
 from hq_jax.core import sphere
 from hq_jax.core import thresholds
+from hq_jax.core import trees
 
 TernaryTensor = qtensors.TernaryTensor
 
@@ -38,7 +39,7 @@ def get_codes_at(
   w: jax.Array,
   threshold: thresholds.Threshold | thresholds.Quota,
   *,
-  axis: int = -1,
+  axes: trees.Axes | None = None,
   scope: str = 'layer',
 ) -> jax.Array:
   """Ternary codes at a threshold: the signs of what is above it.
@@ -54,13 +55,13 @@ def get_codes_at(
   Args:
     w: a kernel, `[.., out, ..]`.
     threshold: of this kernel, by `thresholds.get_thresholds`.
-    axis: the channel axis.
+    axes: of the kernel; None for output channels on the last one.
     scope: of the threshold.
 
   Returns:
     float32 in {-1, 0, 1}, the shape of `w`.
   """
-  keep = thresholds.get_keep_mask(w, threshold, axis=axis, scope=scope)
+  keep = thresholds.get_keep_mask(w, threshold, axes=axes, scope=scope)
   return get_codes(w, keep)
 
 
@@ -84,7 +85,11 @@ def round_significand(x: jax.Array, num_bits: int) -> jax.Array:
 
 
 def get_scale(
-  codes: jax.Array, radius: jax.Array, *, num_bits: int = 11, axis: int = -1
+  codes: jax.Array,
+  radius: jax.Array,
+  *,
+  num_bits: int = 11,
+  axis: sphere.Axis = -1,
 ) -> jax.Array:
   """The scale that puts ternary codes on the sphere: `r_j / sqrt(k_j)`.
 
@@ -95,21 +100,21 @@ def get_scale(
   `get_scale_bits` says how many bits do the same.
 
   >>> import jax.numpy as jnp
-  >>> get_scale(jnp.array([[1., 0.], [-1., 0.]]), jnp.array([2., 2.]))
-  Array([1.4140625, 0.       ], dtype=float32)
+  >>> get_scale(jnp.array([[1., 0.], [-1., 0.]]), jnp.array([[2., 2.]]))
+  Array([[1.4140625, 0.       ]], dtype=float32)
 
   Args:
     codes: float in {-1, 0, 1}, `[.., out, ..]`.
-    radius: float32 `[out, 1, ..]`, not negative.
+    radius: float32 `[1, .., out]`, not negative.
     num_bits: significant bits of the scale.
-    axis: the channel axis.
+    axis: the channel axis, or several.
 
   Returns:
-    float32 `[out, 1, ..]`; 0 for a channel without non-zeros, NaN where the
+    float32 `[1, .., out]`; 0 for a channel without non-zeros, NaN where the
     radius is.
   """
   k = sphere.sum_by_channel(jnp.abs(codes), axis)
-  scale = radius * jnp.where(k > 0, jax.lax.rsqrt(jnp.maximum(k, 1.0)), 0.0)
+  scale = radius * (jnp.minimum(k, 1.0) * jax.lax.rsqrt(jnp.maximum(k, 1.0)))
   return round_significand(scale, num_bits)
 
 
@@ -136,7 +141,7 @@ def ternarize(
   w: jax.Array,
   threshold: thresholds.Threshold | thresholds.Quota,
   *,
-  axis: int = -1,
+  axes: trees.Axes | None = None,
   scope: str = 'layer',
   num_bits: int = 11,
 ) -> TernaryTensor:
@@ -157,20 +162,22 @@ def ternarize(
   Args:
     w: the latent kernel, `[.., out, ..]`.
     threshold: of this kernel, by `thresholds.get_thresholds`.
-    axis: the channel axis.
+    axes: of the kernel; None for output channels on the last one.
     scope: of the threshold.
     num_bits: significant bits of the scales.
 
   Returns:
     int8 codes and float32 scales.
   """
-  codes = get_codes_at(w, threshold, axis=axis, scope=scope)
-  scale = get_scale(codes, sphere.norms(w, axis), num_bits=num_bits, axis=axis)
+  axes = axes or trees.Axes((w.ndim - 1,))
+  codes = get_codes_at(w, threshold, axes=axes, scope=scope)
+  radius = sphere.norms(w, axes.kept)
+  scale = get_scale(codes, radius, num_bits=num_bits, axis=axes.kept)
   return TernaryTensor(codes.astype(jnp.int8), scale)
 
 
 def angular_optimum(
-  w: jax.Array, *, axis: int = -1, num_bits: int = 11
+  w: jax.Array, *, axis: sphere.Axis = -1, num_bits: int = 11
 ) -> TernaryTensor:
   """The ternary points of least angle to a kernel, channel by channel.
 
@@ -190,22 +197,27 @@ def angular_optimum(
 
   Args:
     w: a kernel, `[.., out, ..]`.
-    axis: the channel axis.
+    axis: the channel axis, or several.
     num_bits: significant bits of the scales.
 
   Returns:
-    int8 codes and float32 scales, `[out, 1, ..]`. A channel of zeros has codes
+    int8 codes and float32 scales, `[1, .., out]`. A channel of zeros has codes
     and scale 0; one that holds a NaN has codes 0 and a scale that is NaN.
   """
   w = w.astype(jnp.float32)
-  num_channels = w.shape[axis]
-  by_channel = jnp.moveaxis(jnp.abs(w), axis, -1).reshape(-1, num_channels)
+  kept = sorted(
+    {a % w.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+  )
+  by_channel = jnp.moveaxis(jnp.abs(w), kept, range(-len(kept), 0))
+  shape = by_channel.shape[w.ndim - len(kept) :]
+  by_channel = by_channel.reshape(-1, *shape)
   ranked = -jnp.sort(-by_channel, axis=0)
   counts = jnp.arange(1, len(ranked) + 1, dtype=jnp.float32)
-  cosines = jnp.cumsum(ranked, axis=0) / jnp.sqrt(counts)[:, None]
+  counts = counts.reshape(-1, *[1] * len(kept))
+  cosines = jnp.cumsum(ranked, axis=0) / jnp.sqrt(counts)
   best = jnp.argmax(cosines, axis=0, keepdims=True)
   least = jnp.take_along_axis(ranked, best, axis=0)
-  least = least.reshape(num_channels, *[1] * (w.ndim - 1 - axis % w.ndim))
+  least = least.reshape([n if i in kept else 1 for i, n in enumerate(w.shape)])
   codes = get_codes(w, jnp.abs(w) >= least)
   scale = get_scale(codes, sphere.norms(w, axis), num_bits=num_bits, axis=axis)
   return TernaryTensor(codes.astype(jnp.int8), scale)

@@ -1,27 +1,30 @@
 """Exact thresholds between the weights that are kept and the others.
 
-A *scope* says among which weights the largest are kept: those of a `layer`
-(kernel), of the whole `tree`, of each output `channel`, or, as `N:M`, each M
-consecutive ones along the input axis. What is compared is `abs(u)`, each
-channel divided by its norm, or `abs(w)`.
+A *scope* says among which weights the largest are kept: those of a `layer` (a
+kernel, or one of those stacked in it), of the whole `tree`, of each output
+`channel`, or, as `N:M`, each M consecutive ones along the input axis. What is
+compared is `abs(u)`, each channel divided by its norm, or `abs(w)`.
 
 Magnitudes are counted, not sorted or gathered, and norms are summed as
 integers: thresholds are the same bits however the kernels are sharded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
+import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from hq_jax.core import branches
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import sphere
 from hq_jax.core import trees
 
+_NUM_BITS = 31
 _MAX_INT = 2**31 - 1
 _SMALLEST_NORMAL_BITS = 0x00800000
 _SCOPES = ('layer', 'tree', 'channel')
@@ -35,12 +38,13 @@ class Threshold(NamedTuple):
   A weight `w` of channel `j` at flat index `i` has the magnitude `a = abs(w)
   inverse_norms[j]`, or `abs(w)` where they are None. It is kept where `a >
   magnitude`, or `a == magnitude` and `i < tie_index`: the second rule splits
-  ties, so that exactly the wanted number of weights is kept.
+  ties, so that exactly the wanted number of weights is kept. Where layers are
+  stacked, each has its numbers, and `i` counts through all of them.
   """
 
-  magnitude: jax.Array  # shape=() or, by channel, [out, 1, ..], float32
+  magnitude: jax.Array  # float32, shape=(); [L, 1, ..] by layer, or by channel
   tie_index: jax.Array  # the same shape, int32
-  inverse_norms: jax.Array | None = None  # shape=[out, 1, ..], float32
+  inverse_norms: jax.Array | None = None  # shape=[1, .., out], float32
 
 
 class Quota(NamedTuple):
@@ -49,7 +53,8 @@ class Quota(NamedTuple):
   num_kept: jax.Array  # shape=(), dtype=int32
 
 
-def _is_record(node: object) -> bool:
+def is_record(node: object) -> bool:
+  """Whether a node of a tree is what is known of one kernel."""
   return isinstance(node, Threshold | Quota)
 
 
@@ -103,49 +108,40 @@ def num_kept(size: int, sparsity: jax.Array | float) -> jax.Array:
   return jnp.clip(kept.astype(jnp.int32), 1, size)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _flat_index(shape: tuple[int, ...]) -> jax.Array:
-  """The flat index of each element, built without a reshape.
+def _flat_index(shape: tuple[int, ...], own: tuple[int, ...] = ()) -> jax.Array:
+  """The flat index of each element, in its place along some axes.
 
-  A reshape of a sharded kernel would gather it; this does not.
+  Built without a reshape, which would gather a sharded kernel.
   """
   index = jnp.zeros(shape, jnp.int32)
   stride = 1
   for axis in reversed(range(len(shape))):
-    index += stride * jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-    stride *= shape[axis]
+    if axis not in own and shape[axis] > 1:
+      iota = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+      index = index + iota * stride
+      stride *= shape[axis]
   return index
 
 
-def _bisect(accepts, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
-  """The largest ints in [0, 2^31) that decreasing predicates accept."""
-
-  def step(i, values):
-    candidates = [v | (jnp.int32(1) << (30 - i)) for v in values]
-    return [
-      jnp.where(accepted, candidate, value)
-      for accepted, candidate, value in zip(
-        accepts(candidates), candidates, values, strict=True
-      )
-    ]
-
-  zeros = [jnp.zeros(shape, jnp.int32) for shape in shapes]
-  return jax.lax.fori_loop(0, 31, step, zeros)
+def _bits(magnitudes: jax.Array) -> jax.Array:
+  """Integers in the order of the magnitudes; a NaN is above infinity."""
+  return jax.lax.bitcast_convert_type(magnitudes, jnp.int32)
 
 
 def _ordered_bits(magnitudes: jax.Array) -> jax.Array:
-  """Integers in the order of the magnitudes; subnormal ones count as zero.
+  """The same, with subnormal ones counting as zero.
 
   Whether `a > b` is true of subnormal floats depends on the processor; integers
-  are compared alike everywhere. A NaN comes out above infinity.
+  are compared alike everywhere.
   """
-  bits = jax.lax.bitcast_convert_type(
-    jnp.abs(magnitudes).astype(jnp.float32), jnp.int32
-  )
+  bits = _bits(magnitudes)
   return jnp.where(bits < _SMALLEST_NORMAL_BITS, 0, bits)
 
 
-def _count(condition: jax.Array) -> jax.Array:
+def _count(condition: jax.Array, axes: tuple[int, ...] = ()) -> jax.Array:
+  """How often it is true: in all, or for each place along some axes."""
+  if axes:
+    return sphere.sum_by_channel(condition, axes, dtype=jnp.int32)
   # Row by row first: a sum over all axes at once is slow on CPU.
   rows = jnp.sum(
     condition, axis=tuple(range(condition.ndim - 1)), dtype=jnp.int32
@@ -164,13 +160,13 @@ def _check_sizes(sizes: Sequence[int]) -> None:
 def find_thresholds(
   magnitudes: Sequence[jax.Array],
   kept: Sequence[jax.Array | int],
-  axes: Sequence[int] | None = None,
+  axes: Sequence[tuple[int, ...]] | None = None,
 ) -> list[Threshold]:
   """The thresholds that keep exactly the `kept` largest of each kernel.
 
   Ties are kept in the order of their flat index. The magnitude is found by
-  bisection on the bits of the float, exact in 31 counts, and so is the tie
-  index where there is one to split: no sort and no gather, so it works on
+  bisection on the bits of the float, exact in 31 counts, and then so is the tie
+  index, if there is one to split: no sort and no gather, so it works on
   sharded kernels and gives the same answer on any number of devices. All
   kernels share one loop, which compiles faster than one for each.
 
@@ -184,58 +180,98 @@ def find_thresholds(
   Args:
     magnitudes: one array for each kernel, non-negative; subnormal ones count
       as zero, NaN as the largest.
-    kept: how many to keep of each, in [0, size]; may be traced.
-    axes: the channel axis of each kernel, if each of its channels is to keep
-      that many by itself.
+    kept: how many to keep of each, in [0, size]; may be traced. Scalars, or
+      arrays that broadcast against the thresholds.
+    axes: of each kernel, those along which each place keeps that many by
+      itself, such as its channel axis, or that of stacked layers.
 
   Returns:
-    A `Threshold` for each kernel, with one magnitude for each channel where
-    `axes` are given; it is infinite where none is kept.
+    A `Threshold` for each kernel: scalars, or where it has such axes, arrays
+    with as many axes as the kernel, with a one for each other axis; it is
+    infinite where none is kept.
 
   Raises:
     ValueError: where a kernel has 2^31 - 1 elements or more.
   """
   _check_sizes([array.size for array in magnitudes])
-  wanted = [jnp.asarray(k, jnp.int32) for k in kept]
-  bits = [_ordered_bits(array) for array in magnitudes]
-  index = [_flat_index(array.shape) for array in magnitudes]
   kernels = range(len(magnitudes))
-
-  def count(i, condition):
-    if axes is None:
-      return _count(condition)
-    return sphere.sum_by_channel(condition, axes[i], dtype=jnp.int32)
-
-  shapes = [
-    jax.eval_shape(functools.partial(count, i), bits[i]).shape for i in kernels
+  own = axes or [()] * len(magnitudes)
+  bits = [_ordered_bits(_magnitudes(array, None)) for array in magnitudes]
+  index = [
+    _flat_index(x.shape, o) for x, o in zip(magnitudes, own, strict=True)
   ]
-  kth = _bisect(
-    lambda b: [count(i, bits[i] >= b[i]) >= wanted[i] for i in kernels], shapes
-  )
-  tied = [bits[i] == kth[i] for i in kernels]
-  num_wanted = [wanted[i] - count(i, bits[i] > kth[i]) for i in kernels]
-  split = [jnp.any(count(i, tied[i]) > num_wanted[i]) for i in kernels]
-  tie_index = jax.lax.cond(
-    jnp.any(jnp.stack(split)),
-    lambda: _bisect(
-      lambda m: [
-        count(i, tied[i] & (index[i] < m[i])) <= num_wanted[i] for i in kernels
-      ],
-      shapes,
-    ),
-    lambda: [jnp.full(shape, _MAX_INT, jnp.int32) for shape in shapes],
-  )
-  found = []
-  for i in kernels:
-    magnitude = jax.lax.bitcast_convert_type(kth[i], jnp.float32)
-    is_any = wanted[i] > 0
-    found.append(
-      Threshold(
-        jnp.where(is_any, magnitude, jnp.inf),
-        jnp.where(is_any, tie_index[i], 0),
+  # Made from the counts, so that they are sharded, and vary, as those do.
+  totals = [_count(bits[i] >= 0, own[i]) for i in kernels]
+  wanted = [
+    jnp.broadcast_to(jnp.asarray(k, jnp.int32), total.shape)
+    for k, total in zip(kept, totals, strict=True)
+  ]
+
+  def find(carry):
+    place, _, found = carry
+    # First the largest `least` with a count of at least what is wanted, all
+    # ties kept; then the largest `cut` off the tie index with more than that.
+    is_tie = place >= _NUM_BITS
+    bit = jnp.int32(1) << (_NUM_BITS - 1 - place % _NUM_BITS)
+    least_bit, cut_bit = bit * ~is_tie, bit * is_tie
+    new, are_ties = [], jnp.zeros([], bool)
+    for i in kernels:
+      least, cut = found[i].least | least_bit, found[i].cut | cut_bit
+      keep = (bits[i] > least) | (
+        (bits[i] == least) & (index[i] < _MAX_INT - cut)
       )
+      total = _count(keep, own[i])
+      accepted = total >= wanted[i] + is_tie
+      candidate = _Found(least, cut, total)
+      new.append(
+        jax.tree.map(
+          functools.partial(jnp.where, accepted), candidate, found[i]
+        )
+      )
+      are_ties |= jnp.any(new[i].total > wanted[i])
+    return place + 1, are_ties, new
+
+  def is_unfinished(carry):
+    place, are_ties, _ = carry
+    return (place < _NUM_BITS) | (are_ties & (place < 2 * _NUM_BITS))
+
+  # Zeros that are sharded, and vary, as the counts do.
+  start = [_Found(total * 0, total * 0, total) for total in totals]
+  no_ties = functools.reduce(
+    jnp.logical_or, [jnp.any(total < 0) for total in totals]
+  )
+  _, _, found = jax.lax.while_loop(
+    is_unfinished, find, (jnp.int32(0), no_ties, start)
+  )
+  return [
+    Threshold(
+      jnp.where(
+        k > 0, jax.lax.bitcast_convert_type(least, jnp.float32), jnp.inf
+      ),
+      jnp.where(k > 0, _MAX_INT - cut - (total > k), 0),
     )
-  return found
+    for k, (least, cut, total) in zip(wanted, found, strict=True)
+  ]
+
+
+class _Found(NamedTuple):
+  """What is known of a threshold."""
+
+  least: jax.Array  # the bits of its magnitude, so far
+  cut: jax.Array  # how far its tie index is below the largest, so far
+  total: jax.Array  # how many weights it keeps
+
+
+def _bisect(accepts: Callable[[jax.Array], jax.Array]) -> jax.Array:
+  """The largest int in [0, 2^31) that a decreasing predicate accepts."""
+
+  def step(i, value):
+    candidate = value | (jnp.int32(1) << (_NUM_BITS - 1 - i))
+    return jnp.where(accepts(candidate), candidate, value)
+
+  zero = jnp.int32(0)
+  start = branches.place_like(zero, jax.eval_shape(accepts, zero))
+  return jax.lax.fori_loop(0, _NUM_BITS, step, start)
 
 
 def find_shared_threshold(
@@ -269,7 +305,7 @@ def find_shared_threshold(
   sizes = [array.size for array in magnitudes]
   _check_sizes([sum(sizes)])
   wanted = jnp.maximum(jnp.asarray(kept, jnp.int32), len(sizes))
-  bits = [_ordered_bits(array) for array in magnitudes]
+  bits = [_ordered_bits(_magnitudes(array, None)) for array in magnitudes]
   index = [_flat_index(array.shape) for array in magnitudes]
   offsets = [sum(sizes[:i]) for i in range(len(sizes))]
 
@@ -277,9 +313,7 @@ def find_shared_threshold(
     counts = jnp.stack([_count(condition) for condition in conditions])
     return jnp.sum(jnp.maximum(counts, 1)), counts
 
-  (kth,) = _bisect(
-    lambda b: [count(x >= b[0] for x in bits)[0] >= wanted], [()]
-  )
+  kth = _bisect(lambda b: count(x >= b for x in bits)[0] >= wanted)
 
   def kept_before(m):
     return [
@@ -287,7 +321,7 @@ def find_shared_threshold(
       for x, i, offset in zip(bits, index, offsets, strict=True)
     ]
 
-  (shared,) = _bisect(lambda m: [count(kept_before(m[0]))[0] <= wanted], [()])
+  shared = _bisect(lambda m: count(kept_before(m))[0] <= wanted)
   found = []
   counts = count(kept_before(shared))[1]
   for i, offset in enumerate(offsets):
@@ -325,8 +359,8 @@ def get_thresholds(
     sparsity: the fraction of zeros, in [0, 1), may be traced: one for all
       kernels, or one for each by its path
       (see `sparsity_distributions.resolve`).
-    axes: the channel axis of each kernel, see `trees.find_axes`; None for the
-      last.
+    axes: the `trees.Axes` of each kernel, see `trees.find_axes`; None for
+      output channels on the last one.
     scope: see the head of this file. In an N:M scope each group keeps `max(N,
       round((1 - sparsity) M))`, so that a ramp may lead there.
     unit_norm: whether `abs(u)` is ranked, or `abs(w)`.
@@ -340,14 +374,14 @@ def get_thresholds(
   group = parse_scope(scope)
   leaves, treedef = jax.tree.flatten(latents)
   if axes is None:
-    axes = jax.tree.map(lambda w: w.ndim - 1, latents)
-  channel_axes = jax.tree.leaves(axes)
+    axes = jax.tree.map(lambda w: trees.Axes((w.ndim - 1,)), latents)
+  axes_of = jax.tree.leaves(axes)
   paths = list(trees.flatten(latents))
   sparsities = list(sparsity_distributions.resolve(sparsity, paths).values())
   if group:
     num, size = group
-    for path, w, axis in zip(paths, leaves, channel_axes, strict=True):
-      length = w.shape[_input_axis(axis)]
+    for path, w, axes in zip(paths, leaves, axes_of, strict=True):
+      length = w.shape[_input_axis(axes, w.ndim)]
       if length % size:
         raise ValueError(
           f'scope is {scope!r}, but {path} of shape {w.shape} has {length}'
@@ -356,35 +390,91 @@ def get_thresholds(
         )
     quotas = [Quota(jnp.maximum(num_kept(size, s), num)) for s in sparsities]
     return jax.tree.unflatten(treedef, quotas)
-  inverse: list[jax.Array | None] = [None] * len(leaves)
-  if unit_norm:
-    inverse = [
-      sphere.divide(1.0, sphere.exact_norms(w, axis))
-      for w, axis in zip(leaves, channel_axes, strict=True)
-    ]
-  magnitudes = list(map(_magnitudes, leaves, inverse))
   if scope == 'tree':
     if isinstance(sparsity, Mapping):
       raise ValueError(
         f'sparsity is {dict(sparsity)}, wanted one number: with scope tree all'
         ' kernels share a threshold'
       )
-    size = sum(w.size for w in leaves)
-    found = find_shared_threshold(magnitudes, num_kept(size, sparsity))
+    num = num_kept(sum(w.size for w in leaves), sparsity)
+    found = _rank_together(leaves, axes_of, num, unit_norm)
   else:
     by_channel = scope == 'channel'
-    kept = [
-      num_kept(w.size // (w.shape[axis] if by_channel else 1), s)
-      for w, axis, s in zip(leaves, channel_axes, sparsities, strict=True)
-    ]
-    found = find_thresholds(
-      magnitudes, kept, channel_axes if by_channel else None
-    )
-  found = [
+    found = _rank(leaves, axes_of, sparsities, by_channel, unit_norm)
+  return jax.tree.unflatten(treedef, found)
+
+
+def _rank_together(
+  kernels: Sequence[jax.Array],
+  axes_of: Sequence[trees.Axes],
+  num: jax.Array,
+  unit_norm: bool,
+) -> list[Threshold]:
+  """The thresholds of kernels that compete with each other."""
+  inverse = [
+    _inverse_norms(w, axes.kept, unit_norm)
+    for w, axes in zip(kernels, axes_of, strict=True)
+  ]
+  found = find_shared_threshold(list(map(_magnitudes, kernels, inverse)), num)
+  return [
     threshold._replace(inverse_norms=norms)
     for threshold, norms in zip(found, inverse, strict=True)
   ]
-  return jax.tree.unflatten(treedef, found)
+
+
+def _rank(
+  kernels: Sequence[jax.Array],
+  axes_of: Sequence[trees.Axes],
+  sparsities: Sequence[jax.Array | float],
+  by_channel: bool,
+  unit_norm: bool,
+) -> list[Threshold]:
+  """The thresholds of kernels, each layer or channel by itself.
+
+  Kernels of a shape are ranked as the layers of one, for fewer operations.
+  """
+  groups: dict[Any, list[int]] = {}
+  for i, (w, axes) in enumerate(zip(kernels, axes_of, strict=True)):
+    key = (w.shape, w.dtype, axes, getattr(jax.typeof(w), 'sharding', None))
+    groups.setdefault(key, []).append(i)
+  stacks, kept, own = [], [], []
+  for (shape, _, axes, _), members in groups.items():
+    stacks.append(jnp.stack([kernels[i] for i in members]))
+    alone = axes.kept if by_channel else axes.layer
+    own.append((0, *[axis + 1 for axis in alone]))
+    size = math.prod(n for axis, n in enumerate(shape) if axis not in alone)
+    num = jnp.stack([num_kept(size, sparsities[i]) for i in members])
+    kept.append(num.reshape(-1, *[1] * len(shape)))
+  inverse = [
+    _inverse_norms(stack, (0, *[axis + 1 for axis in axes.kept]), unit_norm)
+    for stack, (_, _, axes, _) in zip(stacks, groups, strict=True)
+  ]
+  found = find_thresholds(list(map(_magnitudes, stacks, inverse)), kept, own)
+  by_kernel: dict[int, Threshold] = {}
+  for threshold, norms, members, alone in zip(
+    found, inverse, groups.values(), own, strict=True
+  ):
+    if alone == (0,):
+      threshold = jax.tree.map(lambda x: x.reshape(-1), threshold)
+    threshold = threshold._replace(inverse_norms=norms)
+    for place, i in enumerate(members):
+      by_kernel[i] = jax.tree.map(lambda x, place=place: x[place], threshold)
+  return [by_kernel[i] for i in range(len(kernels))]
+
+
+def _magnitudes(w: jax.Array, inverse_norms: jax.Array | None) -> jax.Array:
+  magnitudes = jnp.abs(w.astype(jnp.float32))
+  if inverse_norms is None:
+    return magnitudes
+  return magnitudes * inverse_norms
+
+
+def _inverse_norms(
+  w: jax.Array, axes: tuple[int, ...], unit_norm: bool
+) -> jax.Array | None:
+  if not unit_norm:
+    return None
+  return sphere.divide(1.0, sphere.exact_norms(w, axes))
 
 
 def keep_everything(found: chex.ArrayTree) -> chex.ArrayTree:
@@ -414,7 +504,7 @@ def keep_everything(found: chex.ArrayTree) -> chex.ArrayTree:
       None if norms is None else fill(norms, 0),
     )
 
-  return jax.tree.map(loosen, found, is_leaf=_is_record)
+  return jax.tree.map(loosen, found, is_leaf=is_record)
 
 
 def split(found: chex.ArrayTree) -> Threshold | Quota:
@@ -433,9 +523,9 @@ def split(found: chex.ArrayTree) -> Threshold | Quota:
   Returns:
     One record, with a tree in each field.
   """
-  first, *_ = jax.tree.leaves(found, is_leaf=_is_record)
+  first, *_ = jax.tree.leaves(found, is_leaf=is_record)
   field = lambda name: jax.tree.map(
-    lambda record: getattr(record, name), found, is_leaf=_is_record
+    lambda record: getattr(record, name), found, is_leaf=is_record
   )
   names = [name for name, x in first._asdict().items() if x is not None]
   return first._replace(**{name: field(name) for name in names})
@@ -458,14 +548,6 @@ def join(record: Threshold | Quota) -> chex.ArrayTree:
   return jax.tree.map(lambda *values: type(record)(*values), *fields)
 
 
-def _magnitudes(w: jax.Array, inverse_norms: jax.Array | None) -> jax.Array:
-  magnitudes = jnp.abs(w.astype(jnp.float32))
-  if inverse_norms is None:
-    return magnitudes
-  return magnitudes * inverse_norms
-
-
-@jax.jit
 def keep_mask(w: jax.Array, threshold: Threshold) -> jax.Array:
   """Which weights a threshold keeps.
 
@@ -483,11 +565,13 @@ def keep_mask(w: jax.Array, threshold: Threshold) -> jax.Array:
   Returns:
     bool, the shape of `w`, True = kept.
   """
-  bits = _ordered_bits(_magnitudes(w, threshold.inverse_norms))
-  threshold_bits = _ordered_bits(threshold.magnitude)
-  return (bits > threshold_bits) | (
-    (bits == threshold_bits) & (_flat_index(w.shape) < threshold.tie_index)
-  )
+  bits = _bits(_magnitudes(w, threshold.inverse_norms))
+  least = _ordered_bits(threshold.magnitude)
+  # Subnormal magnitudes are zeros: none is above zero, and each ties with it.
+  above = jnp.maximum(least, _SMALLEST_NORMAL_BITS - 1)
+  own = tuple(axis for axis, n in enumerate(least.shape) if n > 1)
+  index = _flat_index(w.shape, own)
+  return (bits > above) | ((bits >= least) & (index < threshold.tie_index))
 
 
 def keep_n_of_m(
@@ -520,7 +604,7 @@ def keep_n_of_m(
     )
   axis %= w.ndim
   grouped = (*w.shape[:axis], length // size, size, *w.shape[axis + 1 :])
-  bits = _ordered_bits(w).reshape(grouped)
+  bits = _ordered_bits(_magnitudes(w, None)).reshape(grouped)
   place = jax.lax.broadcasted_iota(jnp.int32, grouped, axis + 1)
   rank = jnp.zeros(grouped, jnp.int32)
   for j in range(size):
@@ -529,15 +613,18 @@ def keep_n_of_m(
   return (rank < num).reshape(w.shape)
 
 
-def _input_axis(channel_axis: int) -> int:
-  return channel_axis - 1 if channel_axis else 1
+def _input_axis(axes: trees.Axes, num_axes: int) -> int:
+  """The axis before the channels, or where they are first, the one behind."""
+  others = [axis for axis in range(num_axes) if axis not in axes.kept]
+  before = [axis for axis in others if axis < axes.channel[0]]
+  return before[-1] if before else others[0]
 
 
 def get_keep_mask(
   w: jax.Array,
   threshold: Threshold | Quota,
   *,
-  axis: int = -1,
+  axes: trees.Axes | None = None,
   scope: str = 'layer',
 ) -> jax.Array:
   """Which weights are kept, in any scope.
@@ -550,8 +637,9 @@ def get_keep_mask(
   Args:
     w: a kernel.
     threshold: of `get_thresholds` with the same scope.
-    axis: the channel axis. In an N:M scope, groups lie along the axis before
-      it, or where it is the first, along the one behind it: the input axis.
+    axes: of the kernel; None for output channels on the last one. In an N:M
+      scope, groups lie along the axis before the channels, or where they are
+      first, along the one behind them: the input axis.
     scope: see the head of this file.
 
   Returns:
@@ -563,5 +651,6 @@ def get_keep_mask(
   if isinstance(threshold, Threshold):
     return keep_mask(w, threshold)
   _, size = parse_scope(scope) or (1, 1)
-  input_axis = _input_axis(axis % w.ndim)
+  axes = axes or trees.Axes((w.ndim - 1,))
+  input_axis = _input_axis(axes, w.ndim)
   return keep_n_of_m(w, threshold.num_kept, size, input_axis)

@@ -1,6 +1,8 @@
 """Key-paths, leaf selection and masked trees over any pytree."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -12,11 +14,37 @@ import optax
 import tabulate
 
 Selector = Callable[[str, Any], bool] | str
-ChannelAxis = Callable[[str, Any], int] | int
+SomeAxes = int | tuple[int, ...]
+ChannelAxis = Callable[[str, Any], SomeAxes] | SomeAxes
+LayerAxes = Callable[[str, Any], SomeAxes] | Mapping[str, SomeAxes] | SomeAxes
 
 # The last key of a kernel, and where its output channel is: Flax, Haiku and
 # plain dictionaries have it last; Equinox, as PyTorch, has it first.
 _CHANNEL_AXES = {'kernel': -1, 'w': -1, 'weight': 0}
+# Flax has a kernel `[in, heads, features]` in each of these.
+_TO_HEADS = ('query', 'key', 'value')
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+  """What the axes of a kernel are, but for those that are summed over.
+
+  `[L, in, out]` has `Axes((2,), (0,))`: an output channel on axis 2, which has
+  a radius and a scale in each of the layers on axis 0, which have a threshold
+  each.
+
+  Attributes:
+    channel: the axes of the output channels, ascending, counted from 0.
+    layer: those along which layers are stacked, likewise.
+  """
+
+  channel: tuple[int, ...]
+  layer: tuple[int, ...] = ()
+
+  @property
+  def kept(self) -> tuple[int, ...]:
+    """The axes along which the numbers of a channel vary."""
+    return tuple(sorted(self.channel + self.layer))
 
 
 def path_string(path: tuple[Any, ...]) -> str:
@@ -113,28 +141,34 @@ def kernels(path: str, leaf: Any) -> bool:
   return _last_key(path) in _CHANNEL_AXES and _why_no_kernel(leaf) is None
 
 
-def channel_axis(path: str, leaf: Any) -> int:
-  """The axis of a kernel's output channels: the default of every transform.
+def channel_axis(path: str, leaf: Any) -> SomeAxes:
+  """The axes of a kernel's output channels: the default of every transform.
 
   The first axis of what is called `weight`, as Equinox has it, and the last
-  one of everything else, as Flax and Haiku have it. Haiku's transposed
-  convolutions (`[h, w, out, in]`) need a function of one's own.
+  one of everything else, as Flax and Haiku have it; the last two of a kernel of
+  three axes or more below `query`, `key` or `value`, which Flax's attention has
+  as `[in, heads, features]`. Haiku's transposed convolutions (`[h, w, out,
+  in]`), and what stacks Equinox's weights, need a function of one's own.
 
   >>> import jax.numpy as jnp
   >>> channel_axis('dense/kernel', jnp.zeros((2, 3)))
   -1
   >>> channel_axis('layers/0/weight', jnp.zeros((3, 2)))
   0
+  >>> channel_axis('attention/query/kernel', jnp.zeros((8, 2, 4)))
+  (-2, -1)
 
   Args:
     path: the leaf's path, joined by '/'.
     leaf: the leaf.
 
   Returns:
-    An axis.
+    An axis, or several.
   """
-  del leaf
-  return _CHANNEL_AXES.get(_last_key(path), -1)
+  *_, module, name = ('', *path.split('/'))
+  if name == 'kernel' and module in _TO_HEADS and np.ndim(leaf) >= 3:
+    return (-2, -1)
+  return _CHANNEL_AXES.get(name, -1)
 
 
 def _name(selector: Selector) -> str:
@@ -185,28 +219,42 @@ def select(tree: chex.ArrayTree, selector: Selector) -> chex.ArrayTree:
 def find_axes(
   tree: chex.ArrayTree,
   selector: Selector = kernels,
-  axis: ChannelAxis = channel_axis,
+  channel_axis: ChannelAxis = channel_axis,
+  layer_axes: LayerAxes = (),
 ) -> chex.ArrayTree:
-  """The channel axis of each kernel that a selector chooses.
+  """The channel and layer axes of each kernel that a selector chooses.
 
   >>> import jax.numpy as jnp
   >>> find_axes({'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)})
-  {'bias': MaskedNode(), 'kernel': 1}
+  {'bias': MaskedNode(), 'kernel': Axes(channel=(1,), layer=())}
+  >>> stacked = {'blocks': {'kernel': jnp.zeros((12, 2, 3))}}
+  >>> find_axes(stacked, layer_axes={'blocks/.*': 0})
+  {'blocks': {'kernel': Axes(channel=(2,), layer=(0,))}}
 
   Args:
     tree: any pytree of arrays.
     selector: see `select`.
-    axis: the axis of the output channels: of every kernel, or a function of
-      path and leaf.
+    channel_axis: the axis of the output channels, or several: of every kernel,
+      or a function of path and leaf. Each place along them has a radius and a
+      scale of its own. Where layers are stacked, it is counted in one layer,
+      and the function is given the shape and type of one.
+    layer_axes: the axis along which layers are stacked, or several: of every
+      kernel, a function of path and leaf, or by regular expressions that must
+      match the whole path (what none matches has none). Each place along them
+      is a layer: it is treated as if it were a kernel by itself. See
+      `flax_layer_axes`.
 
   Returns:
-    A masked tree of ints, counted from 0.
+    A masked tree of `Axes`.
 
   Raises:
     ValueError: where nothing is selected, a selected leaf cannot be quantized
-      (not floating point, fewer than two axes, no elements), or it has no such
-      axis.
+      (not floating point, fewer than two axes, no elements), it has no such
+      axes, or none is left to sum over; or an expression matches nothing.
   """
+  if is_placeholder(tree):
+    return tree
+  get_layers = _by_path(tree, layer_axes)
 
   def find(path, chosen, leaf):
     if not chosen:
@@ -218,15 +266,110 @@ def find_axes(
         f'select: {name} {reason}, wanted floating-point kernels of two axes'
         ' or more'
       )
-    found = axis(name, leaf) if callable(axis) else axis
     num_axes = np.ndim(leaf)
-    if not -num_axes <= found < num_axes:
+    layers = _count_from_0('layer_axes', name, get_layers(name, leaf), num_axes)
+    others = [axis for axis in range(num_axes) if axis not in layers]
+    if layers:
+      shape = tuple(np.shape(leaf)[axis] for axis in others)
+      leaf = jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
+    given = channel_axis(name, leaf) if callable(channel_axis) else channel_axis
+    channels = _count_from_0('channel_axis', name, given, len(others))
+    if not 0 < len(channels) < len(others):
       raise ValueError(
-        f'channel_axis of {name} is {found}, wanted one of its {num_axes} axes'
+        f'channel_axis of {name} is {given}, wanted one axis or more, and one'
+        f' of the {len(others)} left to sum over'
       )
-    return int(found % num_axes)
+    return Axes(tuple(others[axis] for axis in channels), layers)
 
   return jax.tree_util.tree_map_with_path(find, select(tree, selector), tree)
+
+
+def _count_from_0(
+  field: str, name: str, axes: SomeAxes, num_axes: int
+) -> tuple[int, ...]:
+  given = (axes,) if isinstance(axes, int | np.integer) else tuple(axes)
+  if not all(-num_axes <= axis < num_axes for axis in given):
+    raise ValueError(
+      f'{field} of {name} is {axes}, wanted one of its {num_axes} axes'
+    )
+  return tuple(sorted({int(axis % num_axes) for axis in given}))
+
+
+def _by_path(
+  tree: chex.ArrayTree, axes: LayerAxes
+) -> Callable[[str, Any], SomeAxes]:
+  """Layer axes as a function, in whatever form they are given."""
+  if callable(axes):
+    return axes
+  if not isinstance(axes, Mapping):
+    return lambda path, leaf: axes
+  paths = list(flatten(tree))
+  for pattern in axes:
+    if not any(re.fullmatch(pattern, path) for path in paths):
+      raise ValueError(
+        f'layer_axes has {pattern!r}, which matches no leaf, wanted at least'
+        f' one of: {", ".join(paths[:8])}'
+      )
+
+  def look_up(path, leaf):
+    del leaf
+    found = [a for pattern, a in axes.items() if re.fullmatch(pattern, path)]
+    return found[0] if found else ()
+
+  return look_up
+
+
+def is_placeholder(tree: chex.ArrayTree) -> bool:
+  """Whether a tree stands for any parameters, as in `optax.tree.map_params`."""
+  is_container = isinstance(tree, (Mapping, Sequence)) or tree is None
+  return not is_container and not jax.tree.leaves(tree)
+
+
+def flax_layer_axes(
+  variables: chex.ArrayTree, name: str = 'layers'
+) -> dict[str, tuple[int, ...]]:
+  """Layer axes from the metadata that Flax keeps of what it stacks.
+
+  `nn.scan` and `nn.vmap` name the axis that they add in the boxes of
+  `nn.with_partitioning` and `nn.with_logical_partitioning`, if they are given
+  `metadata_params={nn.PARTITION_NAME: 'layers'}`; so do `nnx.scan` and
+  `nnx.vmap` in the variables' `out_sharding`, with `transform_metadata`. Boxes
+  may be of shapes and types only: `jax.eval_shape(model.init, ..)['params']`.
+
+  >>> from flax import linen as nn
+  >>> import jax.numpy as jnp
+  >>> box = nn.Partitioned(jnp.zeros((12, 2, 3)), ('layers', None, None))
+  >>> flax_layer_axes({'blocks': {'kernel': box}})
+  {'blocks/kernel': (0,)}
+
+  Args:
+    variables: parameters with their boxes, or an NNX state.
+    name: of the axis.
+
+  Returns:
+    What `layer_axes` takes: axes by path, for those leaves that have any. A
+    path is escaped where it would be another regular expression.
+
+  Raises:
+    ValueError: where no leaf has such an axis.
+  """
+  get_names = lambda node: (
+    getattr(node, 'names', None) or getattr(node, 'out_sharding', None)
+  )
+  is_box = lambda node: isinstance(get_names(node), tuple)
+  boxes = jax.tree_util.tree_leaves_with_path(variables, is_leaf=is_box)
+  found = {
+    re.escape(path_string(path)): tuple(
+      axis for axis, given in enumerate(get_names(node)) if given == name
+    )
+    for path, node in boxes
+    if is_box(node) and name in get_names(node)
+  }
+  if not found:
+    raise ValueError(
+      f'name is {name!r}, which no variable has, wanted that of a stacked axis'
+    )
+  return found
 
 
 def flatten_selected(
@@ -255,7 +398,8 @@ def flatten_selected(
 def describe(
   tree: chex.ArrayTree,
   selector: Selector = kernels,
-  axis: ChannelAxis = channel_axis,
+  channel_axis: ChannelAxis = channel_axis,
+  layer_axes: LayerAxes = (),
 ) -> str:
   """A table of all leaves: which are selected, and why.
 
@@ -268,26 +412,75 @@ def describe(
   Args:
     tree: any pytree of arrays, or of shapes and types.
     selector: see `select`.
-    axis: see `find_axes`.
+    channel_axis: see `find_axes`.
+    layer_axes: see `find_axes`.
 
   Returns:
-    Aligned lines, a leaf each, in the tree's own order.
+    Aligned lines, a leaf each, in the tree's own order; and a warning for each
+    kernel that looks like several, stacked, of which nothing was said.
 
   Raises:
     ValueError: as `find_axes` does.
   """
-  axes = flatten(find_axes(tree, selector, axis))
+  axes = flatten(find_axes(tree, selector, channel_axis, layer_axes))
   name = _name(selector)
   rows: list[Sequence[str]] = [('path', 'shape', 'dtype', 'selected', 'why')]
-  for path, leaf in flatten(tree).items():
+  leaves = flatten(tree)
+  for path, leaf in leaves.items():
     if path in axes:
-      why = f'{name}, output channels on axis {axes[path]}'
+      why = f'{name}, output channels on {_axes_in_words(axes[path].channel)}'
+      if axes[path].layer:
+        why += f', layers on {_axes_in_words(axes[path].layer)}'
     else:
       why = _why_no_kernel(leaf) or f'{name} does not match'
     selected = 'yes' if path in axes else 'no'
     kind = np.shape(leaf), jnp.result_type(leaf)
     rows.append((path, *map(str, kind), selected, why))
-  return tabulate.tabulate(rows, tablefmt='plain', disable_numparse=True)
+  table = tabulate.tabulate(rows, tablefmt='plain', disable_numparse=True)
+  shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
+  unsaid = [path for path in axes if not axes[path].layer]
+  return '\n'.join([table, *_warn_of_stacks(shapes, unsaid)])
+
+
+def _axes_in_words(axes: tuple[int, ...]) -> str:
+  return f'{"axis" if len(axes) == 1 else "axes"} {", ".join(map(str, axes))}'
+
+
+def _warn_of_stacks(
+  shapes: Mapping[str, tuple[int, ...]], kernels: Sequence[str]
+) -> list[str]:
+  """A line for each kernel whose first axis looks like one of layers."""
+  return [
+    f'warning: {path} {shapes[path]} looks like {shapes[path][0]} stacked'
+    ' layers; without layer_axes they share a threshold, and their channels a'
+    ' radius'
+    for path in kernels
+    if len(shapes[path]) >= 3
+    and (_is_in_stack(path, shapes) or _is_named_stack(path, shapes[path]))
+  ]
+
+
+def _is_in_stack(path: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+  """Whether all that surrounds a kernel has its first axis, vectors too."""
+  *modules, _ = path.split('/')
+  if modules and modules[-1] in _TO_HEADS and len(shapes[path]) == 3:
+    return False
+  for depth in range(len(modules), -1, -1):
+    prefix = ''.join(f'{module}/' for module in modules[:depth])
+    inside = [shapes[p] for p in shapes if p.startswith(prefix)]
+    if not all(shape[:1] == shapes[path][:1] for shape in inside):
+      return False
+    if any(len(shape) == 2 and shape[1] > 1 for shape in inside):
+      return True
+  return False
+
+
+def _is_named_stack(path: str, shape: tuple[int, ...]) -> bool:
+  """Whether a dense or image kernel with one axis more has a stack's name."""
+  found = re.search(
+    r'(layers?|blocks?|stacked|scan|vmap|experts?)/(\D|$)', path
+  )
+  return len(shape) in (3, 5) and found is not None
 
 
 def _is_masked(node: Any) -> bool:
@@ -374,3 +567,31 @@ def map_selected(
     *rest,
     is_leaf=_is_masked,
   )
+
+
+def jit_with_axes(fn: Callable[..., Any]) -> Callable[..., Any]:
+  """Compiles `fn(axes, *trees)` once for all calls with the same axes.
+
+  A function that is called outside `jit` would compile its loops at each call.
+
+  >>> import jax.numpy as jnp
+  >>> fn = jit_with_axes(lambda axes, w: w.sum(axes['kernel'].layer))
+  >>> fn({'kernel': Axes((1,), (0,))}, jnp.ones(2))
+  Array(2., dtype=float32)
+
+  Args:
+    fn: a function of a tree of `Axes`, and of trees of arrays.
+
+  Returns:
+    A function of the same arguments.
+  """
+
+  @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+  def compiled(leaves, treedef, *trees):
+    return fn(treedef.unflatten(leaves), *trees)
+
+  def call(axes, *trees):
+    leaves, treedef = jax.tree.flatten(axes)
+    return compiled(tuple(leaves), treedef, *trees)
+
+  return call

@@ -12,7 +12,10 @@ NORM_EPSILON = 1e-6
 _EXPANSION = 4
 _LAYER_SCALE = 1e-4  # at the beginning, as DeiT III has it
 
-_EMBEDDING_INIT = nn.initializers.normal(0.02)
+# As large as what patches of normalized images give: with 0.02, which is usual
+# for long trainings, a short one hardly learns where a patch is.
+_EMBEDDING_INIT = nn.initializers.normal(1.0)
+_HEAD_INIT = nn.initializers.normal(0.02)
 # Like those of a matrix, however many axes the outputs have.
 _KERNEL_INIT = nn.initializers.xavier_uniform()
 
@@ -145,7 +148,7 @@ class ViT(nn.Module):
     x = x[:, 0] if self.pool == 'token' else jnp.mean(x, axis=1)
     x = nn.Dense(
       self.num_classes,
-      kernel_init=_EMBEDDING_INIT,
+      kernel_init=_HEAD_INIT,
       dtype=self.dtype,
       name='head',
     )(x)

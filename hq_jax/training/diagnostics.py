@@ -33,6 +33,7 @@ def make_diagnose(
 ) -> Callable[[train_state.TrainState], dict[str, dict[str, jax.Array]]]:
   """Compiles what is logged of a state's kernels; the bias, given a batch."""
   select = watched['select']
+  layer_axes = watched.get('layer_axes', ())
 
   def diagnose(state, batch):
     latents = _get_latents(state)
@@ -53,7 +54,9 @@ def make_diagnose(
       return jnp.mean(losses)
 
     grads = jax.grad(get_loss)
-    bias = ste_bias(grads(state.params), grads(latents), select=select)
+    bias = ste_bias(
+      grads(state.params), grads(latents), select=select, layer_axes=layer_axes
+    )
     return found | {'ste_bias': bias}
 
   if batch is not None:
@@ -78,6 +81,7 @@ def kernel_diagnostics(
   unit_norm: bool = True,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
 ) -> dict[str, dict[str, jax.Array]]:
   """How far each kernel is from its ternary point, and how sparse it is.
 
@@ -105,6 +109,8 @@ def kernel_diagnostics(
     unit_norm: whether `abs(u)` is ranked, or `abs(w)`.
     select: which leaves are kernels.
     channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked in them; see
+      `trees.find_axes`. Each has codes, and channels, of its own.
 
   Returns:
     Three dictionaries from the kernel's path to a float32 scalar.
@@ -112,7 +118,7 @@ def kernel_diagnostics(
   Raises:
     ValueError: where `select` matches nothing.
   """
-  axes = trees.find_axes(params, select, channel_axis)
+  axes = trees.find_axes(params, select, channel_axis, layer_axes)
   kernels, found = trees.mask(params, axes), trees.mask(latents, axes)
   targets = kernels
   if sparsity is not None:
@@ -120,15 +126,15 @@ def kernel_diagnostics(
       found, sparsity, axes=axes, scope=scope, unit_norm=unit_norm
     )
     targets = jax.tree.map(
-      lambda w, axis, threshold: ternary.get_codes_at(
-        w, threshold, axis=axis, scope=scope
+      lambda w, axes, threshold: ternary.get_codes_at(
+        w, threshold, axes=axes, scope=scope
       ),
       found,
       axes,
       ranked,
     )
   distances = jax.tree.map(
-    lambda w, q, axis: jnp.mean(sphere.cosine_distance(w, q, axis)),
+    lambda w, q, axes: jnp.mean(sphere.cosine_distance(w, q, axes.kept)),
     found,
     targets,
     axes,
@@ -140,8 +146,8 @@ def kernel_diagnostics(
     ),
     'dead_channels': trees.flatten(
       jax.tree.map(
-        lambda p, axis: jnp.mean(
-          sphere.sum_by_channel(p != 0, axis) == 0, dtype=jnp.float32
+        lambda p, axes: jnp.mean(
+          sphere.sum_by_channel(p != 0, axes.kept) == 0, dtype=jnp.float32
         ),
         kernels,
         axes,
@@ -178,8 +184,10 @@ def flip_rate(
   Raises:
     ValueError: where `select` matches nothing.
   """
-  differ = lambda a, b: jnp.mean(jnp.sign(a) != jnp.sign(b), dtype=jnp.float32)
-  return _compare(differ, before, after, select)
+  differ = lambda a, b, axes: jnp.mean(
+    jnp.sign(a) != jnp.sign(b), dtype=jnp.float32
+  )
+  return _compare(differ, before, after, trees.find_axes(before, select))
 
 
 def ste_bias(
@@ -187,11 +195,13 @@ def ste_bias(
   latent_grads: chex.ArrayTree,
   *,
   select: trees.Selector = trees.kernels,
+  layer_axes: trees.LayerAxes = (),
 ) -> dict[str, jax.Array]:
   """How far the straight-through gradient points from the true one.
 
   `1 - cos(grad L(q(w)), grad L(w))`, over all weights of a kernel, on the same
-  batch: between 0 and 2, and 1 where either gradient is zero.
+  batch: between 0 and 2, and 1 where either gradient is zero. Of stacked layers
+  it is the mean.
 
   >>> import jax
   >>> import jax.numpy as jnp
@@ -206,6 +216,8 @@ def ste_bias(
     grads: taken at the parameters, as an optimizer step takes them.
     latent_grads: taken at `transforms.latents(opt_state, params)`.
     select: which leaves are kernels.
+    layer_axes: along which axes layers are stacked in them; see
+      `trees.find_axes`.
 
   Returns:
     A float32 scalar by path.
@@ -214,21 +226,22 @@ def ste_bias(
     ValueError: where `select` matches nothing.
   """
 
-  def distance(a, b):
+  def distance(a, b, axes):
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    dot = lambda x, y: jnp.sum(x * y)
+    summed = tuple(axis for axis in range(a.ndim) if axis not in axes.layer)
+    dot = lambda x, y: jnp.sum(x * y, summed, keepdims=True)
     # Scaled first: gradients may be so small that their squares are zero.
-    a = sphere.divide(a, jnp.max(jnp.abs(a)))
-    b = sphere.divide(b, jnp.max(jnp.abs(b)))
+    a = sphere.divide(a, jnp.max(jnp.abs(a), summed, keepdims=True))
+    b = sphere.divide(b, jnp.max(jnp.abs(b), summed, keepdims=True))
     cosine = sphere.divide(dot(a, b), jnp.sqrt(dot(a, a) * dot(b, b)))
-    return jnp.clip(1.0 - cosine, 0.0, 2.0)  # A cosine is rounded.
+    return jnp.mean(jnp.clip(1.0 - cosine, 0.0, 2.0))  # A cosine is rounded.
 
-  return _compare(distance, grads, latent_grads, select)
+  axes = trees.find_axes(grads, select, layer_axes=layer_axes)
+  return _compare(distance, grads, latent_grads, axes)
 
 
-def _compare(measure, one, other, select):
+def _compare(measure, one, other, axes):
   """A number for each kernel of two trees, by path."""
-  axes = trees.find_axes(one, select)
   return trees.flatten(
-    jax.tree.map(measure, trees.mask(one, axes), trees.mask(other, axes))
+    jax.tree.map(measure, trees.mask(one, axes), trees.mask(other, axes), axes)
   )

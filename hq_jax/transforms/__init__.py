@@ -2,6 +2,7 @@
 
 from hq_jax.core.trees import channel_axis as channel_axis
 from hq_jax.core.trees import describe as describe
+from hq_jax.core.trees import flax_layer_axes as flax_layer_axes
 from hq_jax.core.trees import kernels as kernels
 from hq_jax.transforms._encode import encode as encode
 from hq_jax.transforms._hq import finalize as finalize

@@ -16,6 +16,7 @@ def encode(
   quantizer: _quantizer.Quantizer,
   *,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
 ) -> dict[str, qtensors.TernaryTensor | qtensors.CodebookTensor]:
   """The quantized kernels, for export.
 
@@ -39,6 +40,7 @@ def encode(
     params: the parameters.
     quantizer: the one it was made with.
     channel_axis: the one it was made with.
+    layer_axes: the one it was made with.
 
   Returns:
     Quantized tensors by path: their values are the parameters' own after an
@@ -58,6 +60,8 @@ def encode(
       'opt_state holds no latents, wanted the state of straight_through'
     )
   found = trees.flatten(latents)
-  axes = trees.find_axes(params, lambda path, leaf: path in found, channel_axis)
+  axes = trees.find_axes(
+    params, lambda path, leaf: path in found, channel_axis, layer_axes
+  )
   state = optax.tree.get(opt_state, 'quantizer_state')
   return _quantizer.flatten_quantized(quantizer.encode(latents, state, axes))

@@ -1,20 +1,19 @@
 """The whole method around any optax optimizer."""
 
-import functools
 import math
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hq_jax.core import schedules
-from hq_jax.core import sphere
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
 from hq_jax.core import trees
-from hq_jax.transforms import _finite
+from hq_jax.transforms import _policies
 from hq_jax.transforms import _project
 from hq_jax.transforms import _prune
 from hq_jax.transforms import _quantizer
@@ -31,13 +30,17 @@ def hq(
   select: trees.Selector = trees.kernels,
   *,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
   non_finite: str = 'skip',
+  replaced: str = 'follow',
 ) -> optax.GradientTransformationExtraArgs:
   """Hyperspherical Quantization (reconstruction) around any optimizer.
 
   An alias: `straight_through(chain(tangent, inner, prune, reinit,
   project_to_sphere), ternary)`, each part as the recipe says. The parameters
   become dense, then pruned, then ternary; the user's loop does not change.
+  Where they are ternary while their sparsity rises, it is `ternary` that
+  reinitializes, with the ternary weights that it has found.
 
   >>> import jax
   >>> import jax.numpy as jnp
@@ -56,9 +59,13 @@ def hq(
     select: which leaves are quantized; see `trees.select`, and
       `trees.describe` for a table of them.
     channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked; see `trees.find_axes`.
     non_finite: what else happens where a gradient is NaN or infinite, which is
       never applied: nothing ('skip'), or an error that names the leaves
       ('raise'); see `straight_through`.
+    replaced: what happens where parameters are not those that the last update
+      led to: latents, radii and thresholds follow them ('follow'), an error
+      ('raise'), or nothing ('ignore'); see `straight_through`.
 
   Returns:
     A transformation whose `update` needs `params`. Weights start from the
@@ -71,18 +78,34 @@ def hq(
       quantized, the recipe's sparsities do not fit the kernels, or `params`
       is missing.
   """
-  _finite.check_policy(non_finite)
+  axes_of = {
+    'select': select,
+    'channel_axis': channel_axis,
+    'layer_axes': layer_axes,
+  }
+
+  def make(params):
+    sparsity: Any = 0.0
+    if not trees.is_placeholder(params):
+      axes = trees.find_axes(params, select, channel_axis, layer_axes)
+      sparsity = recipe.get_sparsity(trees.mask(params, axes))
+    return _straight_through.straight_through(
+      optax.chain(*_make_parts(inner, recipe, sparsity, axes_of)),
+      _make_quantizer(recipe, sparsity),
+      non_finite=non_finite,
+      replaced=replaced,
+      **axes_of,
+    )
+
+  # By shapes, on which sparsities depend: what is compiled is compiled once.
+  made: dict[Any, optax.GradientTransformationExtraArgs] = {}
 
   def build(params):
-    axes = trees.find_axes(params, select, channel_axis)
-    sparsity = recipe.get_sparsity(trees.mask(params, axes))
-    return _straight_through.straight_through(
-      optax.chain(*_make_parts(inner, recipe, sparsity, select, channel_axis)),
-      _make_quantizer(recipe, sparsity),
-      select=select,
-      channel_axis=channel_axis,
-      non_finite=non_finite,
-    )
+    leaves, treedef = jax.tree.flatten(params)
+    key = treedef, tuple((np.shape(x), jnp.result_type(x)) for x in leaves)
+    if key not in made:
+      made[key] = make(params)
+    return made[key]
 
   def update_fn(updates, state, params=None, **extra_args):
     if params is None:
@@ -92,19 +115,21 @@ def hq(
       )
     return build(params).update(updates, state, params, **extra_args)
 
+  # Refuses what it can before it is given any parameters.
+  _policies.check('non_finite', non_finite, _policies.NON_FINITE)
+  _policies.check('replaced', replaced, _policies.REPLACED)
   return optax.GradientTransformationExtraArgs(
     lambda params: build(params).init(params), update_fn
   )
 
 
-def _make_parts(inner, recipe, sparsity, select, channel_axis):
+def _make_parts(inner, recipe, sparsity, axes_of):
   """What is chained around `inner`, in its order."""
-  kernels = {'select': select, 'channel_axis': channel_axis}
-  ranking = {'scope': recipe.scope, 'unit_norm': recipe.project} | kernels
+  ranking = {'scope': recipe.scope, 'unit_norm': recipe.project} | axes_of
   ramps = _make_ramps(recipe, sparsity)
   parts = [inner]
   if recipe.tangent:
-    parts.insert(0, _tangent.tangent(**kernels))
+    parts.insert(0, _tangent.tangent(**axes_of))
   if recipe.prune and recipe.prune_steps and not recipe.is_ramp_ternary:
     parts.append(
       _prune.prune(
@@ -115,14 +140,21 @@ def _make_parts(inner, recipe, sparsity, select, channel_axis):
         **ranking,
       )
     )
-  if recipe.reinit and recipe.prune_steps:
-    ends = schedules.stage_ends(
-      recipe.begin_step, recipe.prune_steps, recipe.num_stages
+  if recipe.reinit and recipe.prune_steps and not recipe.is_ramp_ternary:
+    parts.append(
+      _reinit.reinit(
+        _get_stage_ends(recipe), recipe.reinit_strength, ramps, **ranking
+      )
     )
-    parts.append(_reinit.reinit(ends, recipe.reinit_strength, ramps, **ranking))
   if recipe.project:
-    parts.append(_project.project_to_sphere(**kernels))
+    parts.append(_project.project_to_sphere(**axes_of))
   return parts
+
+
+def _get_stage_ends(recipe):
+  return schedules.stage_ends(
+    recipe.begin_step, recipe.prune_steps, recipe.num_stages
+  )
 
 
 def _make_ramps(recipe, sparsity):
@@ -135,15 +167,20 @@ def _make_quantizer(recipe, sparsity):
   if not recipe.straight_through:
     return _quantizer.identity()
   refresh_at: tuple[int, ...] = ()
+  reinit_at: tuple[int, ...] = ()
   if recipe.is_ramp_ternary:
     sparsity = _make_ramps(recipe, sparsity)
     refresh_at = (recipe.begin_step + recipe.prune_steps - 1,)
+    if recipe.reinit:
+      reinit_at = tuple(_get_stage_ends(recipe))
   return _ternary.ternary(
     sparsity,
     begin_step=recipe.ternary_begin_step,
     end_step=recipe.end_step,
     refresh_steps=recipe.refresh_steps,
     refresh_at=refresh_at,
+    reinit_at=reinit_at,
+    reinit_strength=recipe.reinit_strength,
     scope=recipe.scope,
     unit_norm=recipe.project,
   )
@@ -229,6 +266,7 @@ def finalize(
   *,
   requantize: bool = False,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
 ) -> chex.ArrayTree:
   """The exact ternary tree, for export.
 
@@ -256,6 +294,7 @@ def finalize(
     requantize: whether to round the latents even where there are ternary
       weights.
     channel_axis: the one it was made with.
+    layer_axes: the one it was made with.
 
   Returns:
     A tree with the structure of `params`, with a `TernaryTensor` in place of
@@ -267,7 +306,9 @@ def finalize(
   """
   found = _find_latents(opt_state)
   axes = trees.flatten(
-    trees.find_axes(params, lambda path, leaf: path in found, channel_axis)
+    trees.find_axes(
+      params, lambda path, leaf: path in found, channel_axis, layer_axes
+    )
   )
 
   def rank():
@@ -282,7 +323,7 @@ def finalize(
       path: ternary.ternarize(
         w,
         ranked[path],
-        axis=axes[path],
+        axes=axes[path],
         scope=recipe.scope,
         num_bits=ternary.get_scale_bits(dtypes[path]),
       )
@@ -308,7 +349,7 @@ def finalize(
 def _trained(
   opt_state: Any,
   found: dict[str, jax.Array],
-  axes: dict[str, int],
+  axes: dict[str, trees.Axes],
   scope: str,
 ) -> dict[str, ternary.TernaryTensor]:
   """Codes by the stored thresholds and norms, and the stored scales."""
@@ -328,12 +369,14 @@ def _trained(
   scales = trees.flatten(optax.tree.get(opt_state, 'scales'))
   result = {}
   for path, w in found.items():
-    codes = ternary.get_codes_at(w, last[path], axis=axes[path], scope=scope)
-    norms = functools.partial(sphere.norms, axis=axes[path])
-    if scales[path].shape != jax.eval_shape(norms, w).shape:
+    kept = axes[path].kept
+    codes = ternary.get_codes_at(w, last[path], axes=axes[path], scope=scope)
+    if scales[path].shape != tuple(
+      n if axis in kept else 1 for axis, n in enumerate(w.shape)
+    ):
       raise ValueError(
-        f'channel_axis of {path} is {axes[path]}, wanted that of hq: its scales'
-        f' have shape {scales[path].shape}'
+        f'channel_axis and layer_axes of {path} are {kept}, wanted those of hq:'
+        f' its scales have shape {scales[path].shape}'
       )
     codes = codes.astype(jnp.int8)
     result[path] = ternary.TernaryTensor(codes, scales[path])

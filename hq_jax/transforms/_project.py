@@ -1,33 +1,42 @@
 """Projection onto the sphere after each step."""
 
+import functools
+import math
 from typing import NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
 from hq_jax.core import sphere
 from hq_jax.core import trees
-from hq_jax.transforms import _updates
+from hq_jax.transforms import _kernels
 
 
 class ProjectState(NamedTuple):
   """State of `project_to_sphere`."""
 
-  radii: chex.ArrayTree  # [out, 1, ..] float32 for each kernel
+  radii: chex.ArrayTree  # [1, .., out] float32 for each kernel
 
 
 def project_to_sphere(
   *,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
 ) -> optax.GradientTransformationExtraArgs:
   """Keeps each channel on the sphere on which it started.
 
   With the radius `r_j = ||w_j||` of the parameters at `init`, the update `u`
   becomes `r_j normalize(w_j + u_j) - w_j`. Place it after the optimizer. A
   network that was imported keeps its function, because its radii are kept; a
-  channel whose weights are all pruned stays zero, and finite.
+  channel whose weights are all pruned stays zero, and finite. One that was zero
+  at `init` has no sphere: its updates stay as they are.
+
+  Where the parameters were replaced meanwhile (their norm differs from the
+  radius by more than the square root of their type's precision, 0.03% in
+  float32), the radius is that of the new ones.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -41,6 +50,7 @@ def project_to_sphere(
   Args:
     select: which leaves are kernels; see `trees.select`.
     channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked; see `trees.find_axes`.
 
   Returns:
     A transformation whose `update` needs `params`; its state is one float32
@@ -51,33 +61,42 @@ def project_to_sphere(
       update has not the shape of its parameter.
   """
 
-  def init_fn(params):
-    axes = trees.find_axes(params, select, channel_axis)
+  def init(axes, kernels):
     return ProjectState(
-      jax.tree.map(sphere.norms, trees.mask(params, axes), axes)
+      jax.tree.map(lambda w, a: sphere.norms(w, a.kept), kernels, axes)
     )
 
-  def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError(
-        'params is None, wanted the parameters, in project_to_sphere'
-      )
+  def update(axes, updates, state, kernels):
+    radii = jax.tree.map(_follow, state.radii, kernels, axes)
 
-    axes = trees.find_axes(params, select, channel_axis)
-    _updates.check_shapes(updates, params, axes)
+    def project(u, w, a, radius):
+      moved = _kernels.add(w, u)
+      factor = sphere.divide(radius, sphere.norms(moved, a.kept))
+      # A channel without a sphere goes where it will.
+      factor = jnp.where(radius == 0, 1.0, factor)
+      return _kernels.lead_to(moved * factor, w, u)
 
-    def project(axis, u, w, radius):
-      moved = _updates.add(w, u)
-      target = moved * sphere.divide(radius, sphere.norms(moved, axis))
-      return _updates.lead_to(target, w, u)
-
-    updates = trees.map_selected(
-      project,
-      axes,
-      updates,
-      params,
-      state.radii,
+    return jax.tree.map(project, updates, kernels, axes, radii), ProjectState(
+      radii
     )
-    return updates, state
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  find_axes = functools.partial(
+    trees.find_axes,
+    selector=select,
+    channel_axis=channel_axis,
+    layer_axes=layer_axes,
+  )
+  return _kernels.transform_kernels(
+    'project_to_sphere', ProjectState, init, update, find_axes
+  )
+
+
+def _follow(radius: jax.Array, w: jax.Array, axes: trees.Axes) -> jax.Array:
+  """The radii, and where the parameters were replaced, those of the new ones.
+
+  A channel of zeros was pruned, and one without a radius has no sphere.
+  """
+  norms = sphere.norms(w, axes.kept)
+  most = math.sqrt(max(jnp.finfo(w.dtype).eps, jnp.finfo(jnp.float32).eps))
+  is_new = jnp.abs(norms - radius) > most * radius
+  return jnp.where(is_new & (radius * norms > 0), norms, radius)

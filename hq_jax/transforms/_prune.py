@@ -1,6 +1,7 @@
 """Gradual magnitude pruning with masked updates."""
 
 from collections.abc import Mapping
+import functools
 from typing import NamedTuple
 
 import chex
@@ -8,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hq_jax.core import branches
 from hq_jax.core import recipe_fields
 from hq_jax.core import thresholds
 from hq_jax.core import trees
-from hq_jax.transforms import _updates
+from hq_jax.transforms import _kernels
 
 
 class PruneState(NamedTuple):
   """State of `prune`."""
 
   prune_count: jax.Array  # shape=(), dtype=int32: updates so far
+  holds_zeros: chex.ArrayTree  # int32, of the shape of a threshold: 1 if it does
 
 
 def prune(
@@ -30,15 +33,18 @@ def prune(
   unit_norm: bool = True,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
 ) -> optax.GradientTransformationExtraArgs:
   """Sets the smallest weights of each kernel to zero and keeps them there.
 
   At `begin_step`, every `refresh_steps` from there and at `end_step - 1`, the
   `sparsity(step)` smallest of `abs(u)` become zero, exactly that many (ties
-  fall by index). In between, the update of a weight that is zero is zero. After
-  `end_step` updates pass through, so that the weights may grow again. Place
-  it after the optimizer. Updates have the wider type of update and parameter,
-  in which the zeros are exact.
+  fall by index). In between, the update of a weight that is zero is zero; but
+  not where the last ranking found too few weights that are not zero to prune
+  any: a kernel that starts at zero is not held there. After `end_step` updates
+  pass through, so that the weights may grow again. Place it after the
+  optimizer. Updates have the wider type of update and parameter, in which the
+  zeros are exact.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -60,10 +66,11 @@ def prune(
       `abs(w)`.
     select: which leaves are kernels; see `trees.select`.
     channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked; see `trees.find_axes`.
 
   Returns:
     A transformation whose `update` needs `params`. It stores no mask: pruned
-    is what is exactly zero.
+    is what is exactly zero, in a kernel of which one bool says that it prunes.
 
   Raises:
     ValueError: where a number is out of range, `select` matches nothing,
@@ -80,15 +87,25 @@ def prune(
     )
   thresholds.parse_scope(scope)
 
-  def init_fn(params):
-    trees.find_axes(params, select, channel_axis)
-    return PruneState(jnp.zeros([], jnp.int32))
+  def get_thresholds(axes, kernels, count):
+    return thresholds.get_thresholds(
+      kernels,
+      at_step(sparsity, count),
+      axes=axes,
+      scope=scope,
+      unit_norm=unit_norm,
+    )
 
-  def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError('params is None, wanted the parameters, in prune')
-    axes = trees.find_axes(params, select, channel_axis)
-    _updates.check_shapes(updates, params, axes)
+  def init(axes, kernels):
+    holds_zeros = jax.eval_shape(
+      lambda: _prunes(get_thresholds(axes, kernels, 0), kernels, axes)
+    )
+    return PruneState(
+      jnp.zeros([], jnp.int32),
+      jax.tree.map(jnp.zeros_like, holds_zeros),
+    )
+
+  def update(axes, updates, state, kernels):
     count = state.prune_count
     active = count >= begin_step
     last = jnp.zeros([], bool)
@@ -97,38 +114,58 @@ def prune(
       last = count == end_step - 1
     refresh = active & (((count - begin_step) % refresh_steps == 0) | last)
 
-    # At begin_step itself nothing is pruned yet: a zero there is a weight.
-    held = active & (count > begin_step)
-    updates = trees.map_selected(
-      lambda axis, u, w: jnp.where(held & (w == 0), 0, u), axes, updates, params
+    updates = jax.tree.map(
+      lambda u, w, held: jnp.where(active & (held > 0) & (w == 0), 0, u),
+      updates,
+      kernels,
+      state.holds_zeros,
     )
-    # Traced once: for the shapes, and in the branch.
-    rank = jax.jit(
-      lambda: thresholds.get_thresholds(
-        add_updates(updates, params, axes),
-        at_step(sparsity, count),
-        axes=axes,
-        scope=scope,
-        unit_norm=unit_norm,
-      ),
-      inline=True,
-    )
-    # A branch for the few numbers, and a choice for the many: a branch that
-    # gave updates would copy them at every step.
-    found = jax.lax.cond(
-      refresh, rank, lambda: thresholds.keep_everything(jax.eval_shape(rank))
+    moved = jax.tree.map(_kernels.add, kernels, updates)
+    rank = lambda: get_thresholds(axes, moved, count)
+    found = branches.run_if(
+      refresh, rank, thresholds.keep_everything(jax.eval_shape(rank))
     )
 
-    def remove(axis, u, w, moved, threshold):
-      keep = thresholds.get_keep_mask(moved, threshold, axis=axis, scope=scope)
-      return jnp.where(keep, *_updates.promote(u, -w))
+    def remove(u, w, w_moved, a, threshold):
+      keep = thresholds.get_keep_mask(w_moved, threshold, axes=a, scope=scope)
+      return jnp.where(keep, *_kernels.promote(u, -w))
 
-    updates = trees.map_selected(
-      remove, axes, updates, params, add_updates(updates, params, axes), found
+    updates = jax.tree.map(remove, updates, kernels, moved, axes, found)
+    holds_zeros = jax.tree.map(
+      functools.partial(jnp.where, refresh),
+      _prunes(found, moved, axes),
+      state.holds_zeros,
     )
-    return updates, PruneState(count + 1)
+    return updates, PruneState(count + 1, holds_zeros)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  find_axes = functools.partial(
+    trees.find_axes,
+    selector=select,
+    channel_axis=channel_axis,
+    layer_axes=layer_axes,
+  )
+  return _kernels.transform_kernels(
+    'prune', PruneState, init, update, find_axes
+  )
+
+
+def _prunes(
+  found: chex.ArrayTree, kernels: chex.ArrayTree, axes: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Whether zeros are weights that were pruned, for each kernel or layer.
+
+  They are none where so many weights are zero that there was nothing to rank:
+  such a kernel was never trained.
+  """
+
+  def prunes(w, a, record):
+    if isinstance(record, thresholds.Threshold):
+      return (record.magnitude > 0).astype(jnp.int32)
+    others = tuple(axis for axis in range(w.ndim) if axis not in a.layer)
+    is_trained = jnp.any(w != 0, axis=others, keepdims=bool(a.layer))
+    return is_trained.astype(jnp.int32)
+
+  return jax.tree.map(prunes, kernels, axes, found)
 
 
 def at_step(
@@ -138,12 +175,3 @@ def at_step(
   if isinstance(sparsity, Mapping):
     return {path: schedule(count) for path, schedule in sparsity.items()}
   return sparsity(count)
-
-
-def add_updates(
-  updates: chex.ArrayTree, params: chex.ArrayTree, axes: chex.ArrayTree
-) -> chex.ArrayTree:
-  """The selected kernels `w + u`, as a masked tree."""
-  return jax.tree.map(
-    _updates.add, trees.mask(params, axes), trees.mask(updates, axes)
-  )

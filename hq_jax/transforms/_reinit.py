@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hq_jax.core import branches
 from hq_jax.core import sphere
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
 from hq_jax.core import trees
+from hq_jax.transforms import _kernels
 from hq_jax.transforms import _prune
-from hq_jax.transforms import _updates
 
 
 class ReinitState(NamedTuple):
@@ -31,6 +32,7 @@ def reinit(
   unit_norm: bool = True,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
 ) -> optax.GradientTransformationExtraArgs:
   """Moves each kernel toward its ternary point, at the given steps.
 
@@ -57,6 +59,7 @@ def reinit(
     unit_norm: whether `abs(u)` is ranked, or `abs(w)`.
     select: which leaves are kernels; see `trees.select`.
     channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked; see `trees.find_axes`.
 
   Returns:
     A transformation whose `update` needs `params`.
@@ -70,23 +73,16 @@ def reinit(
   steps = tuple(steps)
   thresholds.parse_scope(scope)
 
-  def init_fn(params):
-    trees.find_axes(params, select, channel_axis)
+  def init(axes, kernels):
+    del axes, kernels
     return ReinitState(jnp.zeros([], jnp.int32))
 
-  def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError('params is None, wanted the parameters, in reinit')
-    axes = trees.find_axes(params, select, channel_axis)
-    _updates.check_shapes(updates, params, axes)
+  def update(axes, updates, state, kernels):
     count = state.reinit_count
-
     due = jnp.isin(count, jnp.asarray(steps, jnp.int32))
+    moved = jax.tree.map(_kernels.add, kernels, updates)
 
-    # Traced once: for the shapes, and in the branch.
-    @functools.partial(jax.jit, inline=True)
     def find_move():
-      moved = _prune.add_updates(updates, params, axes)
       found = thresholds.get_thresholds(
         moved,
         _prune.at_step(sparsity, count),
@@ -96,52 +92,60 @@ def reinit(
       )
       return found, jax.tree.map(coefficients, moved, axes, found)
 
-    def get_codes(w, axis, threshold):
-      return ternary.get_codes_at(w, threshold, axis=axis, scope=scope)
+    def get_codes(w, a, threshold):
+      return ternary.get_codes_at(w, threshold, axes=a, scope=scope)
 
-    def coefficients(w, axis, threshold):
-      return _coefficients(w, get_codes(w, axis, threshold), strength, axis)
+    def coefficients(w, a, threshold):
+      return get_move(w, get_codes(w, a, threshold), strength, a)
 
-    def stay():
-      found, moves = jax.eval_shape(find_move)
-      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moves)
-      return thresholds.keep_everything(found), zeros
-
-    # A branch for the numbers of a channel, and a choice for those of a
-    # kernel: a branch that gave updates would copy them at every step.
-    found, moves = jax.lax.cond(due, find_move, stay)
-
-    def move(axis, u, w, w_moved, threshold, parts):
-      codes = get_codes(w_moved, axis, threshold)
-      target = parts.direct * w_moved + parts.ternary * codes
-      lead = _updates.lead_to(target, w, u)
-      return jnp.where(due, *_updates.promote(lead, u))
-
-    moved = _prune.add_updates(updates, params, axes)
-    updates = trees.map_selected(
-      move, axes, updates, params, moved, found, moves
+    # Only the numbers of a channel: kernels would be copied at every step.
+    found, moves = jax.eval_shape(find_move)
+    stay = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moves)
+    found, moves = branches.run_if(
+      due, find_move, (thresholds.keep_everything(found), stay)
     )
+
+    def move(u, w, w_moved, a, threshold, parts):
+      codes = get_codes(w_moved, a, threshold)
+      target = parts.direct * w_moved + parts.ternary * codes
+      difference = _kernels.lead_to(target, w, u)
+      return jnp.where(due, *_kernels.promote(difference, u))
+
+    updates = jax.tree.map(move, updates, kernels, moved, axes, found, moves)
     return updates, ReinitState(count + 1)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  find_axes = functools.partial(
+    trees.find_axes,
+    selector=select,
+    channel_axis=channel_axis,
+    layer_axes=layer_axes,
+  )
+  return _kernels.transform_kernels(
+    'reinit', ReinitState, init, update, find_axes
+  )
 
 
-class _Move(NamedTuple):
+class Move(NamedTuple):
   """How much of a channel and of its codes a reinitialized channel is."""
 
-  direct: jax.Array  # [out, 1, ..] float32
-  ternary: jax.Array  # [out, 1, ..] float32
+  direct: jax.Array  # [1, .., out] float32
+  ternary: jax.Array  # [1, .., out] float32
 
 
-def _coefficients(
-  w: jax.Array, codes: jax.Array, strength: float, axis: int
-) -> _Move:
-  """`r normalize((1 - a) u + a t / sqrt(k)) = direct w + ternary t`."""
-  radius, root = sphere.norms(w, axis), sphere.norms(codes, axis)
-  unit = sphere.normalize(w, axis)
-  point = codes * sphere.divide(1.0, root)
-  mixed = sphere.norms((1.0 - strength) * unit + strength * point, axis)
-  return _Move(
-    sphere.divide(1.0 - strength, mixed),
-    sphere.divide(strength * radius, mixed * root),
+def get_move(
+  w: jax.Array, point: jax.Array, strength: float, axes: trees.Axes
+) -> Move:
+  """`r normalize((1 - a) u + a t) = direct w + ternary point`.
+
+  `u` and `t` are `w` and `point`, codes or ternary weights, divided by their
+  norms.
+  """
+  radius, root = sphere.norms(w, axes.kept), sphere.norms(point, axes.kept)
+  unit = sphere.normalize(w, axes.kept)
+  target = point * sphere.divide(1.0, root)
+  mixed = (1.0 - strength) * unit + strength * target
+  norm = sphere.norms(mixed, axes.kept)
+  return Move(
+    sphere.divide(1.0 - strength, norm),
+    sphere.divide(strength * radius, norm * root),
   )

@@ -1,5 +1,6 @@
 """The straight-through estimator as a wrapper of any optax pipeline."""
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -7,17 +8,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hq_jax.core import branches
+from hq_jax.core import finite as finite_lib
 from hq_jax.core import trees
-from hq_jax.transforms import _finite
+from hq_jax.transforms import _kernels
+from hq_jax.transforms import _policies
 from hq_jax.transforms import _quantizer
-from hq_jax.transforms import _updates
 
 
 class StraightThroughState(NamedTuple):
   """State of `straight_through`."""
 
   latents: chex.ArrayTree  # selected leaves in float32, the others masked
-  skipped_count: jax.Array  # shape=(), dtype=int32: updates not finite so far
+  made_count: jax.Array  # shape=(), dtype=int32: updates so far
+  skipped_count: jax.Array  # shape=(), dtype=int32: those not finite
+  replaced_count: jax.Array  # shape=(), dtype=int32: with replaced parameters
   quantizer_state: Any
   latent_opt_state: Any  # of the inner transformation
 
@@ -28,7 +33,9 @@ def straight_through(
   *,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
   non_finite: str = 'skip',
+  replaced: str = 'follow',
 ) -> optax.GradientTransformationExtraArgs:
   """Trains latent weights with gradients taken at the quantized ones.
 
@@ -41,8 +48,15 @@ def straight_through(
   parameters. What the quantizer learns of its own, it learns from the same `g`,
   before the latents move.
 
-  Gradients of which any is NaN or infinite, selected or not, are never applied:
-  parameters and state stay as they are, but for `skipped_count`.
+  Gradients of which any is NaN or infinite, selected or not, are never applied,
+  nor are updates of `inner` that are: parameters and state stay as they are,
+  but for `skipped_count`.
+
+  Parameters that are not those that the last update led to (pretrained ones
+  put into a train state, an average, a checkpoint's) are noticed, kernel by
+  kernel: their largest difference is more than twice their type's precision
+  times the largest of them. The kernel's latents start again from them, and
+  `replaced_count` says how often that happened.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -58,8 +72,13 @@ def straight_through(
     quantizer: from latents to quantized weights.
     select: which leaves have latents; see `trees.select`.
     channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked; see `trees.find_axes`.
     non_finite: what else happens then: nothing ('skip'), or the program stops
       with an error that names the leaves ('raise').
+    replaced: what happens where parameters were replaced: latents follow them
+      ('follow'), the program stops with an error that names them ('raise'), or
+      nothing: the latents go on, and lead the parameters back to themselves
+      ('ignore').
 
   Returns:
     A transformation whose `update` needs `params`. Its state holds one
@@ -68,32 +87,84 @@ def straight_through(
 
   Raises:
     ValueError: where `select` matches nothing or a leaf that cannot be
-      quantized, `non_finite` is unknown, `params` is missing, or an update has
-      not the shape of its parameter.
+      quantized, `non_finite` or `replaced` is unknown, `params` is missing, or
+      an update has not the shape of its parameter.
 
-  Note: `params` are read, not only their latents: a step whose parameters
-    were changed by someone else ends at `q(w')` all the same. From ternary
-    parameters it does so exactly; from dense ones, a weight whose sign
-    changes in that very step may end one unit in the last place off.
+  Note: from ternary parameters a step ends exactly at `q(w')`; from dense
+    ones, a weight whose sign changes in that very step may end one unit in the
+    last place off.
   """
   inner = optax.with_extra_args_support(inner)
+  _policies.check('non_finite', non_finite, _policies.NON_FINITE)
+  _policies.check('replaced', replaced, _policies.REPLACED)
+  find_axes = functools.partial(
+    trees.find_axes,
+    selector=select,
+    channel_axis=channel_axis,
+    layer_axes=layer_axes,
+  )
 
-  _finite.check_policy(non_finite)
-
-  def init_fn(params):
-    axes = trees.find_axes(params, select, channel_axis)
+  def start(axes, kernels):
     # A copy: latents that shared their buffer with the parameters could not
     # be donated together with them.
     latents = jax.tree.map(
-      lambda p: jnp.array(p, dtype=jnp.float32, copy=True),
-      trees.mask(params, axes),
+      lambda p: jnp.array(p, dtype=jnp.float32, copy=True), kernels
     )
-    return StraightThroughState(
+    return latents, quantizer.init(latents, axes)
+
+  def init_fn(params):
+    axes = find_axes(params)
+    if trees.is_placeholder(params):
+      latents, quantizer_state = params, quantizer.init(params, axes)
+    else:
+      latents, quantizer_state = start(axes, trees.mask(params, axes))
+    state = StraightThroughState(
       latents=latents,
+      made_count=jnp.zeros([], jnp.int32),
       skipped_count=jnp.zeros([], jnp.int32),
-      quantizer_state=quantizer.init(latents, axes),
+      replaced_count=jnp.zeros([], jnp.int32),
+      quantizer_state=quantizer_state,
       latent_opt_state=inner.init(trees.merge(latents, params)),
     )
+    # Whether a step is skipped varies as any of the gradients does.
+    return branches.vary_as_any(state, params)
+
+  @trees.jit_with_axes
+  def begin(axes, grads, state, kernels):
+    """What comes before the inner transformation."""
+    if replaced != 'ignore':
+      state = _follow(quantizer, state, kernels, axes, replaced)
+    latents = quantizer.reinit(
+      state.latents, kernels, state.quantizer_state, axes
+    )
+    quantizer_state = quantizer.learn(
+      grads, latents, state.quantizer_state, axes
+    )
+    return state._replace(latents=latents, quantizer_state=quantizer_state)
+
+  @trees.jit_with_axes
+  def finish(axes, gradients, moves, old, new, kernels):
+    """What comes after it."""
+    finite = _policies.check_finite(gradients, moves, non_finite)
+    latents = jax.tree.map(
+      lambda w, u: w + u.astype(jnp.float32),
+      new.latents,
+      trees.mask(moves, axes),
+    )
+    quantized, quantizer_state = quantizer.update(
+      latents, new.quantizer_state, kernels, axes
+    )
+    moves = trees.map_selected(
+      lambda _, u, q, p: _difference(q, p), axes, moves, quantized, kernels
+    )
+    new = new._replace(
+      latents=latents,
+      quantizer_state=quantizer_state,
+      made_count=new.made_count + 1,
+    )
+    skipped = old._replace(skipped_count=old.skipped_count + 1)
+    stay = jax.tree.map(jnp.zeros_like, moves)
+    return finite_lib.choose(finite, (moves, new), (stay, skipped))
 
   def update_fn(updates, state, params=None, **extra_args):
     if params is None:
@@ -101,47 +172,83 @@ def straight_through(
         'params is None, wanted the parameters: call'
         ' tx.update(grads, state, params) with straight_through'
       )
-    axes = trees.find_axes(params, select, channel_axis)
+    axes = find_axes(params)
+    kernels = trees.mask(params, axes)
     # The inner state is made from the latents, and has their type.
     updates = trees.map_selected(
-      lambda axis, g: g.astype(jnp.float32), axes, updates
+      lambda _, g: g.astype(jnp.float32), axes, updates
     )
-
-    def apply():
-      quantizer_state = quantizer.learn(
-        trees.mask(updates, axes), state.latents, state.quantizer_state, axes
-      )
-      moves, opt_state = inner.update(
-        updates,
-        state.latent_opt_state,
-        trees.merge(state.latents, params),
-        **extra_args,
-      )
-      _updates.check_shapes(moves, params, axes)
-      latents = jax.tree.map(
-        lambda w, u: w + u.astype(jnp.float32),
-        state.latents,
-        trees.mask(moves, axes),
-      )
-      quantized, quantizer_state = quantizer.update(
-        latents, quantizer_state, trees.mask(params, axes), axes
-      )
-      moves = trees.map_selected(
-        lambda axis, u, q, p: _difference(q, p), axes, moves, quantized, params
-      )
-      return moves, state._replace(
-        latents=latents,
-        quantizer_state=quantizer_state,
-        latent_opt_state=opt_state,
-      )
-
-    return _finite.apply_if(
-      _finite.check(updates, non_finite),
-      apply,
-      state._replace(skipped_count=state.skipped_count + 1),
+    inner_state = state.latent_opt_state
+    ours = state._replace(latent_opt_state=())
+    ours = begin(axes, trees.mask(updates, axes), ours, kernels)
+    moves, new_inner_state = inner.update(
+      updates, inner_state, trees.merge(ours.latents, params), **extra_args
     )
+    _kernels.check_shapes(moves, params, 'straight_through')
+    new = ours._replace(latent_opt_state=new_inner_state)
+    return finish(axes, updates, moves, state, new, kernels)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return optax.GradientTransformationExtraArgs(
+    _kernels.init_from(init_fn), update_fn
+  )
+
+
+def _follow(
+  quantizer: _quantizer.Quantizer,
+  state: StraightThroughState,
+  params: chex.ArrayTree,
+  axes: chex.ArrayTree,
+  policy: str,
+) -> StraightThroughState:
+  """The state, with latents of the parameters that were replaced."""
+  made = _recall(quantizer, state, params, axes)
+  if made is None:
+    return state
+  are_new = jax.tree.map(_is_replaced, params, made)
+  any_new = _policies.report_replaced(are_new, policy)
+  latents = jax.tree.map(
+    lambda is_new, p, w: jnp.where(is_new, p.astype(jnp.float32), w),
+    are_new,
+    params,
+    state.latents,
+  )
+  return state._replace(
+    latents=latents,
+    quantizer_state=quantizer.forget(state.quantizer_state, any_new),
+    replaced_count=state.replaced_count + any_new,
+  )
+
+
+def _recall(
+  quantizer: _quantizer.Quantizer,
+  state: StraightThroughState,
+  params: chex.ArrayTree,
+  axes: chex.ArrayTree,
+) -> chex.ArrayTree | None:
+  """What the last update led to; None where the quantizer cannot say."""
+  latents, quantizer_state = state.latents, state.quantizer_state
+  if quantizer.recall is not None:
+    return quantizer.recall(latents, quantizer_state, params, axes)
+  if quantizer.encode is None:
+    return None
+  tensors = quantizer.encode(latents, quantizer_state, axes)
+  was_quantized = state.made_count > 0
+  return jax.tree.map(
+    lambda w, p, tensor: jnp.where(
+      was_quantized, _quantizer.decode(tensor), w
+    ).astype(p.dtype),
+    latents,
+    params,
+    tensors,
+  )
+
+
+def _is_replaced(p: jax.Array, made: jax.Array) -> jax.Array:
+  """Whether they differ by more than the rounding of `p + (made - p)`."""
+  difference = jnp.abs(p - made)
+  most = 2 * jnp.finfo(p.dtype).eps * jnp.max(jnp.abs(p))
+  # By what it is not: a NaN is a difference.
+  return ~(jnp.max(difference) <= most)
 
 
 def _difference(q: jax.Array, p: jax.Array) -> jax.Array:

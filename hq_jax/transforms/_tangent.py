@@ -1,22 +1,37 @@
 """Gradients along the sphere."""
 
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
 import optax
 
 from hq_jax.core import sphere
 from hq_jax.core import trees
-from hq_jax.transforms import _updates
+from hq_jax.transforms import _kernels
+
+
+class TangentState(NamedTuple):
+  """State of `tangent`."""
+
+  on_sphere: chex.ArrayTree  # [1, .., out] float32: 0 where a channel was zero
 
 
 def tangent(
   *,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
 ) -> optax.GradientTransformationExtraArgs:
   """Removes the radial part of each channel's gradient.
 
   `g_t = g - <g, u> u`, with `u = w / ||w||` of the parameters. Place it before
   the optimizer, `optax.chain(tangent(), optax.sgd(0.1))`: the step then moves
-  along the sphere, and the radius keeps out of momentum and second moments.
+  along the sphere, and the radius keeps out of momentum and second moments. A
+  channel whose weights were all zero at `init` is on no sphere: its gradient
+  stays whole, so that it can grow.
 
   >>> import jax.numpy as jnp
   >>> tx = tangent()
@@ -28,30 +43,44 @@ def tangent(
   Args:
     select: which leaves are kernels; see `trees.select`.
     channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked; see `trees.find_axes`.
 
   Returns:
-    A stateless transformation whose `update` needs `params`.
+    A transformation whose `update` needs `params`; its state is one float32
+    per output channel.
 
   Raises:
     ValueError: where `select` matches nothing, `params` is missing, or a
       gradient has not the shape of its parameter.
   """
 
-  def init_fn(params):
-    trees.find_axes(params, select, channel_axis)
-    return optax.EmptyState()
+  def init(axes, kernels):
+    return TangentState(
+      jax.tree.map(
+        lambda w, a: (sphere.norms(w, a.kept) != 0).astype(jnp.float32),
+        kernels,
+        axes,
+      )
+    )
 
-  def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError('params is None, wanted the parameters, in tangent')
-    axes = trees.find_axes(params, select, channel_axis)
-    _updates.check_shapes(updates, params, axes)
-    updates = trees.map_selected(
-      lambda axis, g, w: sphere.tangent(g, w, axis).astype(g.dtype),
-      axes,
+  def update(axes, updates, state, kernels):
+    updates = jax.tree.map(
+      lambda g, w, a, on_sphere: sphere.tangent(
+        g, w, a.kept, strength=on_sphere
+      ).astype(g.dtype),
       updates,
-      params,
+      kernels,
+      axes,
+      state.on_sphere,
     )
     return updates, state
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  find_axes = functools.partial(
+    trees.find_axes,
+    selector=select,
+    channel_axis=channel_axis,
+    layer_axes=layer_axes,
+  )
+  return _kernels.transform_kernels(
+    'tangent', TangentState, init, update, find_axes
+  )

@@ -6,14 +6,18 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from hq_jax.core import branches
 from hq_jax.core import recipe_fields
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import sphere
 from hq_jax.core import ternary as ternary_lib
 from hq_jax.core import thresholds as thresholds_lib
+from hq_jax.core import trees
 from hq_jax.transforms import _quantizer
+from hq_jax.transforms import _reinit
 
 
 class TernaryState(NamedTuple):
@@ -21,8 +25,9 @@ class TernaryState(NamedTuple):
 
   ternary_count: jax.Array  # shape=(), dtype=int32: updates so far
   density_scale: jax.Array  # shape=(), dtype=float32: see `ternary`
+  is_stale: jax.Array  # shape=(), dtype=int32: 1 with thresholds of others
   thresholds: Any  # a `thresholds.Threshold` with a tree in each field
-  scales: chex.ArrayTree  # [out, 1, ..] float32 for each kernel, as last used
+  scales: chex.ArrayTree  # [1, .., out] float32 for each kernel, as last used
 
 
 def ternary(
@@ -32,6 +37,8 @@ def ternary(
   end_step: int | None = None,
   refresh_steps: int = recipe_fields.RecipeFields.refresh_steps,
   refresh_at: Sequence[int] = (),
+  reinit_at: Sequence[int] = (),
+  reinit_strength: float = 0.0,
   scope: str = 'layer',
   unit_norm: bool = True,
 ) -> _quantizer.Quantizer:
@@ -55,7 +62,7 @@ def ternary(
   >>> import jax.numpy as jnp
   >>> quantizer = ternary(0.5)
   >>> latents = {'kernel': jnp.array([[0.6], [-0.8], [0.1], [0.2]])}
-  >>> axes = {'kernel': 1}
+  >>> axes = {'kernel': trees.Axes((1,))}
   >>> state = quantizer.init(latents, axes)
   >>> quantized, _ = quantizer.update(latents, state, latents, axes)
   >>> (quantized['kernel'] != 0).ravel()
@@ -70,6 +77,9 @@ def ternary(
       ends with then has exactly this sparsity.
     refresh_steps: updates between two exact thresholds, at least 1.
     refresh_at: other updates with exact ones, such as the last of a ramp.
+    reinit_at: updates after which the latents are moved toward the ternary
+      weights that they led to, as `reinit` does; at the beginning of the next.
+    reinit_strength: how far they are moved, a fraction in [0, 1].
     scope: which weights compete; see `thresholds`.
     unit_norm: whether magnitudes are compared after dividing each channel by
       its norm.
@@ -115,62 +125,111 @@ def ternary(
     )
 
   def init_fn(latents, axes):
+    counters = jnp.zeros([], jnp.int32), jnp.ones([], jnp.float32)
+    is_stale = jnp.zeros([], jnp.int32)
+    if trees.is_placeholder(latents):
+      return TernaryState(*counters, is_stale, np.int32(0), np.int32(0))
     shapes = jax.eval_shape(lambda w: rank(w, axes, 1.0, 0), latents)
     return TernaryState(
-      jnp.zeros([], jnp.int32),
-      jnp.ones([], jnp.float32),
-      jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+      *counters,
+      is_stale,
+      jax.tree.map(jnp.zeros_like, shapes),
       jax.tree.map(
-        lambda w, axis: jnp.zeros_like(sphere.norms(w, axis)), latents, axes
+        lambda w, a: jnp.zeros_like(sphere.norms(w, a.kept)), latents, axes
       ),
+    )
+
+  def get_codes(latents, axes, thresholds):
+    return jax.tree.map(
+      lambda w, a, threshold: ternary_lib.get_codes_at(
+        w, threshold, axes=a, scope=scope
+      ),
+      latents,
+      axes,
+      thresholds_lib.join(thresholds),
+    )
+
+  # By multiplication: codes hold no NaN, but a scale that is one shows in the
+  # whole channel.
+  def get_values(begun, latents, codes, scales, params):
+    return jax.tree.map(
+      lambda w, t, scale, p: jnp.where(begun, t * scale, w).astype(p.dtype),
+      latents,
+      codes,
+      scales,
+      params,
+    )
+
+  def recall_fn(latents, state, params, axes):
+    codes = get_codes(latents, axes, state.thresholds)
+    begun = state.ternary_count > begin_step
+    return get_values(begun, latents, codes, state.scales, params)
+
+  def reinit_fn(latents, params, state, axes):
+    if not reinit_at:
+      return latents
+    last = state.ternary_count - 1
+    due = jnp.isin(last, jnp.asarray(reinit_at, jnp.int32)) & (
+      last >= begin_step
+    )
+    get_moves = lambda: jax.tree.map(
+      lambda w, p, a: _reinit.get_move(w, p, reinit_strength, a),
+      latents,
+      params,
+      axes,
+    )
+    stay = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(get_moves)
+    )
+    moves = branches.run_if(due, get_moves, stay)
+    return jax.tree.map(
+      lambda w, p, move: jnp.where(
+        due, move.direct * w + move.ternary * p.astype(jnp.float32), w
+      ),
+      latents,
+      params,
+      moves,
     )
 
   def update_fn(latents, state, params, axes):
     count = state.ternary_count
     begun = count >= begin_step
     refresh = begun & ((count - begin_step) % refresh_steps == 0)
+    refresh |= begun & (state.is_stale > 0)
     if end_step is not None:
       refresh |= count == end_step - 1
-    for step in refresh_at:
+    for step in (*refresh_at, *reinit_at):
       refresh |= begun & (count == step)
-    thresholds = jax.lax.cond(
+    thresholds = branches.run_if(
       refresh,
       lambda: rank(latents, axes, state.density_scale, count),
-      lambda: state.thresholds,
+      state.thresholds,
     )
-    get_codes = lambda: jax.tree.map(
-      lambda w, axis, threshold: ternary_lib.get_codes_at(
-        w, threshold, axis=axis, scope=scope
-      ),
-      latents,
-      axes,
-      thresholds_lib.join(thresholds),
-    )
-    get_scales = lambda: jax.tree.map(
-      lambda w, t, axis, p: ternary_lib.get_scale(
+    codes = get_codes(latents, axes, thresholds)
+    scales = jax.tree.map(
+      lambda w, t, a, p: ternary_lib.get_scale(
         t,
-        sphere.norms(w, axis),
+        sphere.norms(w, a.kept),
         num_bits=ternary_lib.get_scale_bits(p.dtype),
-        axis=axis,
+        axis=a.kept,
       ),
       latents,
-      get_codes(),
+      codes,
       axes,
       params,
     )
-    # A branch for the numbers of a channel, and a choice for those of a
-    # kernel, which a branch would copy at every step.
-    scales = jax.lax.cond(begun, get_scales, lambda: state.scales)
-    # By multiplication: codes hold no NaN, but a scale that is one shows in
-    # the whole channel.
-    quantized = jax.tree.map(
-      lambda w, t, scale, p: jnp.where(begun, t * scale, w).astype(p.dtype),
-      latents,
-      get_codes(),
-      scales,
-      params,
+    quantized = get_values(begun, latents, codes, scales, params)
+    is_stale = jnp.where(refresh, 0, state.is_stale)
+    return quantized, TernaryState(
+      count + 1, state.density_scale, is_stale, thresholds, scales
     )
-    state = TernaryState(count + 1, state.density_scale, thresholds, scales)
-    return quantized, state
 
-  return _quantizer.Quantizer(init_fn, update_fn)
+  return _quantizer.Quantizer(
+    init_fn,
+    update_fn,
+    recall=recall_fn,
+    forget=lambda state, any_new: state._replace(
+      is_stale=jnp.maximum(state.is_stale, any_new)
+    ),
+    reinit=reinit_fn,
+  )

@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hq_jax import baselines
+from hq_jax.core import trees
 
 
 def _quantize(w, dtype=jnp.float32):
-  latents, axes = {'a': jnp.asarray(w, jnp.float32)}, {'a': np.ndim(w) - 1}
+  latents, axes = (
+    {'a': jnp.asarray(w, jnp.float32)},
+    {'a': trees.Axes((np.ndim(w) - 1,))},
+  )
   params = {'a': latents['a'].astype(dtype)}
   quantizer = baselines.binary()
 

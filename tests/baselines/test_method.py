@@ -79,17 +79,17 @@ def test_a_quantizer_is_that_of_the_config(name, fields, state, codewords):
   assert name in method_lib.NAMES
   quantizer = make_method(name, **fields).make_quantizer()
   latents = {'a': jnp.linspace(-1.0, 1.0, 32).reshape(16, 2)}
-  found = quantizer.init(latents, {'a': 1})
+  found = quantizer.init(latents, {'a': trees.Axes((1,))})
   assert isinstance(found, state)
   if codewords is not None:
-    tensor = quantizer.encode(latents, found, {'a': 1})['a']
+    tensor = quantizer.encode(latents, found, {'a': trees.Axes((1,))})['a']
     assert tensor.codewords.shape == codewords
 
 
 @pytest.mark.slow
 def test_groups_are_assigned_as_often_as_the_recipe_says():
   quantizer = make_method('vector', group_size=1).make_quantizer()
-  axes = {'a': 1}
+  axes = {'a': trees.Axes((1,))}
   before = {'a': jnp.linspace(-1.0, 1.0, 32).reshape(16, 2)}
   after = {'a': before['a'][::-1]}
   update = jax.jit(lambda w, state: quantizer.update(w, state, w, axes)[1])
@@ -113,7 +113,10 @@ def test_groups_are_assigned_as_often_as_the_recipe_says():
 )
 def test_the_schedule_is_that_of_the_learnt_step(schedule, rate):
   quantizer = make_method('uniform').make_quantizer(schedule)
-  latents, axes = {'a': jnp.array([[0.5], [-0.25], [0.125]])}, {'a': 1}
+  latents, axes = (
+    {'a': jnp.array([[0.5], [-0.25], [0.125]])},
+    {'a': trees.Axes((1,))},
+  )
   state = quantizer.init(latents, axes)
   # The step is 2 mean(abs(w)) = 7 / 12, and 0.5 is rounded up to it: a longer
   # step has a larger level there, which is what this gradient asks for. Adam's

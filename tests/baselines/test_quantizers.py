@@ -21,7 +21,10 @@ BASELINES = {
   'uniform_8': baselines.uniform(8),
   'vector': baselines.vector(group_size=2, num_codewords=8, refresh_steps=3),
 }
-AXES = {'a': 1, 'b': {'c': 3, 'bias': optax.MaskedNode()}}
+AXES = {
+  'a': trees.Axes((1,)),
+  'b': {'c': trees.Axes((3,)), 'bias': optax.MaskedNode()},
+}
 
 every_baseline = pytest.mark.parametrize('name', BASELINES)
 
@@ -179,9 +182,12 @@ def test_sharded_kernels(rng, make_mesh, name):
 
 
 @every_baseline
-def test_other_channel_axes_are_refused(rng, name):
-  message = 'channel_axis of b/c is 2, wanted the last one, 3'
-  axes = {'a': 1, 'b': {'c': 2, 'bias': optax.MaskedNode()}}
+@pytest.mark.parametrize(
+  'axes', [trees.Axes((2,)), trees.Axes((2, 3)), trees.Axes((3,), (0,))]
+)
+def test_other_axes_are_refused(rng, name, axes):
+  message = 'channel_axis and layer_axes of b/c are .* wanted the last one, 3'
+  axes = AXES | {'b': {'c': axes, 'bias': optax.MaskedNode()}}
   with pytest.raises(ValueError, match=message):
     BASELINES[name].init(_latents(rng), axes)
 

@@ -7,10 +7,14 @@ import pytest
 
 from hq_jax import baselines
 from hq_jax.core import ternary
+from hq_jax.core import trees
 
 
 def _quantize(w, quantizer=None, dtype=jnp.float32):
-  latents, axes = {'a': jnp.asarray(w, jnp.float32)}, {'a': np.ndim(w) - 1}
+  latents, axes = (
+    {'a': jnp.asarray(w, jnp.float32)},
+    {'a': trees.Axes((np.ndim(w) - 1,))},
+  )
   params = {'a': latents['a'].astype(dtype)}
   quantizer = quantizer or baselines.twn()
   state = quantizer.init(latents, axes)
@@ -25,7 +29,7 @@ def test_by_hand():
   quantized, state = _quantize(w)
   assert quantized.tolist() == [[4, 0], [-4, 0], [0, -2.5], [4, -2.5]]
   assert state.twn_thresholds['a'] == 1.75
-  assert state.twn_scales['a'].tolist() == [4.0, 2.5]
+  assert state.twn_scales['a'].tolist() == [[4.0, 2.5]]
 
 
 def test_the_scale_is_the_best_one_for_the_codes(rng):
@@ -61,7 +65,7 @@ def test_the_scale_fits_the_dtype(rng):
   quantized, state = _quantize(rng.normal(size=(30, 4)), dtype=jnp.bfloat16)
   scale = state.twn_scales['a']
   np.testing.assert_array_equal(scale, ternary.round_significand(scale, 6))
-  np.testing.assert_array_equal(jnp.abs(quantized).max(0), scale)
+  np.testing.assert_array_equal(jnp.abs(quantized).max(0), scale[0])
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])

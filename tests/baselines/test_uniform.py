@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from hq_jax import baselines
+from hq_jax.core import trees
 
-AXES = {'a': 1}
+AXES = {'a': trees.Axes((1,))}
 
 
 def _tree(array):

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from hq_jax import baselines
+from hq_jax.core import trees
 
 # All but the first tests take a kernel of 128 groups.
 SHAPE = (64, 4)
@@ -18,13 +19,15 @@ def _kernel(rng):
 
 
 def _init(w, quantizer=QUANTIZER):
-  return quantizer.init({'a': w}, {'a': w.ndim - 1})
+  return quantizer.init({'a': w}, {'a': trees.Axes((w.ndim - 1,))})
 
 
 @jax.jit
 def _update(w, state):
   latents = {'a': w}
-  quantized, state = QUANTIZER.update(latents, state, latents, {'a': 1})
+  quantized, state = QUANTIZER.update(
+    latents, state, latents, {'a': trees.Axes((1,))}
+  )
   return quantized['a'], state
 
 
@@ -62,7 +65,7 @@ def test_a_kernel_of_few_patterns_is_found_exactly():
   w = jnp.array(
     [[3.0, 0.0, 6.0], [4.0, 0.0, 8.0], [0.0, 3.0, 0.0], [0.0, 4.0, 0.0]]
   )
-  quantizer, axes = baselines.vector(group_size=2), {'a': 1}
+  quantizer, axes = baselines.vector(group_size=2), {'a': trees.Axes((1,))}
   state = quantizer.init({'a': w}, axes)
   quantized, state = quantizer.update({'a': w}, state, {'a': w}, axes)
   # The float16 next to 0.6 and 0.8 are half of 2^-11 away, or less.
@@ -104,8 +107,10 @@ def test_a_codeword_takes_the_step_of_gradient_descent(rng):
 
   @jax.jit
   def step(g, w, state):
-    state = quantizer.learn({'a': g}, {'a': w}, state, {'a': 1})
-    return quantizer.update({'a': w}, state, {'a': w}, {'a': 1})[1]
+    state = quantizer.learn({'a': g}, {'a': w}, state, {'a': trees.Axes((1,))})
+    return quantizer.update({'a': w}, state, {'a': w}, {'a': trees.Axes((1,))})[
+      1
+    ]
 
   after = step(g, w, state).codebooks['a']
   # Of the codewords times 8, which is the root of 64 inputs.

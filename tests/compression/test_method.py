@@ -143,8 +143,8 @@ def test_a_recipe_is_in_steps():
 @pytest.mark.parametrize(
   ('switch', 'present'),
   [
-    ('tangent', 'radii reinit_count thresholds'),
-    ('project', 'reinit_count thresholds'),
+    ('tangent', 'radii thresholds'),
+    ('project', 'thresholds'),
     ('prune', 'radii reinit_count thresholds'),
     ('reinit', 'radii thresholds'),
     # What is not ternary meanwhile is pruned by a part of its own.

@@ -322,3 +322,55 @@ def test_shapes_are_refused():
   assert str(caught.value) == (
     'variables: params/a/kernel is of type ShapeDtypeStruct, wanted an array'
   )
+
+
+@pytest.mark.parametrize('arguments', [{}, {'sparsity': 0.7}])
+def test_stacked_layers_become_what_each_becomes_alone(rng, arguments):
+  gains = np.float32(2.0) ** -np.arange(3).reshape(-1, 1, 1, 1)
+  kernel = rng.standard_normal((3, 16, 2, 8), np.float32) * gains
+  of_layers = {'layer_axes': 0, 'channel_axis': (-2, -1)}
+  stacked = _plain(kernel, **arguments, **of_layers)
+  assert stacked.scale.shape == (3, 1, 2, 8)
+  for layer, codes, scale in zip(kernel, *stacked, strict=True):
+    wanted = _plain(layer.reshape(16, 16), **arguments)
+    np.testing.assert_array_equal(codes.reshape(16, 16), wanted.codes)
+    np.testing.assert_array_equal(scale.reshape(1, 16), wanted.scale)
+
+
+def test_stacks_and_equinox_weights_reach_their_target(rng):
+  draw = lambda *shape: rng.standard_normal(shape, np.float32)
+  params = {
+    'blocks': {
+      'query': {'kernel': draw(4, 64, 2, 32)},
+      'norm': {'scale': 1 + 0.1 * draw(4, 64)},
+    },
+    'out': {'weight': draw(64, 96)},
+  }
+  found = post_training.compress(
+    params, target_ratio=18.0, layer_axes={'blocks/.*': 0}
+  )
+  dense_bytes = 4 * sum(x.size for x in jax.tree.leaves(params))
+  data = artifact.dumps(found)
+  assert 0.99 <= len(data) / (dense_bytes / 18.0) <= 1
+  read = artifact.to_variables(artifact.loads(data))['params']
+  for (path, value), w in zip(
+    trees.flatten(read).items(), jax.tree.leaves(params), strict=True
+  ):
+    assert value.shape == w.shape
+    cosine = (value * w).sum() / np.linalg.norm(value) / np.linalg.norm(w)
+    assert cosine > 0.7, path
+
+
+def test_each_layer_of_what_is_no_kernel_is_within_the_error(rng):
+  gains = np.float32(2.0) ** -np.arange(0, 12, 3)
+  bias = rng.standard_normal((4, 64), np.float32) * gains[:, None]
+  params = {'blocks': {'kernel': np.ones((4, 9, 9)), 'bias': bias}}
+  kinds = [
+    type(
+      post_training.compress(params, max_error=0.01, layer_axes=axes).tensors[
+        'params/blocks/bias'
+      ]
+    )
+    for axes in ({'blocks/kernel': 0}, {'blocks/.*': 0})
+  ]
+  assert kinds == [qtensors.Int8Tensor, np.ndarray]

@@ -50,6 +50,7 @@ _ARGUMENTS = {
   'resnet50': _IMAGENET,
   'resnet18': _IMAGENET,
   'mobilenet_v2': _IMAGENET,
+  'vit': _IMAGENET | {'model': 'model=vit_ti16'},
 }
 # Classes, and the images of sets that are not resized.
 _NUM_CLASSES = {'digits': 10, 'cifar10': 10, 'folder': 5}
@@ -131,7 +132,7 @@ def test_every_argument_is_documented(name):
 
 def _shape_of(name, config):
   size = config.data.image_size
-  return _STORED[name] if size is None else (size, size, 3)
+  return _STORED[config.data.name] if size is None else (size, size, 3)
 
 
 @pytest.mark.parametrize(('name', 'arguments'), _CASES)
@@ -161,9 +162,10 @@ def test_what_the_arguments_change(name):
   config = _get(name, 'ratio=35.5,seed=7')
   assert (config.target_ratio, config.seed) == (35.5, 7)
   debug = _get(name, 'debug')
-  assert debug.checkpoint.every_epochs == 1
+  # That of a transformer trains in earnest, on other images.
+  assert (debug.checkpoint.every_epochs == 1) == (name != 'vit')
   for phase in ('dense', 'prune', 'ternary'):
-    assert 1 <= getattr(debug, phase).epochs <= 2
+    assert 1 <= getattr(debug, phase).epochs <= (40 if name == 'vit' else 2)
     assert getattr(plain, phase).epochs > 2
   # Each changes something of what is run.
   for arguments in _ARGUMENTS[name].values():
@@ -207,7 +209,7 @@ def test_nonsense_is_refused_by_field(name, arguments, message):
 
 
 def test_the_rates_of_imagenet_follow_the_batch():
-  for name in ('resnet50', 'resnet18', 'mobilenet_v2'):
+  for name in ('resnet50', 'resnet18', 'mobilenet_v2', 'vit'):
     plain, small = _get(name), _get(name, 'batch_size=256')
     for phase in ('dense', 'prune', 'ternary'):
       rate = getattr(plain, phase).learning_rate

@@ -329,3 +329,19 @@ def test_the_bias_is_measured_where_it_was_asked_for(network):
   found = jax.eval_shape(diagnose, dense)
   assert found.keys() == {'cosine_distance', 'sparsity', 'dead_channels'}
   assert found['sparsity'].keys() == {'head/kernel'}
+
+
+def test_stacked_layers_are_measured_one_by_one(rng):
+  gains = 2.0 ** -np.arange(3).reshape(-1, 1, 1)
+  w = jnp.asarray(rng.normal(size=(3, 20, 5)) * gains, jnp.float32)
+  found = diagnostics.kernel_diagnostics(
+    {'kernel': w}, {'kernel': w}, sparsity=0.5, layer_axes=0
+  )
+  wanted = [_distance(np.asarray(layer), 0.5, True) for layer in w]
+  assert float(found['cosine_distance']['kernel']) == pytest.approx(
+    np.mean(wanted), abs=1e-6
+  )
+  # A layer of large gradients does not hide one that points elsewhere.
+  grads, others = {'kernel': w}, {'kernel': w.at[2].multiply(-1)}
+  bias = diagnostics.ste_bias(grads, others, layer_axes=0)['kernel']
+  assert float(bias) == pytest.approx(2 / 3, abs=1e-6)

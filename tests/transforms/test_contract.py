@@ -1,6 +1,7 @@
 """What every transform owes to optax, in one table."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,197 +11,80 @@ import pytest
 
 from hq_jax import baselines
 from hq_jax import transforms
-from hq_jax.core import schedules
+from tests.transforms import table
 
 P = jax.sharding.PartitionSpec
-
-# Each around an optimizer, with stages that change within six steps.
-TRANSFORMS = {
-  'tangent': lambda inner, **kw: optax.chain(transforms.tangent(**kw), inner),
-  'project_to_sphere': lambda inner, **kw: optax.chain(
-    inner, transforms.project_to_sphere(**kw)
-  ),
-  'prune': lambda inner, **kw: optax.chain(
-    inner,
-    transforms.prune(
-      schedules.sparsity_ramp(0.2, 0.6, begin_step=1, ramp_steps=2),
-      begin_step=1,
-      end_step=4,
-      refresh_steps=2,
-      **kw,
-    ),
-  ),
-  'reinit': lambda inner, **kw: optax.chain(
-    inner, transforms.reinit((1, 3), 0.5, lambda step: 0.5, **kw)
-  ),
-  'straight_through': lambda inner, **kw: transforms.straight_through(
-    inner, transforms.ternary(0.5, begin_step=2, refresh_steps=2), **kw
-  ),
-  'hq': lambda inner, **kw: transforms.hq(
-    inner,
-    transforms.Recipe(
-      sparsity=0.6,
-      prune_steps=2,
-      prune_gradients='masked',  # It has a state that no other way has.
-      num_stages=2,
-      refresh_steps=2,
-    ),
-    **kw,
-  ),
-}
-FIELDS = {
-  'tangent': [],
-  'project_to_sphere': ['radii'],
-  'prune': ['prune_count'],
-  'reinit': ['reinit_count'],
-  'straight_through': [
-    'density_scale',
-    'latents',
-    'scales',
-    'skipped_count',
-    'ternary_count',
-    'thresholds',
-  ],
-  'hq': [
-    'density_scale',
-    'latents',
-    'prune_count',
-    'quantizer_state',
-    'radii',
-    'reinit_count',
-    'scales',
-    'skipped_count',
-    'ternary_count',
-    'thresholds',
-  ],
-}
-NUM_STEPS = 6
-
-every_transform = pytest.mark.parametrize('name', TRANSFORMS)
-
-
-def _sgd(learning_rate=0.1):
-  return optax.sgd(learning_rate, momentum=0.9)
-
-
-def _params(dtype=jnp.float32):
-  rng = np.random.default_rng(3)
-  shape = (16, 8)
-  return {
-    'bias': jnp.asarray(rng.normal(size=shape[-1:]), dtype),
-    'kernel': jnp.asarray(rng.normal(size=shape), dtype),
-  }
-
-
-def _gradients(params):
-  """The gradients of every step, stacked."""
-  rng = np.random.default_rng(4)
-  return jax.tree.map(
-    lambda p: jnp.asarray(rng.normal(size=(NUM_STEPS, *p.shape)), p.dtype),
-    params,
-  )
-
-
-def _at(gradients, step):
-  return jax.tree.map(lambda g: g[step], gradients)
-
-
-def _make_step(tx, **extra_args):
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params, **extra_args)
-    return optax.apply_updates(params, updates), state
-
-  return step
-
-
-def _run(tx, params, gradients, jit=jax.jit, **extra_args):
-  """The parameters after each step, and the last state."""
-  step = jit(_make_step(tx, **extra_args))
-  state, found = tx.init(params), []
-  for t in range(len(gradients['bias'])):
-    params, state = step(params, state, _at(gradients, t))
-    found.append(params)
-  return found, state
 
 
 @functools.cache
 def _plain(name, dtype=jnp.float32):
   """The run that the others are compared with, and how often it was traced."""
-  params = _params(dtype)
+  params = table.make_params(dtype)
   traces = []
 
   def jit(step):
     return jax.jit(lambda *args: traces.append(1) or step(*args))
 
-  found = _run(TRANSFORMS[name](_sgd()), params, _gradients(params), jit=jit)
-  return *found, len(traces)
-
-
-def _assert_close(got, wanted):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-    got,
-    wanted,
+  found = table.run(
+    table.make(name, table.sgd()), params, table.make_gradients(params), jit=jit
   )
+  return *found, len(traces)
 
 
 def _kernels(found):
   return [params['kernel'] for params in found]
 
 
-@every_transform
+@table.every_transform
 def test_something_happens(name):
-  params = _params()
-  plain, _ = _run(_sgd(), params, _gradients(params), jit=lambda step: step)
+  params = table.make_params()
+  plain, _ = table.run(
+    table.sgd(), params, table.make_gradients(params), jit=lambda step: step
+  )
   assert not np.allclose(plain[-1]['kernel'], _plain(name)[0][-1]['kernel'])
   # Nothing but the kernel: the bias is the optimizer's own.
   for got, wanted in zip(_plain(name)[0], plain, strict=True):
-    _assert_close(got['bias'], wanted['bias'])
+    table.assert_close(got['bias'], wanted['bias'])
 
 
-@every_transform
+@table.every_variant
 def test_jit_equals_eager(name):
-  params = _params()
-  gradients = jax.tree.map(lambda g: g[:3], _gradients(params))
-  eager, _ = _run(
-    TRANSFORMS[name](_sgd()), params, gradients, jit=lambda step: step
+  params = table.make_params()
+  gradients = jax.tree.map(lambda g: g[:3], table.make_gradients(params))
+  eager, _ = table.run(
+    table.make(name, table.sgd()), params, gradients, jit=lambda step: step
   )
-  _assert_close(eager, _plain(name)[0][:3])
+  table.assert_close(eager, _plain(name)[0][:3])
 
 
-@every_transform
+@table.every_variant
 def test_state_is_stable_in_a_scan(name):
-  params = _params()
-  tx = TRANSFORMS[name](_sgd())
-  step = _make_step(tx)
-
-  @jax.jit
-  def train(params, state, gradients):
-    carry = lambda carry, grads: (step(*carry, grads), carry[0])
-    return jax.lax.scan(carry, (params, state), gradients)[0]
-
-  # A scan raises where structure, shape or dtype change.
-  last, state = train(params, tx.init(params), _gradients(params))
-  _assert_close(last, _plain(name)[0][-1])
-  _assert_close(state, _plain(name)[1])
+  params = table.make_params()
+  tx = table.make(name, table.sgd())
+  found, state = table.scan(tx, params, table.make_gradients(params))
+  table.assert_close(table.at(found, -1), _plain(name)[0][-1])
+  table.assert_close(state, _plain(name)[1])
 
 
-@every_transform
+@table.every_variant
 def test_one_trace_for_all_steps(name):
   assert _plain(name)[2] == 1
 
 
 NESTINGS = {
   'partition': lambda make: optax.partition(
-    {'a': make(_sgd()), 'b': optax.set_to_zero()}, {'bias': 'b', 'kernel': 'a'}
+    {'a': make(table.sgd()), 'b': optax.set_to_zero()},
+    {'bias': 'b', 'kernel': 'a'},
   ),
   'multi_transform': lambda make: optax.multi_transform(
-    {'a': make(_sgd()), 'b': _sgd()}, {'bias': 'b', 'kernel': 'a'}
+    {'a': make(table.sgd()), 'b': table.sgd()}, {'bias': 'b', 'kernel': 'a'}
   ),
   'inject_hyperparams_chain_masked': lambda make: optax.inject_hyperparams(
     lambda learning_rate: optax.chain(
       optax.clip_by_global_norm(1e6),
-      optax.masked(make(_sgd(learning_rate)), {'bias': False, 'kernel': True}),
+      optax.masked(
+        make(table.sgd(learning_rate)), {'bias': False, 'kernel': True}
+      ),
       optax.scale(1.0),
     )
   )(learning_rate=0.1),
@@ -208,17 +92,20 @@ NESTINGS = {
 
 
 def _check_state(name, state):
-  for field in FIELDS[name]:
+  for field in table.FIELDS.get(name, ()):
     assert optax.tree.get(state, field) is not None, field
-  for field in set(FIELDS[name]) & {'latents', 'radii'}:
+  for field in set(table.FIELDS.get(name, ())) & {'latents', 'radii'}:
     for leaf in jax.tree.leaves(optax.tree.get(state, field)):
       assert leaf.dtype == jnp.float32
+  # What comes through a wrapper is what the transformation made.
+  if 'replaced_count' in table.FIELDS.get(name, ()):
+    assert int(optax.tree.get(state, 'replaced_count')) == 0
 
 
 def _assert_same(got, wanted, dtype):
   """Close in float32; in bfloat16 but for roundings that choose a neighbour."""
   if dtype == jnp.float32:
-    _assert_close(got, wanted)
+    table.assert_close(got, wanted)
     return
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
     assert a.dtype == jnp.bfloat16
@@ -226,38 +113,44 @@ def _assert_same(got, wanted, dtype):
     assert np.mean(np.abs(a - b) > 0.05) < 0.02
 
 
-@every_transform
+@table.every_variant
 @pytest.mark.parametrize('nesting', NESTINGS)
 def test_nesting_changes_nothing(name, nesting):
-  params = _params()
-  tx = NESTINGS[nesting](TRANSFORMS[name])
-  found, state = _run(tx, params, _gradients(params))
-  _assert_close(_kernels(found), _kernels(_plain(name)[0]))
+  params = table.make_params()
+  tx = NESTINGS[nesting](table.TRANSFORMS[name])
+  found, state = table.run(tx, params, table.make_gradients(params))
+  table.assert_close(_kernels(found), _kernels(_plain(name)[0]))
   _check_state(name, state)
 
 
 @pytest.mark.parametrize(
   'dtype', [jnp.float32, jnp.bfloat16], ids=['float32', 'bfloat16']
 )
-@every_transform
+@table.every_variant
 def test_multi_steps(name, dtype):
-  params = _params(dtype)
-  tx = optax.MultiSteps(TRANSFORMS[name](_sgd()), 2).gradient_transformation()
-  gradients = jax.tree.map(lambda g: jnp.repeat(g, 2, 0), _gradients(params))
-  found, state = _run(tx, params, gradients)
+  params = table.make_params(dtype)
+  tx = optax.MultiSteps(
+    table.make(name, table.sgd()), 2
+  ).gradient_transformation()
+  gradients = jax.tree.map(
+    lambda g: jnp.repeat(g, 2, 0), table.make_gradients(params)
+  )
+  found, state = table.run(tx, params, gradients)
   _assert_same(found[1::2], _plain(name, dtype)[0], dtype)
   _assert_same(found[2::2], _plain(name, dtype)[0][:-1], dtype)
   _check_state(name, state)
 
 
-@every_transform
+@table.every_variant
 def test_a_gradient_that_is_not_finite_is_skipped(name):
-  params = _params()
-  tx = optax.apply_if_finite(TRANSFORMS[name](_sgd()), 2)
+  params = table.make_params()
+  tx = optax.apply_if_finite(table.make(name, table.sgd()), 2)
   insert = lambda g: jnp.concatenate([g[:3], g[:1] * jnp.nan, g[3:]])
-  found, state = _run(tx, params, jax.tree.map(insert, _gradients(params)))
-  _assert_close(found[3], found[2])
-  _assert_close(found[:3] + found[4:], _plain(name)[0])
+  found, state = table.run(
+    tx, params, jax.tree.map(insert, table.make_gradients(params))
+  )
+  table.assert_close(found[3], found[2])
+  table.assert_close(found[:3] + found[4:], _plain(name)[0])
   _check_state(name, state)
 
 
@@ -266,8 +159,11 @@ OPTIMIZERS = {
   'lion': lambda: optax.lion(0.05),
   'muon': lambda: optax.contrib.muon(0.05),
   'sgd_schedule': lambda: optax.sgd(
-    optax.cosine_decay_schedule(0.2, 2 * NUM_STEPS), momentum=0.9, nesterov=True
+    optax.cosine_decay_schedule(0.2, 2 * table.NUM_STEPS),
+    momentum=0.9,
+    nesterov=True,
   ),
+  'noisy_sgd': lambda: optax.noisy_sgd(0.2, eta=1e-3, key=jax.random.key(0)),
   'schedule_free': lambda: optax.contrib.schedule_free(
     optax.sgd(0.2), learning_rate=0.2, b1=0.9
   ),
@@ -282,12 +178,12 @@ OPTIMIZERS = {
   [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)],
   ids=['float32', 'bfloat16'],
 )
-@every_transform
+@table.every_transform
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_around_any_optimizer(name, optimizer, dtype):
-  params = _params(dtype)
-  gradients = _gradients(params)
-  tx = TRANSFORMS[name](OPTIMIZERS[optimizer]())
+  params = table.make_params(dtype)
+  gradients = table.make_gradients(params)
+  tx = table.make(name, OPTIMIZERS[optimizer]())
 
   def step(carry, grads):
     params, state = carry
@@ -339,53 +235,135 @@ def _scale_by_value():
   )
 
 
-@every_transform
+@table.every_variant
 def test_extra_args_reach_the_optimizer(name):
-  params = _params()
-  gradients = jax.tree.map(lambda g: g[:2], _gradients(params))
-  tx = TRANSFORMS[name](optax.chain(_scale_by_value(), _sgd()))
-  found, _ = _run(
+  params = table.make_params()
+  gradients = jax.tree.map(lambda g: g[:2], table.make_gradients(params))
+  tx = table.make(name, optax.chain(_scale_by_value(), table.sgd()))
+  found, _ = table.run(
     tx, params, jax.tree.map(lambda g: g / 4, gradients), value=4.0, other=1
   )
-  _assert_close(found, _plain(name)[0][:2])
+  table.assert_close(found, _plain(name)[0][:2])
 
 
 @pytest.mark.parametrize('name', ['straight_through', 'hq'])
 def test_an_optimizer_without_extra_args_is_not_given_any(name):
-  params = _params()
-  sgd = _sgd()
+  params = table.make_params()
+  sgd = table.sgd()
   # In the manner of libraries older than extra args.
   plain = optax.GradientTransformation(
     sgd.init, lambda updates, state, params=None: sgd.update(updates, state)
   )
-  tx = TRANSFORMS[name](plain)
-  gradients = jax.tree.map(lambda g: g[:1], _gradients(params))
-  found, _ = _run(tx, params, gradients, value=4.0)
-  _assert_close(found, _plain(name)[0][:1])
+  tx = table.make(name, plain)
+  gradients = jax.tree.map(lambda g: g[:1], table.make_gradients(params))
+  found, _ = table.run(tx, params, gradients, value=4.0)
+  table.assert_close(found, _plain(name)[0][:1])
 
 
-@every_transform
+@table.every_variant
 def test_params_are_needed(name):
-  params = _params()
-  tx = TRANSFORMS[name](_sgd())
+  params = table.make_params()
+  tx = table.make(name, table.sgd())
   with pytest.raises(ValueError, match='params is None, wanted the param'):
     tx.update(params, tx.init(params))
 
 
-@every_transform
+def _mean():
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(
+      lambda u, p: u.reshape(-1, *p.shape).mean(0), updates, params
+    )
+  )
+
+
+@table.every_variant
+def test_gradients_of_another_shape_are_refused(name):
+  params = {'layer': table.make_params()}
+  inner = table.sgd()
+  if name not in table.BEHIND:
+    # Whatever the optimizer makes of them: they were used before.
+    inner = optax.chain(_mean(), inner)
+  tx = table.make(name, inner)
+  state = tx.init(params)
+  # Of single examples, as many as would broadcast; and with an axis of one.
+  for shape in ((5, 16, 8), (16, 16, 8), (1, 16, 8)):
+    grads = {'layer': params['layer'] | {'kernel': jnp.ones(shape)}}
+    message = re.escape(f'layer/kernel has shape {shape}') + r'.*\(16, 8\)'
+    with pytest.raises(ValueError, match=message):
+      jax.eval_shape(tx.update, grads, state, params)
+
+
+@table.every_variant
+def test_the_state_of_shapes_is_that_of_arrays(name):
+  params = table.make_params()
+  shapes = jax.tree.map(
+    lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params
+  )
+  tx = table.make(name, optax.adam(0.1))
+  kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  got, state = tx.init(shapes), tx.init(params)
+  assert kinds(got) == kinds(state)
+  assert jax.tree.structure(got) == jax.tree.structure(state)
+  # What comes of them traces too, as for a checkpoint that is restored.
+  updates, after = jax.eval_shape(tx.update, shapes, got, shapes)
+  assert kinds(updates) == kinds(params) and kinds(after) == kinds(state)
+
+
+PARAMETERS = ('latents', 'trace')
+
+
+@table.every_variant
+def test_what_of_the_state_has_the_shapes_of_parameters(name, make_mesh):
+  params = {'layer': table.make_params()}
+  tx = table.make(name, table.sgd())
+  state = tx.init(params)
+  marks = optax.tree.map_params(
+    tx,
+    lambda leaf: 'parameter',
+    state,
+    transform_non_params=lambda leaf: 'other',
+  )
+  found = optax.tree.get_all_with_path(marks, 'trace')
+  assert found
+  for field in {*PARAMETERS, *table.FIELDS.get(name, ())} - {'quantizer_state'}:
+    wanted = {'parameter' if field in PARAMETERS else 'other'}
+    for _, marked in optax.tree.get_all_with_path(marks, field):
+      assert set(jax.tree.leaves(marked)) <= wanted, field
+  same = optax.tree.map_params(tx, lambda leaf: leaf, state)
+  jax.tree.map(np.testing.assert_array_equal, same, state)
+
+  # What it is for: a sharding for each leaf of the state.
+  mesh = make_mesh(4, 2)
+  sharding = lambda *axes: jax.sharding.NamedSharding(mesh, P(*axes))
+  shardings = {'layer': {'bias': sharding(), 'kernel': sharding('d0', 'd1')}}
+  of_state = optax.tree.map_params(
+    tx,
+    lambda leaf, sharding: sharding,
+    state,
+    shardings,
+    transform_non_params=lambda leaf: sharding(),
+    is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+  )
+  put = jax.jit(tx.init, out_shardings=of_state)(params)
+  for field in PARAMETERS:
+    for _, tree in optax.tree.get_all_with_path(put, field):
+      assert tree['layer']['kernel'].sharding.spec == P('d0', 'd1')
+
+
+@table.every_transform
 def test_a_selection_of_nothing_is_an_error(name):
   with pytest.raises(ValueError, match=r"'head/\.\*' matches no leaf"):
-    TRANSFORMS[name](_sgd(), select='head/.*').init(_params())
+    table.make(name, table.sgd(), select='head/.*').init(table.make_params())
   with pytest.raises(ValueError, match='kernels matches no leaf'):
-    TRANSFORMS[name](_sgd()).init({'bias': jnp.ones(3)})
+    table.make(name, table.sgd()).init({'bias': jnp.ones(3)})
 
 
-@every_transform
+@table.every_transform
 def test_selection_by_expression(name):
-  params = {'a': _params(), 'b': _params()}
-  tx = TRANSFORMS[name](_sgd(), select='a/kernel')
-  grads = _at(_gradients(_params()), 0)
-  got, state = jax.jit(_make_step(tx))(
+  params = {'a': table.make_params(), 'b': table.make_params()}
+  tx = table.make(name, table.sgd(), select='a/kernel')
+  grads = table.at(table.make_gradients(table.make_params()), 0)
+  got, state = jax.jit(table.make_step(tx))(
     params, tx.init(params), {'a': grads, 'b': grads}
   )
   np.testing.assert_allclose(
@@ -393,23 +371,23 @@ def test_selection_by_expression(name):
     params['b']['kernel'] - 0.1 * grads['kernel'],
     rtol=1e-6,
   )
-  for field in set(FIELDS[name]) & {'latents', 'radii'}:
+  for field in set(table.FIELDS.get(name, ())) & {'latents', 'radii'}:
     assert len(jax.tree.leaves(optax.tree.get(state, field))) == 1
 
 
-@every_transform
+@table.every_transform
 def test_shardings_are_kept(name, make_mesh):
   sharding = jax.sharding.NamedSharding(make_mesh(4, 2), P('d0', 'd1'))
-  params = _params()
-  gradients = jax.tree.map(lambda g: g[:4], _gradients(params))
-  tx = TRANSFORMS[name](_sgd())
+  params = table.make_params()
+  gradients = jax.tree.map(lambda g: g[:4], table.make_gradients(params))
+  tx = table.make(name, table.sgd())
   sharded = params | {'kernel': jax.device_put(params['kernel'], sharding)}
-  found, state = _run(tx, sharded, gradients)
-  _assert_close(found, _plain(name)[0][:4])
+  found, state = table.run(tx, sharded, gradients)
+  table.assert_close(found, _plain(name)[0][:4])
   same = lambda leaf: leaf.sharding.is_equivalent_to(sharding, 2)
   assert all(map(same, _kernels(found)))
   assert same(optax.tree.get(state, 'trace')['kernel'])
-  if 'latents' in FIELDS[name]:
+  if 'latents' in table.FIELDS.get(name, ()):
     assert same(optax.tree.get(state, 'latents')['kernel'])
 
 
@@ -437,5 +415,5 @@ def test_the_table_holds_every_transform():
   }
   others = {'channel_axis', 'describe', 'finalize', 'kernels', 'latents'}
   others |= {'encode', 'flatten_quantized', 'identity', 'ternary'}
-  others |= {'with_density_scale'}
-  assert public - others == set(TRANSFORMS)
+  others |= {'flax_layer_axes', 'with_density_scale'}
+  assert public - others == set(table.TRANSFORMS)

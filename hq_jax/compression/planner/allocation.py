@@ -1,6 +1,6 @@
 """The allocation of a target's bytes to the kernels of a network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
 from typing import Any
@@ -28,6 +28,8 @@ def plan(
   allocation: str = 'cosine_distance',
   encodings: Sequence[str] = _ENCODINGS,
   select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
   make_artifact: overhead.MakeArtifact | None = None,
   code_fraction: float = 1.0,
 ) -> records.Plan:
@@ -54,8 +56,10 @@ def plan(
       above 1.
     allocation: 'cosine_distance', 'uniform' or 'erdos_renyi_kernel'.
     encodings: what 'cosine_distance' may choose from.
-    select: which parameters are kernels, by path; see `trees.select`. Their
-      output channel is the last axis.
+    select: which parameters are kernels, by path; see `trees.select`.
+    channel_axis: where their output channels are; see `trees.find_axes`.
+    layer_axes: along which axes layers are stacked in them; see
+      `trees.find_axes`. Layers of a stack have one sparsity.
     make_artifact: from variables, ternary and int8 kernels by path inside
       params, to the artifact; by default one without a header or folding.
     code_fraction: the bytes that ternary codes take over their order-0 entropy,
@@ -79,7 +83,11 @@ def plan(
     )
   size_prediction.check_fraction(code_fraction)
   network = overhead.measure(
-    variables, select=select, make_artifact=make_artifact
+    variables,
+    select=select,
+    channel_axis=channel_axis,
+    layer_axes=layer_axes,
+    make_artifact=make_artifact,
   )
   wanted = int(network.dense_bytes / target_ratio)
   found = allocate(
@@ -128,16 +136,37 @@ def _distribute(
   code_fraction: float,
 ) -> records.Plan:
   """The least overall sparsity that fits, every kernel being ternary."""
-  distribute = sparsity_distributions.DISTRIBUTIONS[distribution]
-  shapes = {path: kernel.shape for path, kernel in network.kernels.items()}
-  encodings = dict.fromkeys(shapes, 'ternary')
+  encodings = dict.fromkeys(network.kernels, 'ternary')
   fixed = overhead.fixed_bytes(network, encodings)
   make = lambda sparsity: size_prediction.make_plan(
-    network, fixed, encodings, distribute(shapes, sparsity), code_fraction
+    network,
+    fixed,
+    encodings,
+    distribute(network.kernels, network.axes, distribution, sparsity),
+    code_fraction,
   )
   return _find_least(
     make, sparsity_distributions.MIN_SPARSITY, costs.MAX_SPARSITY, wanted
   )
+
+
+def distribute(
+  kernels: Mapping[str, Any],
+  axes: Mapping[str, trees.Axes],
+  distribution: str,
+  sparsity: float,
+) -> dict[str, float]:
+  """The sparsity of each kernel, those of a stack counting as so many."""
+  first: dict[str, str] = {}
+  shapes: dict[str, tuple[int, ...]] = {}
+  for path, kernel in kernels.items():
+    layer = axes[path].layer
+    rest = [n for axis, n in enumerate(kernel.shape) if axis not in layer]
+    number = math.prod(kernel.shape[axis] for axis in layer)
+    first[path] = f'{path} 0'
+    shapes |= {f'{path} {i}': tuple(rest) for i in range(number)}
+  found = sparsity_distributions.DISTRIBUTIONS[distribution](shapes, sparsity)
+  return {path: found[name] for path, name in first.items()}
 
 
 def _minimise_distance(

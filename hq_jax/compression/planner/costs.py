@@ -1,7 +1,8 @@
 """Costs of a kernel in each encoding: bytes, and cosine distance.
 
 Everything here is NumPy and closed form: a cost is known before a weight is
-trained or a byte written. The output channel is the last axis.
+trained or a byte written. Where layers are stacked in a kernel, each is ranked
+by itself; the output channel is the last axis, where no axes are given.
 """
 
 import math
@@ -13,6 +14,7 @@ import numpy as np
 from hq_jax import artifact
 from hq_jax.compression import rate_control
 from hq_jax.core import sparsity_distributions
+from hq_jax.core import trees
 
 # The overhead of deflate's Huffman codes over the entropy of bytes.
 _DEFLATE_OVERHEAD = 1.01
@@ -52,19 +54,23 @@ class Costs(NamedTuple):
     ternary: float64 `[len(SPARSITIES)]`, the cosine distance by sparsity.
     int8: with eight bits each, less what deflate saves.
     float16: with sixteen, less what deflate saves.
+    num_layers: how many layers are stacked in it.
   """
 
   size: int
   ternary: np.ndarray
   int8: Cost
   float16: Cost
+  num_layers: int = 1
 
 
-def ternary_bytes(size: int, sparsity: float) -> float:
+def ternary_bytes(size: int, sparsity: float, num_layers: int = 1) -> float:
   """The order-0 entropy of a kernel's codes at a sparsity, in bytes."""
+  size //= num_layers
   # One more than wanted: training rounds the number in float32.
   kept = round((1 - sparsity) * size) + (size > 1000)
-  return rate_control.entropy_bytes(size, min(size, max(1, kept)))
+  kept = min(size, max(1, kept))
+  return num_layers * rate_control.entropy_bytes(size, kept)
 
 
 def gaussian_distances() -> np.ndarray:
@@ -78,15 +84,37 @@ def gaussian_distances() -> np.ndarray:
   return 1 - 2 * density / np.sqrt(kept)
 
 
-def ternary_distances(kernel: np.ndarray) -> np.ndarray:
+def to_matrices(
+  values: np.ndarray, axes: trees.Axes | None = None
+) -> np.ndarray:
+  """A kernel as `[layers, weights of a channel, channels]`."""
+  last = values.ndim - 1
+  layer, channel = (axes.layer, axes.channel) if axes else ((), (last,))
+  summed = [i for i in range(last + 1) if i not in (*layer, *channel)]
+  get_size = lambda found: math.prod(values.shape[axis] for axis in found)
+  return values.transpose(*layer, *summed, *channel).reshape(
+    get_size(layer), get_size(summed), get_size(channel)
+  )
+
+
+def ternary_distances(
+  kernel: np.ndarray, axes: trees.Axes | None = None
+) -> np.ndarray:
   """The cosine distance between a kernel and its ternary codes, by sparsity.
 
   `D(s) = mean_j (1 - sum_{i kept} abs(u_ij) / sqrt(k_j))`, with `u_j` the
   channel `j` divided by its norm, and kept the `k = max(1, round((1 - s) n))`
   largest `abs(u)` of the whole kernel, `k_j` of them in channel `j`; ties are
   kept in the order of their flat index. A channel of which nothing is kept is
-  at distance 1. One sort serves all sparsities.
+  at distance 1. One sort serves all sparsities. Of stacked layers, which have
+  such an order each, it is the mean.
   """
+  layers = to_matrices(kernel, axes)
+  return np.mean([_get_distances(layer) for layer in layers], axis=0)
+
+
+def _get_distances(kernel: np.ndarray) -> np.ndarray:
+  """Those of a matrix of inputs by channels."""
   num_channels = kernel.shape[-1]
   norms = np.sqrt(_dot(kernel, kernel))
   inverse = 1 / np.where(norms > 0, norms, 1)
@@ -114,15 +142,18 @@ def ternary_distances(kernel: np.ndarray) -> np.ndarray:
   return 1 - cosines.mean(axis=1)[::-1]
 
 
-def measure(kernel: Any) -> Costs:
+def measure(kernel: Any, axes: trees.Axes | None = None) -> Costs:
   """What a kernel costs in each encoding."""
   size = math.prod(kernel.shape)
+  axes = axes or trees.Axes((len(kernel.shape) - 1,))
+  num_layers = math.prod(kernel.shape[axis] for axis in axes.layer)
   if hasattr(kernel, '__array__'):
     values = np.asarray(kernel).astype(np.float32)
-    distances = ternary_distances(values)
+    distances = ternary_distances(values, axes)
   else:
-    values = _draw_gaussian(kernel.shape)
-    distances = gaussian_distances()
+    num_channels = math.prod(kernel.shape[axis] for axis in axes.channel)
+    values = _draw_gaussian(size // (num_layers * num_channels), num_channels)
+    distances, axes = gaussian_distances(), None
   with np.errstate(over='ignore'):
     floats: np.ndarray = values.astype(np.float16)
   if not np.isfinite(floats).all():
@@ -131,28 +162,31 @@ def measure(kernel: Any) -> Costs:
   return Costs(
     size,
     distances,
-    int8=_measure_cost(values, codes, size),
-    float16=_measure_cost(values, floats, size),
+    int8=_measure_cost(values, codes, size, axes),
+    float16=_measure_cost(values, floats, size, axes),
+    num_layers=num_layers,
   )
 
 
-def _draw_gaussian(shape: tuple[int, ...]) -> np.ndarray:
+def _draw_gaussian(fan_in: int, num_channels: int) -> np.ndarray:
   """Weights as they are drawn at first; a part of the channels will do."""
-  fan_in = max(1, math.prod(shape[:-1]))
-  num_channels = min(shape[-1], max(1, _ENOUGH_DRAWS // fan_in))
+  num_channels = min(num_channels, max(1, _ENOUGH_DRAWS // fan_in))
   drawn = np.random.default_rng(0).standard_normal(
     (min(fan_in, _ENOUGH_DRAWS), num_channels), np.float32
   )
   return drawn / np.float32(fan_in) ** 0.5
 
 
-def _measure_cost(values: np.ndarray, encoded: np.ndarray, size: int) -> Cost:
+def _measure_cost(
+  values: np.ndarray, encoded: np.ndarray, size: int, axes: trees.Axes | None
+) -> Cost:
   """Of `size` numbers like these: the top byte is deflated, as in the file."""
   itemsize = encoded.dtype.itemsize
   top = encoded.astype(encoded.dtype.newbyteorder('<')).view(np.uint8)
   counts = np.bincount(top.ravel()[itemsize - 1 :: itemsize])
   p = counts[counts > 0] / encoded.size
   top_bytes = _DEFLATE_OVERHEAD * float(-(p * np.log2(p)).sum()) / 8
+  values, encoded = to_matrices(values, axes), to_matrices(encoded, axes)
   cosines = _dot(values, encoded) / np.sqrt(
     np.maximum(_dot(values, values) * _dot(encoded, encoded), 1e-300)
   )
@@ -161,6 +195,4 @@ def _measure_cost(values: np.ndarray, encoded: np.ndarray, size: int) -> Cost:
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """The inner product of each channel, in float64."""
-  num_channels = a.shape[-1]
-  a, b = a.reshape(-1, num_channels), b.reshape(-1, num_channels)
-  return np.einsum('ij,ij->j', a, b, dtype=np.float64)
+  return np.einsum('...ij,...ij->...j', a, b, dtype=np.float64)

@@ -28,7 +28,8 @@ class Options(NamedTuple):
     encodings: `[options]`, the names.
     sparsities: float64 `[options]`, 0 where it is not ternary.
     num_bytes: float64 `[kernels, options]`.
-    distances: float64 `[kernels, options]`, infinite for what is not allowed.
+    distances: float64 `[kernels, options]`, of stacked layers their sum;
+      infinite for what is not allowed.
   """
 
   encodings: np.ndarray
@@ -54,16 +55,24 @@ def get_options(
       names.append('ternary')
       sparsities.append(grid[i])
       num_bytes.append(
-        [code_scale * costs.ternary_bytes(k.size, grid[i]) for k in kernels]
+        [
+          code_scale * costs.ternary_bytes(k.size, grid[i], k.num_layers)
+          for k in kernels
+        ]
       )
-      distances.append([kernel.ternary[i] for kernel in kernels])
+      distances.append([k.num_layers * k.ternary[i] for k in kernels])
   for name in ('int8', 'float16'):
     if name in encodings:
       found = [getattr(kernel, name) for kernel in kernels]
       names.append(name)
       sparsities.append(0.0)
       num_bytes.append([round(cost.num_bytes) for cost in found])
-      distances.append([cost.cosine_distance for cost in found])
+      distances.append(
+        [
+          kernel.num_layers * cost.cosine_distance
+          for kernel, cost in zip(kernels, found, strict=True)
+        ]
+      )
   return Options(
     np.array(names),
     np.array(sparsities),

@@ -14,12 +14,14 @@ class LayerPlan(NamedTuple):
     num_bytes: of its codes or values in the file, predicted.
     cosine_distance: between the kernel and what the file holds of it, the mean
       over its output channels.
+    layer_axes: along which axes layers are stacked in it.
   """
 
   encoding: str
   sparsity: float
   num_bytes: int
   cosine_distance: float
+  layer_axes: tuple[int, ...] = ()
 
 
 class Plan(NamedTuple):

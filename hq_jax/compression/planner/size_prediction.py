@@ -24,6 +24,8 @@ def predict(
   sparsity: float | Mapping[str, float],
   *,
   select: trees.Selector = trees.kernels,
+  channel_axis: trees.ChannelAxis = trees.channel_axis,
+  layer_axes: trees.LayerAxes = (),
   make_artifact: overhead.MakeArtifact | None = None,
   code_fraction: float = 1.0,
 ) -> records.Plan:
@@ -39,6 +41,8 @@ def predict(
     sparsity: the fraction of zeros, in [0, 1): one for all kernels, or by path
       or regular expression; see `sparsity_distributions.resolve`.
     select: see `plan`.
+    channel_axis: see `plan`.
+    layer_axes: see `plan`.
     make_artifact: see `plan`.
     code_fraction: see `plan`.
 
@@ -50,12 +54,16 @@ def predict(
       and as `overhead.measure`.
   """
   network = overhead.measure(
-    variables, select=select, make_artifact=make_artifact
+    variables,
+    select=select,
+    channel_axis=channel_axis,
+    layer_axes=layer_axes,
+    make_artifact=make_artifact,
   )
   found = resolve_sparsity(sparsity, list(network.kernels))
   check_fraction(code_fraction)
   encodings = dict.fromkeys(network.kernels, 'ternary')
-  fixed = overhead.fixed_bytes(network, encodings)
+  fixed = overhead.fixed_bytes(network, encodings, found)
   return make_plan(network, fixed, encodings, found, code_fraction)
 
 
@@ -72,7 +80,9 @@ def make_plan(
     cost = network.costs[path]
     if encoding == 'ternary':
       sparsity = sparsities[path]
-      num_bytes = code_fraction * costs.ternary_bytes(cost.size, sparsity)
+      num_bytes = code_fraction * costs.ternary_bytes(
+        cost.size, sparsity, cost.num_layers
+      )
       codes += num_bytes
       num_bytes *= CODER_OVERHEAD
       distance = np.interp(sparsity, costs.SPARSITIES, cost.ternary)
@@ -81,7 +91,11 @@ def make_plan(
       num_bytes, distance = getattr(cost, encoding)
       others += round(num_bytes)
     layers[path] = records.LayerPlan(
-      encoding, float(sparsity), round(num_bytes), float(distance)
+      encoding,
+      float(sparsity),
+      round(num_bytes),
+      float(distance),
+      network.axes[path].layer,
     )
   predicted = fixed_bytes + others + math.ceil(codes * CODER_OVERHEAD)
   predicted += _SLACK_BYTES

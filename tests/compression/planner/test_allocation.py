@@ -11,7 +11,9 @@ import pytest
 from hq_jax import artifact
 from hq_jax import models
 from hq_jax.compression import planner
+from hq_jax.compression import post_training
 from hq_jax.compression import to_artifact
+from hq_jax.compression.planner import allocation as allocation_lib
 from hq_jax.compression.planner import costs
 from hq_jax.compression.planner import overhead
 from hq_jax.core import qtensors
@@ -328,13 +330,94 @@ def test_what_is_no_sparsity_is_refused(sparsity):
   )
 
 
-def test_kernels_that_no_file_holds_are_refused():
-  with pytest.raises(ValueError) as caught:
-    planner.plan({'a': {'weight': np.zeros((3, 2), np.float32)}}, 30.0)
-  assert str(caught.value) == (
-    'select: a/weight of shape (3, 2) has its output channel on axis 0, wanted'
-    ' the last: a file has no other'
+def _draw_stack(rng, width=128, depth=4):
+  """Layers of attention that differ in size, and what stands around them."""
+  gains = np.float32(2.0) ** -np.arange(depth).reshape(-1, 1, 1, 1)
+  draw = lambda *shape: rng.standard_normal(shape, np.float32)
+  return {
+    'blocks': {
+      'query': {'kernel': draw(depth, width, 2, width // 2) * gains},
+      'out': {'kernel': draw(depth, 2, width // 2, width) * gains},
+      'mlp': {'kernel': draw(depth, width, 4 * width) * gains[..., 0]},
+      'norm': {'scale': 1 + 0.1 * draw(depth, width)},
+    },
+    'embed': {'kernel': draw(4, 4, 3, width)},
+    'position': draw(17, width),
+    'head': {'weight': draw(10, width)},
+  }
+
+
+_LAYERS = {'blocks/.*/kernel': 0}
+
+
+@pytest.mark.parametrize('sparsity', [1 / 3, 0.8, 0.95])
+def test_a_prediction_of_stacks_is_hardly_above_the_file(rng, sparsity):
+  params = _draw_stack(rng)
+  plan = planner.predict(params, sparsity, layer_axes=_LAYERS)
+  found = post_training.compress(
+    params, sparsity=sparsity, layer_axes=_LAYERS
+  ).tensors
+  codes = {
+    path: found[name]
+    for name, path in trees.in_params({p: p for p in plan.layers}).items()
+  }
+  written = overhead.make_plain_artifact({'params': params}, codes, {})
+  num_bytes = len(artifact.dumps(written))
+  assert plan.predicted_bytes == pytest.approx(num_bytes, rel=0.01)
+  assert plan.layers['blocks/mlp/kernel'].layer_axes == (0,)
+  assert plan.layers['head/weight'].layer_axes == ()
+
+
+def test_distances_of_a_stack_are_the_mean_of_its_layers(rng):
+  (query, mlp) = (
+    _draw_stack(rng)['blocks'][m]['kernel'] for m in ('query', 'mlp')
   )
+  for kernel, channel in ((query, (2, 3)), (mlp, (2,))):
+    found = costs.measure(kernel, trees.Axes(channel, (0,)))
+    layers = [costs.measure(x.reshape(len(x), -1)) for x in kernel]
+    wanted = np.mean([layer.ternary for layer in layers], axis=0)
+    np.testing.assert_allclose(found.ternary, wanted, rtol=1e-12)
+    assert found.num_layers == 4
+    size = kernel.size // 4
+    assert costs.ternary_bytes(kernel.size, 0.8, 4) == 4 * costs.ternary_bytes(
+      size, 0.8
+    )
+
+
+def test_a_stack_is_planned_as_its_layers_would_be(rng):
+  stack = rng.standard_normal((4, 256, 256), np.float32)
+  other = {'kernel': rng.standard_normal((512, 128), np.float32)}
+  layers = {f'{i}': {'kernel': layer} for i, layer in enumerate(stack)}
+  found = planner.plan(
+    {'a': {'kernel': stack}, 'b': other}, 20.0, layer_axes={'a/kernel': 0}
+  ).layers
+  wanted = planner.plan(layers | {'b': other}, 20.0).layers
+  assert found['a/kernel'].sparsity == pytest.approx(
+    wanted['0/kernel'].sparsity, abs=0.005
+  )
+  assert found['b/kernel'].sparsity == pytest.approx(
+    wanted['b/kernel'].sparsity, abs=0.005
+  )
+
+
+def test_stacked_layers_are_allocated_as_so_many(rng):
+  stack, head = rng.normal(size=(6, 64, 64)), rng.normal(size=(64, 10))
+  alone = {f'{i}': layer for i, layer in enumerate(stack)} | {'head': head}
+  one = trees.Axes((1,))
+  wanted = allocation_lib.distribute(
+    alone, dict.fromkeys(alone, one), 'erdos_renyi_kernel', 0.9
+  )
+  found = allocation_lib.distribute(
+    {'stack': stack, 'head': head},
+    {'stack': trees.Axes((2,), (0,)), 'head': one},
+    'erdos_renyi_kernel',
+    0.9,
+  )
+  assert found == {'stack': wanted['0'], 'head': wanted['head']}
+  assert found['head'] < 0.8 < 0.9 < found['stack']
+
+
+def test_kernels_that_no_file_holds_are_refused():
   kernel = np.array([[1.0, np.nan]], np.float32)
   with pytest.raises(ValueError, match=r'^variables: a/kernel holds NaN'):
     planner.plan({'a': {'kernel': kernel}}, 30.0)

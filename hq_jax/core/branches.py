@@ -1,0 +1,66 @@
+"""A branch that is skipped under `vmap`, too."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def run_if(
+  due: jax.Array, compute: Callable[[], chex.ArrayTree], otherwise: Any
+) -> chex.ArrayTree:
+  """What `compute` gives where it is due, and something else elsewhere.
+
+  A loop of one round or none. `jax.lax.cond` becomes a choice under `vmap`: it
+  would compute at every step what is due every twentieth.
+
+  >>> run_if(jnp.bool_(False), lambda: jnp.ones(2), jnp.zeros(2))
+  Array([0., 0.], dtype=float32)
+
+  Args:
+    due: bool, a scalar; under `vmap`, all compute where any is due.
+    compute: a function of no arguments. No gradient flows through it.
+    otherwise: a tree like its result.
+
+  Returns:
+    One of the two.
+  """
+  like = jax.eval_shape(compute)
+  _, result = jax.lax.while_loop(
+    lambda carry: carry[0],
+    lambda carry: (place_like(jnp.zeros([], bool), due), compute()),
+    (due, jax.tree.map(place_like, otherwise, like)),
+  )
+  return result
+
+
+def place_like(x: jax.Array, like: Any) -> jax.Array:
+  """A value that is sharded as another is, and varies as it in `shard_map`."""
+  missing = tuple(_varying(like) - _varying(x))
+  if missing:
+    x = jax.lax.pcast(x, missing, to='varying')
+  sharding = getattr(jax.typeof(like), 'sharding', None)
+  if sharding != getattr(jax.typeof(x), 'sharding', None):
+    x = jax.sharding.reshard(x, sharding)
+  return x
+
+
+def _varying(x: Any) -> frozenset[str]:
+  """The axes of a mesh over which a value varies; releases differ in where."""
+  kind = jax.typeof(x)
+  kind = getattr(kind, 'manual_axis_type', kind)
+  found = getattr(kind, 'varying', getattr(kind, 'vma', frozenset()))
+  return frozenset(found)
+
+
+def vary_as_any(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
+  """Lets all leaves vary over each axis over which any of others does."""
+  axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
+
+  def vary(x):
+    missing = tuple(axes - _varying(x))
+    return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+  return jax.tree.map(vary, tree)

@@ -1,0 +1,103 @@
+"""What happens to numbers that are not finite, and to replaced parameters."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hq_jax.core import branches
+from hq_jax.core import trees
+
+NON_FINITE = ('skip', 'raise')
+REPLACED = ('follow', 'raise', 'ignore')
+
+
+def check(field: str, policy: str, policies: Sequence[str]) -> None:
+  """Refuses a policy that does not exist."""
+  if policy not in policies:
+    raise ValueError(
+      f'{field} is {policy!r}, wanted one of: {", ".join(policies)}'
+    )
+
+
+def check_finite(
+  gradients: chex.ArrayTree, moves: chex.ArrayTree, policy: str
+) -> jax.Array:
+  """Whether both trees are finite; with 'raise', the host names what is not.
+
+  Leaves that are not floating point count as finite.
+  """
+  largest = {
+    path: functools.reduce(jnp.maximum, map(_largest, leaves))
+    for path, leaves in _zip(gradients, moves).items()
+  }
+  if not largest:
+    return jnp.ones([], bool)
+  if policy == 'raise':
+    _report_if(
+      {path: ~jnp.isfinite(x) for path, x in largest.items()}, _raise_finite
+    )
+  # The largest magnitude is a NaN where any is, and read faster than bools.
+  return _settle(jnp.isfinite(jnp.max(jnp.stack(list(largest.values())))))
+
+
+def _zip(*trees_: chex.ArrayTree) -> dict[str, list[jax.Array]]:
+  found: dict[str, list[jax.Array]] = {}
+  for tree in trees_:
+    for path, leaf in trees.flatten(tree).items():
+      if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        found.setdefault(path, []).append(leaf)
+  return found
+
+
+def _largest(leaf: jax.Array) -> jax.Array:
+  return jnp.max(jnp.abs(leaf), initial=0.0).astype(jnp.float32)
+
+
+def report_replaced(are_new: chex.ArrayTree, policy: str) -> jax.Array:
+  """Whether any leaf was replaced; with 'raise', the host names those."""
+  flags = trees.flatten(are_new)
+  if policy == 'raise':
+    _report_if(flags, _raise_replaced)
+  return _settle(jnp.any(jnp.stack(list(flags.values()))))
+
+
+def _settle(flag: jax.Array) -> jax.Array:
+  """The same; XLA would compute it anew in each of all that depends on it.
+
+  With hundreds of leaves that takes a minute to compile.
+  """
+  return branches.run_if(flag, lambda: flag, flag)
+
+
+def _report_if(
+  flags: dict[str, jax.Array], report: Callable[[Sequence[str], int], Any]
+) -> None:
+  """Calls the host with the paths of those that are set, if there are any."""
+  paths = tuple(flags)
+
+  def look(values: np.ndarray) -> None:
+    found = [path for path, is_set in zip(paths, values, strict=True) if is_set]
+    # Looked at here: a condition around the call is none under `vmap`.
+    if found:
+      report(found, len(paths))
+
+  jax.debug.callback(look, jnp.stack(list(flags.values())))
+
+
+def _raise_finite(paths: Sequence[str], num_leaves: int) -> None:
+  raise FloatingPointError(
+    f'the gradient of {", ".join(paths[:4])} is not finite ({len(paths)} of'
+    f' {num_leaves} leaves), wanted finite ones'
+  )
+
+
+def _raise_replaced(paths: Sequence[str], num_leaves: int) -> None:
+  raise ValueError(
+    f'params: {", ".join(paths[:4])} ({len(paths)} of {num_leaves} kernels) are'
+    " not what the last update led to, wanted those, or replaced='follow'"
+  )
