@@ -463,10 +463,9 @@ def _rank(
 
 
 def _magnitudes(w: jax.Array, inverse_norms: jax.Array | None) -> jax.Array:
-  magnitudes = jnp.abs(w.astype(jnp.float32))
-  if inverse_norms is None:
-    return magnitudes
-  return magnitudes * inverse_norms
+  w = w.astype(jnp.float32)
+  # Last of all: infinity times zero has a sign on some processors.
+  return jnp.abs(w if inverse_norms is None else w * inverse_norms)
 
 
 def _inverse_norms(

@@ -547,8 +547,7 @@ def map_selected(
   {'a': 11, 'b': 2}
 
   Args:
-    fn: called with the channel axis, the selected leaf of `tree` and of each
-      of `rest`.
+    fn: called with the axes, the selected leaf of `tree` and of each of `rest`.
     axes: a masked tree, of `find_axes`.
     tree: the tree to map over.
     *rest: trees with its structure, or masked ones.

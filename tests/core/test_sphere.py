@@ -18,7 +18,7 @@ def _columns(w):
 
 
 def _norms(w):
-  return np.sqrt((_columns(w) ** 2).sum(0))
+  return np.sqrt((_columns(w) ** 2).sum(0, keepdims=True))
 
 
 def _normal(rng, shape):
@@ -49,13 +49,14 @@ def test_gradients_at_zero_are_zero():
   np.testing.assert_allclose(unit[:, 0, :, 0], wanted, atol=1e-7)
   np.testing.assert_array_equal(unit[:, 1], 0)
   np.testing.assert_array_equal(unit[:, 0, :, 1], 0)
-  np.testing.assert_allclose(norms, [[[0.6, 0], [0.8, 0]], np.zeros((2, 2))])
+  wanted = [[[[0.6, 0], [0.8, 0]], np.zeros((2, 2))]]
+  np.testing.assert_allclose(norms, wanted)
   assert np.isfinite(distances).all()
 
 
 def test_a_nan_is_seen_in_its_channel_only():
   w = jnp.array([[jnp.nan, 3.0], [1.0, 4.0]])
-  np.testing.assert_array_equal(sphere.norms(w), [np.nan, 5])
+  np.testing.assert_array_equal(sphere.norms(w), [[np.nan, 5]])
   u = sphere.normalize(w)
   assert np.isnan(u[:, 0]).all()
   np.testing.assert_allclose(u[:, 1], [0.6, 0.8], rtol=1e-6)
@@ -75,33 +76,36 @@ def test_bfloat16_is_summed_in_float32():
 @pytest.mark.parametrize('size', [1e-17, 1e17])
 def test_small_and_large_weights(size):
   w = jnp.array([[3.0], [-4.0]]) * size
-  np.testing.assert_allclose(sphere.norms(w), [5 * size], rtol=1e-5)
+  np.testing.assert_allclose(sphere.norms(w), [[5 * size]], rtol=1e-5)
   np.testing.assert_allclose(sphere.normalize(w), [[0.6], [-0.8]], rtol=1e-5)
 
 
 @pytest.mark.parametrize('shape', [(0, 3), (3, 0), (0, 0)])
 def test_axes_of_size_zero(shape):
   w = jnp.zeros(shape)
-  np.testing.assert_array_equal(sphere.norms(w), np.zeros(shape[-1]))
-  np.testing.assert_array_equal(_exact_norms(w), np.zeros(shape[-1]))
+  zeros = np.zeros((1, shape[-1]))
+  np.testing.assert_array_equal(sphere.norms(w), zeros)
+  np.testing.assert_array_equal(_exact_norms(w), zeros)
   assert sphere.normalize(w).shape == shape
-  assert sphere.cosine_distance(w, w).shape == shape[-1:]
+  assert sphere.cosine_distance(w, w).shape == zeros.shape
 
 
 def test_sum_by_channel_literals():
   x = jnp.arange(12).reshape(2, 3, 2)
-  assert sphere.sum_by_channel(x).tolist() == [30, 36]
+  assert sphere.sum_by_channel(x).tolist() == [[[30, 36]]]
   assert sphere.sum_by_channel(x, 0).tolist() == [[[15]], [[51]]]
-  assert sphere.sum_by_channel(x, -2).tolist() == [[14], [22], [30]]
+  assert sphere.sum_by_channel(x, -2).tolist() == [[[14], [22], [30]]]
+  assert sphere.sum_by_channel(x, (-1, 0)).tolist() == [[[6, 9]], [[24, 27]]]
   counts = sphere.sum_by_channel(jnp.ones((300, 2), bool), dtype=jnp.int32)
-  assert counts.dtype == jnp.int32 and counts.tolist() == [300, 300]
+  assert counts.dtype == jnp.int32 and counts.tolist() == [[300, 300]]
 
 
-@pytest.mark.parametrize('axis', [0, -2, -1])
-def test_all_match_their_equations_on_any_axis(rng, axis):
+@pytest.mark.parametrize('axis', [0, -2, -1, (1, 2), (-1, 0)])
+def test_all_match_their_equations_on_any_axes(rng, axis):
   a, b = _normal(rng, (4, 3, 5)), _normal(rng, (4, 3, 5))
-  np.moveaxis(a, axis, 0)[1] = 0  # a channel of zeros
-  others = tuple(i for i in range(3) if i != axis % 3)
+  axes = np.atleast_1d(axis) % 3
+  np.moveaxis(a, axes, range(len(axes)))[(1,) * len(axes)] = 0  # a channel
+  others = tuple(i for i in range(3) if i not in axes)
   wide = np.float64(a)
   dot = lambda x, y: (np.float64(x) * y).sum(others, keepdims=True)
   norm = np.sqrt(dot(a, a))
@@ -118,9 +122,7 @@ def test_all_match_their_equations_on_any_axis(rng, axis):
       sphere.tangent(b, a, axis),
     )
 
-  shape = {0: (4, 1, 1), -2: (3, 1), -1: (5,)}[axis]
-  wanted = [x.reshape(shape) for x in (norm, norm, 1 - cosine)]
-  wanted += [unit, b - dot(unit, b) * unit]
+  wanted = norm, norm, 1 - cosine, unit, b - dot(unit, b) * unit
   for got, value in zip(compute(a, b), wanted, strict=True):
     assert got.shape == value.shape
     np.testing.assert_allclose(got, value, rtol=1e-5, atol=2e-6)
@@ -139,6 +141,7 @@ def test_divide_literals():
 EXACT = {
   'conv': ((3, 3, 40, 8), -1),
   'channel_first': ((8, 40, 3, 3), 0),
+  'layers_and_channels': ((3, 40, 8), (0, 2)),
   'one_weight_a_channel': ((1, 9), -1),
   'one_channel': ((50, 1), -1),
   # Two limbs of 14 bits: more than 2^16 weights.
@@ -150,13 +153,12 @@ EXACT = {
 def test_exact_norms_match_the_equation(rng, name):
   shape, axis = EXACT[name]
   w = _normal(rng, shape)
-  columns = np.moveaxis(np.float64(w), axis, -1).reshape(-1, shape[axis])
+  axes = np.atleast_1d(axis) % w.ndim
+  others = tuple(i for i in range(w.ndim) if i not in axes)
+  wanted = np.sqrt((np.float64(w) ** 2).sum(others, keepdims=True))
   got = _exact_norms(w, axis)
-  assert got.dtype == jnp.float32
-  assert got.shape == (shape[axis], *[1] * (len(shape) - 1 - axis % len(shape)))
-  np.testing.assert_allclose(
-    got.ravel(), np.sqrt((columns**2).sum(0)), rtol=1e-6
-  )
+  assert got.dtype == jnp.float32 and got.shape == wanted.shape
+  np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 def test_exact_norms_of_equal_weights_are_full_sums():
@@ -165,7 +167,7 @@ def test_exact_norms_of_equal_weights_are_full_sums():
   largest = np.float32(2 - 2**-23)
   for num in (2**16, 70_000):
     got = _exact_norms(jnp.full((num, 1), largest))
-    np.testing.assert_allclose(got, np.sqrt(num) * largest, rtol=1e-6)
+    np.testing.assert_allclose(got, [[np.sqrt(num) * largest]], rtol=1e-6)
 
 
 def test_exact_norms_of_channels_of_any_size(rng):
@@ -174,7 +176,7 @@ def test_exact_norms_of_channels_of_any_size(rng):
   w = (_normal(rng, (30, 6)) * sizes).astype(np.float32)
   np.testing.assert_allclose(_exact_norms(w), _norms(w), rtol=1e-6)
   w = np.float32([[1.2e-38, 2.3e-38, 9e37, 3e38, 0.0]])  # the ends of the range
-  np.testing.assert_allclose(_exact_norms(w), w[0], rtol=1e-6)
+  np.testing.assert_allclose(_exact_norms(w), w, rtol=1e-6)
   w = jnp.asarray(_normal(rng, (30, 6)), jnp.bfloat16)
   wanted = _norms(w.astype(jnp.float32))
   np.testing.assert_allclose(_exact_norms(w), wanted, rtol=1e-6)
@@ -185,7 +187,7 @@ def test_exact_norms_show_what_is_not_finite():
   w[:, 0] = 0
   w[1, 1], w[2, 2], w[0, 3] = np.nan, np.inf, -np.inf
   w[0, 4], w[1, 4] = np.inf, np.nan
-  wanted = [0, np.nan, np.nan, np.nan, np.nan, 2]
+  wanted = [[0, np.nan, np.nan, np.nan, np.nan, 2]]
   np.testing.assert_array_equal(_exact_norms(w), wanted)
 
 
@@ -224,4 +226,4 @@ def test_exact_norms_do_not_depend_on_the_order_of_the_weights(rng):
     assert (np.asarray(_exact_norms(w)) == wanted).all()
   # And that of a channel not on what else is computed.
   alone = np.asarray(_exact_norms(w[:, 1:2].reshape(50, 100, 1)))
-  assert (alone == wanted[1]).all()
+  assert (alone == wanted[0, 1]).all()

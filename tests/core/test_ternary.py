@@ -11,10 +11,11 @@ import pytest
 from hq_jax.core import sphere
 from hq_jax.core import ternary
 from hq_jax.core import thresholds
+from hq_jax.core import trees
 from tests import compiling
 
 _ternarize = compiling.quick_jit(
-  ternary.ternarize, static_argnames=('axis', 'scope', 'num_bits')
+  ternary.ternarize, static_argnames=('axes', 'scope', 'num_bits')
 )
 _angular_optimum = compiling.quick_jit(
   ternary.angular_optimum, static_argnames='axis'
@@ -43,13 +44,14 @@ def test_get_scale_literals():
   codes = jnp.array([[1, 0, 1], [-1, 0, 1], [1, 0, -1], [-1, 0, 0]])
   codes = codes.astype(jnp.float32)
   # 4 non-zeros: r / 2. None: 0. 3: 1 / sqrt(3) to 11 bits.
-  scale = ternary.get_scale(codes, jnp.array([3.0, 2.0, 1.0]))
-  assert scale.tolist() == [1.5, 0, float(np.float16(3**-0.5))]
-  exact = ternary.get_scale(codes, jnp.array([3.0, 2.0, 1.0]), num_bits=24)
-  np.testing.assert_allclose(exact, [1.5, 0, 3**-0.5], rtol=2e-7)
+  radius = jnp.array([[3.0, 2.0, 1.0]])
+  scale = ternary.get_scale(codes, radius)
+  assert scale.tolist() == [[1.5, 0, float(np.float16(3**-0.5))]]
+  exact = ternary.get_scale(codes, radius, num_bits=24)
+  np.testing.assert_allclose(exact, [[1.5, 0, 3**-0.5]], rtol=2e-7)
   # A NaN is seen even without codes.
-  radius = jnp.array([3.0, jnp.nan, 1.0])
-  assert np.isnan(ternary.get_scale(codes, radius)[1])
+  radius = jnp.array([[3.0, jnp.nan, 1.0]])
+  assert np.isnan(ternary.get_scale(codes, radius)[0, 1])
 
 
 def _normal(rng, shape):
@@ -57,39 +59,44 @@ def _normal(rng, shape):
 
 
 @pytest.mark.parametrize(
-  ('shape', 'axis', 'unit_norm'),
-  [((40, 6), -1, False), ((1, 1), -1, True), ((6, 4, 3, 3), 0, True)],
+  ('shape', 'axes', 'unit_norm'),
+  [
+    ((40, 6), None, False),
+    ((1, 1), trees.Axes((1,)), True),
+    ((6, 4, 3, 3), trees.Axes((0,)), True),
+    ((8, 2, 3), trees.Axes((1, 2)), True),
+    ((4, 9, 5), trees.Axes((2,), (0,)), True),
+  ],
 )
-def test_ternarize_matches_the_equations(rng, shape, axis, unit_norm):
+def test_ternarize_matches_the_equations(rng, shape, axes, unit_norm):
   w = _normal(rng, shape)
-  columns = np.moveaxis(w.astype(np.float64), axis, -1)
-  columns = columns.reshape(-1, shape[axis])
-  radius = np.sqrt((columns**2).sum(0))
-  ranked = np.abs(columns / radius if unit_norm else columns)
+  kept = axes.kept if axes else (1,)
+  others = tuple(i for i in range(len(shape)) if i not in kept)
+  wide = np.float64(w)
+  radius = np.sqrt((wide**2).sum(others, keepdims=True))
+  ranked = np.abs(wide / radius if unit_norm else wide)
   order = np.sort(ranked.ravel())
   delta = order[0] / 2 if order.size == 1 else (order[-3] + order[-2]) / 2
-  codes = np.sign(columns) * (ranked > delta)
-  k = np.abs(codes).sum(0)
+  codes = np.sign(wide) * (ranked > delta)
+  k = np.abs(codes).sum(others, keepdims=True)
   scale = np.where(k > 0, radius / np.sqrt(np.maximum(k, 1)), 0)
 
-  broadcast = (shape[axis], *[1] * (len(shape) - 1 - axis % len(shape)))
-  inverse = (1 / radius).astype(np.float32).reshape(broadcast)
   threshold = thresholds.Threshold(
-    jnp.float32(delta), jnp.int32(0), inverse if unit_norm else None
+    jnp.float32(delta),
+    jnp.int32(0),
+    (1 / radius).astype(np.float32) if unit_norm else None,
   )
-  got = _ternarize(w, threshold, axis=axis)
+  got = _ternarize(w, threshold, axes=axes)
   assert got.codes.dtype == jnp.int8 and got.scale.dtype == jnp.float32
-  assert got.scale.shape == broadcast
-  found = np.moveaxis(np.asarray(got.codes), axis, -1).reshape(columns.shape)
-  np.testing.assert_array_equal(found, codes)
-  np.testing.assert_allclose(got.scale.ravel(), scale, rtol=2**-11)
+  assert got.scale.shape == scale.shape
+  np.testing.assert_array_equal(got.codes, codes)
+  np.testing.assert_allclose(got.scale, scale, rtol=2**-11)
   value = ternary.dequantize(got)
   np.testing.assert_array_equal(
     value, np.float32(got.codes) * np.asarray(got.scale)
   )
   # On the sphere again, wherever there is a code.
-  others = tuple(i for i in range(len(shape)) if i != axis % len(shape))
-  norms = np.sqrt((np.float64(value) ** 2).sum(others))
+  norms = np.sqrt((np.float64(value) ** 2).sum(others, keepdims=True))
   np.testing.assert_allclose(norms[k > 0], radius[k > 0], rtol=2**-11)
 
 
@@ -98,7 +105,7 @@ def test_channels_of_zeros_and_channels_without_codes():
   threshold = thresholds.Threshold(jnp.float32(1), jnp.int32(0))
   got = _ternarize(w, threshold)
   assert got.codes.tolist() == [[0, 1, 0], [0, -1, 0]]
-  assert got.scale.tolist() == [0, 3, 0]
+  assert got.scale.tolist() == [[0, 3, 0]]
   np.testing.assert_array_equal(
     ternary.dequantize(got), [[0, 3, 0], [0, -3, 0]]
   )
@@ -110,7 +117,7 @@ def test_a_zero_that_is_kept_has_no_code():
   threshold = thresholds.Threshold(jnp.float32(0), jnp.int32(2))
   got = _ternarize(w, threshold)
   assert got.codes.ravel().tolist() == [1, 0, 0]
-  assert got.scale.tolist() == [1]
+  assert got.scale.tolist() == [[1]]
 
 
 def test_codes_of_groups():
@@ -118,9 +125,10 @@ def test_codes_of_groups():
   got = _ternarize(w, thresholds.Quota(jnp.int32(1)), scope='1:2')
   assert got.codes.T.tolist() == [[0, -1, 0, -1], [1, 0, 1, 0]]
   np.testing.assert_allclose(
-    got.scale, np.sqrt([25.25 / 2, 9 / 2]), rtol=2**-11
+    got.scale, np.sqrt([[25.25 / 2, 9 / 2]]), rtol=2**-11
   )
-  got = _ternarize(w, thresholds.Quota(jnp.int32(1)), axis=0, scope='1:2')
+  first = trees.Axes((0,))
+  got = _ternarize(w, thresholds.Quota(jnp.int32(1)), axes=first, scope='1:2')
   assert got.codes.tolist() == [[1, 0], [-1, 0], [0, 1], [0, -1]]
   np.testing.assert_allclose(
     got.scale, np.sqrt([[10], [16], [4], [4.25]]), rtol=2**-11
@@ -130,7 +138,7 @@ def test_codes_of_groups():
 @pytest.mark.parametrize('scale_dtype', [np.float16, np.float32])
 def test_dequantize_numpy_arrays(scale_dtype):
   codes = np.array([[1, -1], [0, 1]], np.int8)
-  scale = np.array([0.5, 3], scale_dtype)
+  scale = np.array([[0.5, 3]], scale_dtype)
   value = ternary.dequantize(ternary.TernaryTensor(codes, scale))
   assert value.dtype == jnp.float32
   assert value.tolist() == [[0.5, -3], [0, 3]]
@@ -206,12 +214,16 @@ def test_cosine_distances_of_gaussian_kernels(rng):
   np.testing.assert_allclose(get_distances(w), [0.269, 0.0209], atol=2e-3)
 
 
-@pytest.mark.parametrize(('shape', 'axis'), [((4, 4, 2), 0), ((2, 4, 3), -1)])
+@pytest.mark.parametrize(
+  ('shape', 'axis'),
+  [((4, 4, 2), 0), ((2, 4, 3), -1), ((3, 8, 2), (0, 2)), ((8, 2, 3), (-1, 1))],
+)
 def test_angular_optimum_beats_every_ternary_vector(rng, shape, axis):
   w = rng.standard_normal(shape).astype(np.float32)
   optimum = _angular_optimum(jnp.asarray(w), axis=axis)
+  axes = np.atleast_1d(axis)
   columns, codes = (
-    np.moveaxis(np.float64(x), axis, 0).reshape(shape[axis], -1).T
+    np.moveaxis(np.float64(x), axes, range(len(axes))).reshape(-1, 8).T
     for x in (w, optimum.codes)
   )
   every = np.array(list(itertools.product((-1, 0, 1), repeat=8)), np.float64)
@@ -238,7 +250,9 @@ def test_angular_optimum_by_hand():
   found = _angular_optimum(w)
   assert found.codes.T.tolist() == list(codes.values())
   num = np.abs(list(codes.values())).sum(1)
-  wanted = np.linalg.norm(w, axis=0) / np.sqrt(np.maximum(1, num))
+  wanted = np.linalg.norm(w, axis=0, keepdims=True) / np.sqrt(
+    np.maximum(1, num)
+  )
   np.testing.assert_allclose(found.scale, wanted, rtol=2**-11)
 
 

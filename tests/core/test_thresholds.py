@@ -49,8 +49,8 @@ def _keep_by_slice(w, kept, axis, size=None):
   return np.moveaxis(np.reshape(keep, rows.shape), -1, axis)
 
 
-def _unit(w, axis):
-  others = tuple(i for i in range(w.ndim) if i != axis % w.ndim)
+def _unit(w, axes):
+  others = tuple(i for i in range(w.ndim) if i not in axes.kept)
   w = np.asarray(w, np.float64)
   return np.abs(w) / np.sqrt((w**2).sum(others, keepdims=True))
 
@@ -72,17 +72,30 @@ _keep = compiling.quick_jit(
 )
 
 
-@functools.partial(compiling.quick_jit, static_argnames=('scope', 'unit_norm'))
-def _rank(latents, sparsity, *, scope, unit_norm=True):
+@functools.partial(
+  compiling.quick_jit,
+  static_argnames=('scope', 'unit_norm', 'channel_axis', 'layer_axes'),
+)
+def _rank(
+  latents,
+  sparsity,
+  *,
+  scope,
+  unit_norm=True,
+  channel_axis=trees.channel_axis,
+  layer_axes=(),
+):
   """Thresholds and masks of a tree, as every caller finds them."""
-  axes = trees.find_axes(latents)
+  axes = trees.find_axes(
+    latents, channel_axis=channel_axis, layer_axes=layer_axes
+  )
   latents = trees.mask(latents, axes)
   found = thresholds.get_thresholds(
     latents, sparsity, axes=axes, scope=scope, unit_norm=unit_norm
   )
   keep = jax.tree.map(
-    lambda w, axis, threshold: thresholds.get_keep_mask(
-      w, threshold, axis=axis, scope=scope
+    lambda w, axes, threshold: thresholds.get_keep_mask(
+      w, threshold, axes=axes, scope=scope
     ),
     latents,
     axes,
@@ -164,7 +177,7 @@ def test_the_dead_zone_is_closed():
 
 def test_what_is_compared_is_divided_by_the_norms_of_the_threshold():
   threshold = thresholds.Threshold(
-    jnp.float32(1), jnp.int32(3), jnp.array([1.0, 0.5])
+    jnp.float32(1), jnp.int32(3), jnp.array([[1.0, 0.5]])
   )
   w = jnp.array([[1.0, -2.0], [1.0, 2.0], [2.0, -1.9]])
   keep = thresholds.keep_mask(w, threshold)
@@ -197,24 +210,41 @@ def test_thresholds_of_sharded_ties_are_the_same_bits(rng, make_mesh):
     assert got.tie_index == wanted.tie_index
 
 
-# Kernels of three kinds and how they are spread over 4 times 2 devices; for
+# Kernels of four kinds and how they are spread over 4 times 2 devices; for
 # 2:4, each device has whole groups of them.
 KERNELS = {
   'conv': ((3, 3, 16, 32), P(None, None, 'd0', 'd1')),
   'dense': ((64, 32), P('d0', 'd1')),
   'equinox': ((32, 16), P('d1', 'd0')),
+  'stack': ((2, 16, 32), P(None, 'd0', 'd1')),
 }
-AXES = (3, 1, 0)  # of the output channels
-_NUM_CHANNELS = 32
+AXES = (
+  trees.Axes((3,)),
+  trees.Axes((1,)),
+  trees.Axes((0,)),
+  trees.Axes((2,), (0,)),
+)
+_NUM_CHANNELS = 32  # on a device, those of both layers of the stack
+
+
+def _layer_axes(path, leaf):
+  del leaf
+  return 0 if path == 'stack/kernel' else ()
+
+
+_rank_all = functools.partial(_rank, layer_axes=_layer_axes)
 
 
 def _latents(rng):
-  """Three kernels whose channels are of different sizes."""
-  conv, dense, equinox = (_normal(rng, shape) for shape, _ in KERNELS.values())
+  """Kernels whose channels and layers are of different sizes."""
+  conv, dense, equinox, stack = (
+    _normal(rng, shape) for shape, _ in KERNELS.values()
+  )
   return {
     'conv': {'kernel': conv * jnp.geomspace(0.1, 10, 32)},
     'dense': {'kernel': dense**3},
     'equinox': {'weight': equinox * jnp.geomspace(1e-3, 1, 32)[:, None]},
+    'stack': {'kernel': stack ** jnp.array([1, 3])[:, None, None]},
   }
 
 
@@ -236,18 +266,20 @@ def spread(make_mesh):
 @pytest.fixture(scope='module', params=SCOPES)
 def program(request, spread):
   """The scope, and the compiled program that finds the masks in it."""
-  lowered = _rank.lower(spread, jnp.float32(0.7), scope=request.param)
+  lowered = _rank.lower(
+    spread, jnp.float32(0.7), scope=request.param, layer_axes=_layer_axes
+  )
   return request.param, lowered.compile()
 
 
 def test_sharded_kernels_have_the_same_thresholds(rng, program, spread):
   scope, compiled = program
   found, keep = compiled(spread, jnp.float32(0.7))
-  wanted = _rank(_latents(rng), jnp.float32(0.7), scope=scope)
+  wanted = _rank_all(_latents(rng), jnp.float32(0.7), scope=scope)
   assert jax.tree.structure((found, keep)) == jax.tree.structure(wanted)
   # A count and a threshold for each kernel, and where it has them, two numbers
   # for each channel.
-  assert len(jax.tree.leaves(found)) == (3 if scope == '2:4' else 9)
+  assert len(jax.tree.leaves(found)) == (4 if scope == '2:4' else 12)
   for got, leaf in zip(
     jax.tree.leaves((found, keep)), jax.tree.leaves(wanted), strict=True
   ):
@@ -306,9 +338,9 @@ def test_channels_that_keep_the_same_number_each(rng):
 
   @compiling.quick_jit
   def keep(kept):
-    found = thresholds.find_thresholds(arrays, kept, axes=[1, 0])
+    found = thresholds.find_thresholds(arrays, kept, axes=[(1,), (0,)])
     shapes = [threshold.magnitude.shape for threshold in found]
-    assert shapes == [(5,), (4, 1, 1)]
+    assert shapes == [(1, 5), (4, 1, 1)]
     return list(map(thresholds.keep_mask, arrays, found))
 
   for k in range(7):
@@ -349,12 +381,13 @@ def test_a_shared_threshold_for_every_number(name):
 
 def test_scope_layer(rng):
   latents = _latents(rng)
-  found, keep = _rank(latents, jnp.float32(0.7), scope='layer')
-  for (name, mask), w, axis in zip(
+  found, keep = _rank_all(latents, jnp.float32(0.7), scope='layer')
+  for (name, mask), w, axes in zip(
     trees.flatten(keep).items(), jax.tree.leaves(latents), AXES, strict=True
   ):
-    wanted = _stable_keep(_unit(w, axis), round(0.3 * w.size))
-    np.testing.assert_array_equal(mask, wanted, name)
+    ranked = _unit(w, axes) if axes.layer else _unit(w, axes)[None]
+    wanted = [_stable_keep(x, round(0.3 * x.size)) for x in ranked]
+    np.testing.assert_array_equal(mask, np.reshape(wanted, w.shape), name)
   norms = found['equinox']['weight'].inverse_norms
   w = np.float64(latents['equinox']['weight'])
   wanted = 1 / np.sqrt((w**2).sum(1, keepdims=True))
@@ -365,8 +398,8 @@ def test_scope_layer(rng):
 def test_scope_tree(rng, sparsity):
   latents = _latents(rng)
   total = sum(w.size for w in jax.tree.leaves(latents))
-  kept = max(3, round((1 - sparsity) * total))
-  _, keep = _rank(latents, jnp.float32(sparsity), scope='tree')
+  kept = max(4, round((1 - sparsity) * total))
+  _, keep = _rank_all(latents, jnp.float32(sparsity), scope='tree')
   ranked = list(map(_unit, jax.tree.leaves(latents), AXES))
   wanted = _shared_keep(ranked, kept)
   assert sum(int(mask.sum()) for mask in wanted) == kept
@@ -376,8 +409,8 @@ def test_scope_tree(rng, sparsity):
 
 def test_scope_channel(rng):
   latents = _latents(rng)
-  found, keep = _rank(latents, jnp.float32(0.7), scope='channel')
-  conv, dense, equinox = jax.tree.leaves(keep)
+  found, keep = _rank_all(latents, jnp.float32(0.7), scope='channel')
+  conv, dense, equinox, stack = jax.tree.leaves(keep)
   wanted = _keep_by_slice(latents['dense']['kernel'], 19, 0)
   np.testing.assert_array_equal(dense, wanted)
   wanted = _keep_by_slice(latents['equinox']['weight'], 5, 1)
@@ -385,19 +418,97 @@ def test_scope_channel(rng):
   columns = latents['conv']['kernel'].reshape(144, 32)
   wanted = _keep_by_slice(columns, 43, 0)
   np.testing.assert_array_equal(conv.reshape(144, 32), wanted)
-  assert found['conv']['kernel'].magnitude.shape == (32,)
+  wanted = _keep_by_slice(latents['stack']['kernel'], 5, 1)
+  np.testing.assert_array_equal(stack, wanted)
+  assert found['conv']['kernel'].magnitude.shape == (1, 1, 1, 32)
   assert found['equinox']['weight'].tie_index.shape == (32, 1)
+  assert found['stack']['kernel'].magnitude.shape == (2, 1, 32)
 
 
 def test_scope_n_of_m(rng):
   latents = _latents(rng)
-  found, keep = _rank(latents, jnp.float32(0.7), scope='2:4')
+  found, keep = _rank_all(latents, jnp.float32(0.7), scope='2:4')
   for record in (found['conv']['kernel'], found['equinox']['weight']):
     assert isinstance(record, thresholds.Quota)
     assert record.num_kept == 2 and record.num_kept.dtype == jnp.int32
-  for name, axis in (('conv', 2), ('dense', 0), ('equinox', 1)):
+  for name, axis in (('conv', 2), ('dense', 0), ('equinox', 1), ('stack', 1)):
     (w,), (mask,) = jax.tree.leaves(latents[name]), jax.tree.leaves(keep[name])
     np.testing.assert_array_equal(mask, _keep_by_slice(w, 2, axis, 4))
+
+
+@pytest.mark.parametrize('scope', ['layer', 'channel'])
+@pytest.mark.parametrize('layer_axes', [(0,), (1,), (3,), (0, 2)])
+def test_layers_have_the_thresholds_that_each_has_alone(rng, layer_axes, scope):
+  # Few values, so that every layer, and most channels, have ties to split.
+  shape = (3, 4) if len(layer_axes) == 1 else (4,)
+  places = list(np.ndindex(*[2] * len(layer_axes)))
+  layers = [_few(rng, (6, *shape)) * (1 + sum(place)) for place in places]
+  stacked = jnp.stack(layers).reshape(*[2] * len(layer_axes), 6, *shape)
+  front = tuple(range(len(layer_axes)))
+  stacked = jnp.moveaxis(stacked, front, layer_axes)
+  found, keep = _rank(
+    {'kernel': stacked}, 0.7, scope=scope, layer_axes=layer_axes
+  )
+  take = lambda x, place: np.moveaxis(x, layer_axes, front)[place]
+  for place, w in zip(places, layers, strict=True):
+    alone, mask = _rank({'kernel': w}, 0.7, scope=scope)
+    np.testing.assert_array_equal(take(keep['kernel'], place), mask['kernel'])
+    for got, one in zip(found['kernel'], alone['kernel'], strict=True):
+      got = take(got, place)
+      np.testing.assert_array_equal(got.reshape(one.shape), one)
+
+
+def _few(rng, shape):
+  return jnp.asarray(rng.integers(-2, 3, shape), jnp.float32)
+
+
+def test_scope_tree_ranks_layers_as_it_ranks_kernels(rng):
+  layers = [_few(rng, (6, 4)), 9 * _few(rng, (6, 4))]
+  _, together = _rank(
+    {'kernel': jnp.stack(layers)}, 0.7, scope='tree', layer_axes=0
+  )
+  _, alone = _rank([{'kernel': layer} for layer in layers], 0.7, scope='tree')
+  for mask, one in zip(together['kernel'], alone, strict=True):
+    np.testing.assert_array_equal(mask, one['kernel'])
+
+
+def test_kernels_of_one_shape_have_thresholds_of_their_own(rng):
+  latents = {
+    'a': {'kernel': _few(rng, (6, 4))},
+    'b': {'kernel': 9 * _few(rng, (6, 4))},
+    'c': {'weight': _few(rng, (6, 4))},
+    'd': {'kernel': _few(rng, (6, 4)).astype(jnp.bfloat16)},
+  }
+  sparsity = {'a/kernel': 0.25, 'b/kernel': 0.5, '.*': 0.75}
+  found, keep = _rank(latents, sparsity, scope='layer')
+  assert [int(m.sum()) for m in jax.tree.leaves(keep)] == [18, 12, 6, 6]
+  for name, one in (('a', 0.25), ('b', 0.5), ('c', 0.75), ('d', 0.75)):
+    wanted = _rank(latents[name], one, scope='layer')
+    for got, leaf in zip(
+      jax.tree.leaves((found[name], keep[name])),
+      jax.tree.leaves(wanted),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(got, leaf)
+
+
+@pytest.mark.parametrize('scope', SCOPES)
+@pytest.mark.parametrize(
+  ('shape', 'axes', 'flat', 'axis'),
+  [((8, 2, 3), (1, 2), (8, 6), 1), ((2, 3, 8), (1, 0), (6, 8), 0)],
+)
+def test_channels_on_several_axes_are_ranked_as_those_on_one(
+  rng, scope, shape, axes, flat, axis
+):
+  w = _few(rng, shape)
+  found, keep = _rank({'w': w}, 0.4, scope=scope, channel_axis=axes)
+  wanted, mask = _rank(
+    {'w': w.reshape(flat)}, 0.4, scope=scope, channel_axis=axis
+  )
+  np.testing.assert_array_equal(keep['w'].reshape(flat), mask['w'])
+  for got, one in zip(found['w'], wanted['w'], strict=True):
+    assert got.ndim in (0, 3)
+    np.testing.assert_array_equal(got.reshape(one.shape), one)
 
 
 def test_quotas_follow_a_ramp_to_n(rng):
@@ -436,19 +547,24 @@ def test_n_of_m_is_exact_where_there_are_nans():
 
 
 @pytest.mark.parametrize(
-  ('shape', 'channel_axis', 'input_axis'),
-  [((4, 4, 6, 4), 3, 2), ((4, 3, 4, 4), 0, 1), ((6, 4), 1, 0)],
+  ('shape', 'axes', 'input_axis'),
+  [
+    ((4, 4, 6, 4), trees.Axes((3,)), 2),
+    ((4, 3, 4, 4), trees.Axes((0,)), 1),
+    ((6, 4), trees.Axes((1,)), 0),
+    ((6, 4, 4), trees.Axes((1, 2)), 0),
+    ((6, 4, 4), trees.Axes((2,), (1,)), 0),
+    ((4, 4, 6), trees.Axes((1,), (0,)), 2),
+  ],
 )
-def test_a_length_that_is_no_multiple_is_refused(
-  shape, channel_axis, input_axis
-):
+def test_a_length_that_is_no_multiple_is_refused(shape, axes, input_axis):
   w, length = jnp.ones(shape), shape[input_axis]
   with pytest.raises(
     ValueError,
     match=f'{length} weights along axis {input_axis}, wanted a multiple of 4',
   ):
     thresholds.get_keep_mask(
-      w, thresholds.Quota(jnp.int32(2)), axis=channel_axis, scope='2:4'
+      w, thresholds.Quota(jnp.int32(2)), axes=axes, scope='2:4'
     )
   # Before that, by name.
   with pytest.raises(
@@ -457,7 +573,7 @@ def test_a_length_that_is_no_multiple_is_refused(
     thresholds.get_thresholds(
       {'a': {'b': w}},
       0.5,
-      axes={'a': {'b': channel_axis}},
+      axes={'a': {'b': axes}},
       scope='2:4',
     )
 
@@ -501,7 +617,9 @@ def test_the_channel_axis_is_the_last_unless_it_is_given():
     found = thresholds.get_thresholds(w, 0.5, axes=axes)
     return thresholds.keep_mask(w['weight'], found['weight'])
 
-  last, first = jax.jit(lambda: (keep(None), keep({'weight': 0})))()
+  last, first = jax.jit(
+    lambda: (keep(None), keep({'weight': trees.Axes((0,))}))
+  )()
   assert last.tolist() == [[True, True], [False, False]]
   assert first.tolist() == [[True, False], [True, False]]
 
@@ -525,7 +643,7 @@ def test_channels_of_zeros_and_channels_with_a_nan():
   ]
   np.testing.assert_array_equal(
     found['kernel'].inverse_norms,
-    sphere.divide(1.0, jnp.array([0.0, np.float32(26**0.5), jnp.nan])),
+    sphere.divide(1.0, jnp.array([[0.0, np.float32(26**0.5), jnp.nan]])),
   )
 
 

@@ -2,6 +2,7 @@
 
 import collections
 
+from flax import linen as nn
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -101,36 +102,121 @@ def test_axes_of_kernels():
     'flax': {'kernel': jnp.ones((3, 3, 4, 8)), 'bias': jnp.ones(8)},
     'haiku': {'w': jnp.ones((2, 3))},
     'equinox': {'weight': jnp.ones((3, 2, 1, 1))},
+    # Of attention, but for the output, each head has channels of its own.
+    'query': {'kernel': jnp.ones((8, 2, 4)), 'bias': jnp.ones((2, 4))},
+    'key': {'kernel': jnp.ones((8, 4))},
+    'out': {'kernel': jnp.ones((2, 4, 8))},
   }
   axes = trees.find_axes(tree)
   assert trees.flatten(axes) == {
-    'equinox/weight': 0,
-    'flax/kernel': 3,
-    'haiku/w': 1,
+    'equinox/weight': trees.Axes((0,)),
+    'flax/kernel': trees.Axes((3,)),
+    'haiku/w': trees.Axes((1,)),
+    'key/kernel': trees.Axes((1,)),
+    'out/kernel': trees.Axes((2,)),
+    'query/kernel': trees.Axes((1, 2)),
   }
   assert axes['flax']['bias'] == optax.MaskedNode()
   assert jax.tree.structure(trees.merge(axes, tree)) == jax.tree.structure(tree)
 
 
 @pytest.mark.parametrize(
-  ('axis', 'wanted'), [(0, 0), (-1, 3), (-3, 1), (2, 2), (np.int64(0), 0)]
+  ('axis', 'wanted'),
+  [
+    (0, (0,)),
+    (-1, (3,)),
+    (-3, (1,)),
+    (2, (2,)),
+    (np.int64(0), (0,)),
+    ((-1, 1), (1, 3)),
+    ((3, np.int64(-1)), (3,)),
+  ],
 )
 def test_axes_that_are_given_are_counted_from_0(axis, wanted):
   tree = {'weight': jnp.ones((2, 3, 4, 5))}
-  found = trees.find_axes(tree, axis=axis)
-  assert found == {'weight': wanted} and type(found['weight']) is int
+  found = trees.find_axes(tree, channel_axis=axis)
+  assert found == {'weight': trees.Axes(wanted)}
+  assert {type(axis) for axis in found['weight'].channel} == {int}
 
 
 def test_axes_by_path_and_leaf():
   tree = {'a': jnp.ones((2, 3)), 'transposed': jnp.ones((2, 2, 3, 4))}
   find = lambda path, leaf: leaf.ndim - (2 if path == 'transposed' else 1)
-  assert trees.find_axes(tree, '.*', find) == {'a': 1, 'transposed': 2}
+  assert trees.find_axes(tree, '.*', find) == {
+    'a': trees.Axes((1,)),
+    'transposed': trees.Axes((2,)),
+  }
+
+
+@pytest.mark.parametrize(
+  ('layer_axes', 'wanted'),
+  [
+    (0, trees.Axes((1,), (0,))),
+    (-1, trees.Axes((0,), (3,))),
+    ((2, 0), trees.Axes((1,), (0, 2))),
+    ({'a/w.*': (-4, 3)}, trees.Axes((1,), (0, 3))),
+    (lambda path, leaf: leaf.ndim - 3, trees.Axes((0,), (1,))),
+    ({'b': 0}, trees.Axes((0,))),
+  ],
+)
+def test_channel_axes_are_counted_in_one_layer(layer_axes, wanted):
+  # The first axis of a weight, wherever its layers are.
+  tree = {'a': {'weight': jnp.ones((2, 3, 4, 5))}, 'b': jnp.ones(3)}
+  found = trees.find_axes(tree, layer_axes=layer_axes)
+  assert found['a']['weight'] == wanted
+  assert found['b'] == optax.MaskedNode()
+
+
+def test_a_function_is_given_one_layer():
+  given = {}
+
+  def find(path, leaf):
+    given[path] = leaf.shape, leaf.dtype
+    return -1
+
+  tree = {'kernel': jnp.ones((2, 3, 4, 5), jnp.bfloat16)}
+  trees.find_axes(tree, channel_axis=find, layer_axes=(0, 2))
+  assert given == {'kernel': ((3, 5), jnp.bfloat16)}
+
+
+def test_what_stands_for_any_parameters_has_no_axes():
+  found = []
+
+  def init(params):
+    found.append(trees.is_placeholder(params))
+    return trees.find_axes(params, layer_axes={'.*': 0})
+
+  # It calls the function with a node of its own in place of parameters.
+  assert optax.tree.map_params(init, lambda leaf: -leaf, {'a': 1}) == {'a': -1}
+  assert found == [True]
+  for tree in ({}, [], (), None, {'a': None}, jnp.ones(2), {'a': jnp.ones(2)}):
+    assert not trees.is_placeholder(tree)
+  with pytest.raises(ValueError, match='an empty tree'):
+    trees.find_axes({})
+
+
+def test_the_metadata_of_flax_say_what_is_stacked():
+  names = ('in', 'layers', 'out')
+  tree = {
+    'a.b': {'kernel': nn.LogicallyPartitioned(jnp.ones((2, 3, 4)), names)},
+    'a_b': {'kernel': jnp.ones((2, 3, 4))},
+    'head': {'kernel': nn.Partitioned(jnp.ones((2, 4)), ('in', None))},
+  }
+  layer_axes = trees.flax_layer_axes(jax.eval_shape(lambda: tree))
+  axes = trees.find_axes(nn.meta.unbox(tree), layer_axes=layer_axes)
+  assert trees.flatten(axes) == {
+    'a.b/kernel': trees.Axes((2,), (1,)),
+    # A path is no expression, whatever its letters mean in one.
+    'a_b/kernel': trees.Axes((2,)),
+    'head/kernel': trees.Axes((1,)),
+  }
+  assert list(trees.flax_layer_axes(tree, 'in').values()) == [(0,), (0,)]
 
 
 def test_a_pattern_may_select_what_has_another_name():
   tree = {'embedding': jnp.ones((5, 2)), 'kernel': jnp.ones((2, 2))}
   axes = trees.find_axes(tree, 'emb.*')
-  assert axes == {'embedding': 1, 'kernel': optax.MaskedNode()}
+  assert axes == {'embedding': trees.Axes((1,)), 'kernel': optax.MaskedNode()}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +235,7 @@ def test_what_cannot_be_quantized_is_refused_by_name(leaf, message):
     trees.find_axes(tree, '.*')
   # The default passes over the same leaf, even where it is called a kernel.
   tree = {'a': {'kernel': leaf}, 'kernel': jnp.ones((2, 2))}
-  assert trees.flatten(trees.find_axes(tree)) == {'kernel': 1}
+  assert trees.flatten(trees.find_axes(tree)) == {'kernel': trees.Axes((1,))}
 
 
 @pytest.mark.parametrize('axis', [2, -3, lambda path, leaf: 2])
@@ -157,7 +243,7 @@ def test_an_axis_that_is_not_there_is_refused(axis):
   with pytest.raises(
     ValueError, match=r'channel_axis of a/kernel is -?[23], wanted .* 2 axes'
   ):
-    trees.find_axes({'a': {'kernel': jnp.ones((2, 3))}}, axis=axis)
+    trees.find_axes({'a': {'kernel': jnp.ones((2, 3))}}, channel_axis=axis)
 
 
 def test_describe_gives_every_reason():
@@ -183,12 +269,46 @@ def test_describe_gives_every_reason():
 
 def test_describe_names_the_pattern_and_the_given_axis():
   tree = {'a': jnp.ones((2, 3)), 'b': jnp.ones((2, 3))}
-  found = trees.describe(jax.eval_shape(lambda: tree), 'a', axis=0)
+  shapes = jax.eval_shape(lambda: tree)
+  found = trees.describe(shapes, 'a', channel_axis=0)
   _, first, second = found.splitlines()
   assert first.endswith("yes       'a', output channels on axis 0")
   assert second.endswith("no        'a' does not match")
   with pytest.raises(ValueError, match="'c' matches no leaf"):
     trees.describe(tree, 'c')
+
+
+STACKED = {
+  'a_bias_of_layers': {'a/kernel': (3, 8, 4), 'a/bias': (3, 4)},
+  'norms_of_layers': {'query/kernel': (3, 8, 2, 4), 'norm/scale': (3, 8)},
+  'a_name_of_dense_layers': {'layers/dense/kernel': (3, 8, 4)},
+  'a_name_of_convolutions': {'blocks/conv/kernel': (5, 3, 3, 8, 4)},
+  'experts': {'experts/w': (3, 8, 4)},
+}
+NOT_STACKED = {
+  'one_dimension': {'conv/kernel': (3, 8, 4), 'conv/bias': (4,)},
+  # Equinox has the biases of convolutions so.
+  'as_many_channels': {'conv/weight': (3, 8, 3), 'conv/bias': (3, 1)},
+  'as_many_heads': {'query/kernel': (2, 2, 4), 'query/bias': (2, 4)},
+  'one_of_a_list': {'layers/0/kernel': (3, 8, 4)},
+  'images': {'blocks/conv/kernel': (3, 3, 8, 4)},
+  'two_axes': {'layers/kernel': (3, 4), 'layers/bias': (3,)},
+}
+
+
+@pytest.mark.parametrize('name', [*STACKED, *NOT_STACKED])
+def test_describe_warns_of_kernels_that_look_stacked(name):
+  shapes = (STACKED | NOT_STACKED)[name]
+  tree = {
+    path: jax.ShapeDtypeStruct(s, 'float32') for path, s in shapes.items()
+  }
+  table = trees.describe(tree)
+  path, shape = next(iter(shapes.items()))
+  warning = f'warning: {path} {shape} looks like {shape[0]} stacked layers'
+  assert table.count('warning') == (name in STACKED)
+  assert (warning in table) == (name in STACKED)
+  if name in STACKED:
+    assert 'warning' not in trees.describe(tree, layer_axes={path: 0})
 
 
 def test_flatten_selected():
@@ -204,7 +324,7 @@ def test_flatten_selected():
 def test_variables_of_nnx_have_the_paths_of_their_modules():
   state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
   assert list(trees.flatten(state)) == ['bias', 'kernel']
-  assert trees.flatten(trees.find_axes(state)) == {'kernel': 1}
+  assert trees.flatten(trees.find_axes(state)) == {'kernel': trees.Axes((1,))}
 
 
 def test_only_an_attribute_is_left_out_of_a_path():
@@ -253,3 +373,18 @@ def test_map_selected_hands_over_subtrees(other):
     {'a': (3, 4), 'b': other},
   )
   assert mapped == {'a': (3, 5), 'b': 2}
+
+
+def test_what_has_the_same_axes_is_compiled_once():
+  num_traces = []
+
+  @trees.jit_with_axes
+  def add_up(axes, tree):
+    num_traces.append(1)
+    return trees.map_selected(lambda a, w: w.sum(a.layer), axes, tree)
+
+  tree = {'kernel': jnp.ones((2, 3, 4)), 'bias': jnp.zeros(3)}
+  for layer, shape in ((0, (3, 4)), (0, (3, 4)), (1, (2, 4))):
+    found = add_up(trees.find_axes(tree, layer_axes=layer), tree)
+    assert found['kernel'].shape == shape
+  assert len(num_traces) == 2
