@@ -39,7 +39,7 @@ class Threshold(NamedTuple):
   inverse_norms[j]`, or `abs(w)` where they are None. It is kept where `a >
   magnitude`, or `a == magnitude` and `i < tie_index`: the second rule splits
   ties, so that exactly the wanted number of weights is kept. Where layers are
-  stacked, each has its numbers, and `i` counts through all of them.
+  stacked, each has its numbers, and `i` counts in each by itself.
   """
 
   magnitude: jax.Array  # float32, shape=(); [L, 1, ..] by layer, or by channel

@@ -59,6 +59,10 @@ def _normal(rng, shape):
   return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
+def _few(rng, shape):
+  return jnp.asarray(rng.integers(-2, 3, shape), jnp.float32)
+
+
 def _find(magnitudes, kept):
   return thresholds.find_thresholds([magnitudes], [kept])[0]
 
@@ -458,10 +462,6 @@ def test_layers_have_the_thresholds_that_each_has_alone(rng, layer_axes, scope):
       np.testing.assert_array_equal(got.reshape(one.shape), one)
 
 
-def _few(rng, shape):
-  return jnp.asarray(rng.integers(-2, 3, shape), jnp.float32)
-
-
 def test_scope_tree_ranks_layers_as_it_ranks_kernels(rng):
   layers = [_few(rng, (6, 4)), 9 * _few(rng, (6, 4))]
   _, together = _rank(
@@ -553,7 +553,7 @@ def test_n_of_m_is_exact_where_there_are_nans():
     ((4, 3, 4, 4), trees.Axes((0,)), 1),
     ((6, 4), trees.Axes((1,)), 0),
     ((6, 4, 4), trees.Axes((1, 2)), 0),
-    ((6, 4, 4), trees.Axes((2,), (1,)), 0),
+    ((4, 4, 6, 4), trees.Axes((3,), (0,)), 2),
     ((4, 4, 6), trees.Axes((1,), (0,)), 2),
   ],
 )
