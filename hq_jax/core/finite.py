@@ -16,6 +16,8 @@ def choose(
 ) -> chex.ArrayTree:
   """One of two trees, inside `jit`."""
   # A state may change its dtypes in the first update.
-  like = lambda a, b: jnp.asarray(b).astype(jnp.result_type(a))
-  pick = lambda a, b: jnp.where(is_new, a, like(a, b))
-  return jax.tree.map(pick, new, old)
+  old = jax.tree.map(
+    lambda a, b: jnp.asarray(b).astype(jnp.result_type(a)), new, old
+  )
+  # A branch: a choice would be one more program for each leaf.
+  return jax.lax.cond(is_new, lambda: new, lambda: old)

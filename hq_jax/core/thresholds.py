@@ -11,7 +11,9 @@ integers: thresholds are the same bits however the kernels are sharded.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import itertools
 import math
+import operator
 import re
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ from hq_jax.core import trees
 _NUM_BITS = 31
 _MAX_INT = 2**31 - 1
 _SMALLEST_NORMAL_BITS = 0x00800000
+# Up to here every integer is a float32.
+_MAX_FLOAT_COUNT = 2**24
 _SCOPES = ('layer', 'tree', 'channel')
 # Comparisons within a group grow with its square.
 _MAX_IN_GROUP = 64
@@ -140,13 +144,26 @@ def _ordered_bits(magnitudes: jax.Array) -> jax.Array:
 
 def _count(condition: jax.Array, axes: tuple[int, ...] = ()) -> jax.Array:
   """How often it is true: in all, or for each place along some axes."""
-  if axes:
-    return sphere.sum_by_channel(condition, axes, dtype=jnp.int32)
-  # Row by row first: a sum over all axes at once is slow on CPU.
-  rows = jnp.sum(
-    condition, axis=tuple(range(condition.ndim - 1)), dtype=jnp.int32
+  # In float32 as far as that is exact: XLA compiles and runs it faster.
+  others = [axis for axis in range(condition.ndim) if axis not in axes]
+  lengths = itertools.accumulate(
+    [condition.shape[axis] for axis in others], operator.mul
   )
-  return jnp.sum(rows, dtype=jnp.int32)
+  num = sum(length <= _MAX_FLOAT_COUNT for length in lengths)
+  total = jnp.sum(
+    condition, axis=tuple(others[:num]), dtype=jnp.float32, keepdims=True
+  )
+  total = total.astype(jnp.int32)
+  if num < len(others):
+    total = jnp.sum(total, axis=tuple(others[num:]), keepdims=True)
+  return total if axes else total.reshape(())
+
+
+def _size(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """What `_count` gives where all is true, sharded as that is."""
+  counted = jax.eval_shape(lambda: _count(x >= 0, axes))
+  size = x.size // max(counted.size, 1)
+  return branches.place_like(jnp.full(counted.shape, size, jnp.int32), counted)
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:
@@ -194,14 +211,9 @@ def find_thresholds(
     ValueError: where a kernel has 2^31 - 1 elements or more.
   """
   _check_sizes([array.size for array in magnitudes])
-  kernels = range(len(magnitudes))
   own = axes or [()] * len(magnitudes)
   bits = [_ordered_bits(_magnitudes(array, None)) for array in magnitudes]
-  index = [
-    _flat_index(x.shape, o) for x, o in zip(magnitudes, own, strict=True)
-  ]
-  # Made from the counts, so that they are sharded, and vary, as those do.
-  totals = [_count(bits[i] >= 0, own[i]) for i in kernels]
+  totals = [_size(x, o) for x, o in zip(bits, own, strict=True)]
   wanted = [
     jnp.broadcast_to(jnp.asarray(k, jnp.int32), total.shape)
     for k, total in zip(kept, totals, strict=True)
@@ -213,23 +225,22 @@ def find_thresholds(
     # ties kept; then the largest `cut` off the tie index with more than that.
     is_tie = place >= _NUM_BITS
     bit = jnp.int32(1) << (_NUM_BITS - 1 - place % _NUM_BITS)
-    least_bit, cut_bit = bit * ~is_tie, bit * is_tie
-    new, are_ties = [], jnp.zeros([], bool)
-    for i in kernels:
-      least, cut = found[i].least | least_bit, found[i].cut | cut_bit
-      keep = (bits[i] > least) | (
-        (bits[i] == least) & (index[i] < _MAX_INT - cut)
-      )
-      total = _count(keep, own[i])
-      accepted = total >= wanted[i] + is_tie
-      candidate = _Found(least, cut, total)
-      new.append(
-        jax.tree.map(
-          functools.partial(jnp.where, accepted), candidate, found[i]
-        )
-      )
-      are_ties |= jnp.any(new[i].total > wanted[i])
-    return place + 1, are_ties, new
+    least_bit, cut_bit, spare = bit * ~is_tie, bit * is_tie, is_tie * 1
+
+    def refine(x, axes, k, last):
+      least, cut = last.least | least_bit, last.cut | cut_bit
+      # A tie that is kept counts as above it.
+      ties = _flat_index(x.shape, axes) < _MAX_INT - cut
+      total = _count(x + ties > least, axes)
+      pick = functools.partial(jax.lax.select, total >= k + spare)
+      return _Found(*map(pick, (least, cut, total), last))
+
+    # Kernels by themselves: XLA compiles once what is the same for several.
+    found = list(map(refine, bits, own, wanted, found))
+    are_ties = [
+      jnp.any(x.total > k) for x, k in zip(found, wanted, strict=True)
+    ]
+    return place + 1, functools.reduce(jnp.logical_or, are_ties), found
 
   def is_unfinished(carry):
     place, are_ties, _ = carry
@@ -237,9 +248,7 @@ def find_thresholds(
 
   # Zeros that are sharded, and vary, as the counts do.
   start = [_Found(total * 0, total * 0, total) for total in totals]
-  no_ties = functools.reduce(
-    jnp.logical_or, [jnp.any(total < 0) for total in totals]
-  )
+  no_ties = functools.reduce(jnp.logical_or, [jnp.any(x < 0) for x in totals])
   _, _, found = jax.lax.while_loop(
     is_unfinished, find, (jnp.int32(0), no_ties, start)
   )
@@ -429,37 +438,21 @@ def _rank(
   by_channel: bool,
   unit_norm: bool,
 ) -> list[Threshold]:
-  """The thresholds of kernels, each layer or channel by itself.
-
-  Kernels of a shape are ranked as the layers of one, for fewer operations.
-  """
-  groups: dict[Any, list[int]] = {}
-  for i, (w, axes) in enumerate(zip(kernels, axes_of, strict=True)):
-    key = (w.shape, w.dtype, axes, getattr(jax.typeof(w), 'sharding', None))
-    groups.setdefault(key, []).append(i)
-  stacks, kept, own = [], [], []
-  for (shape, _, axes, _), members in groups.items():
-    stacks.append(jnp.stack([kernels[i] for i in members]))
-    alone = axes.kept if by_channel else axes.layer
-    own.append((0, *[axis + 1 for axis in alone]))
-    size = math.prod(n for axis, n in enumerate(shape) if axis not in alone)
-    num = jnp.stack([num_kept(size, sparsities[i]) for i in members])
-    kept.append(num.reshape(-1, *[1] * len(shape)))
+  """The thresholds of kernels, each layer or channel by itself."""
   inverse = [
-    _inverse_norms(stack, (0, *[axis + 1 for axis in axes.kept]), unit_norm)
-    for stack, (_, _, axes, _) in zip(stacks, groups, strict=True)
+    _inverse_norms(w, axes.kept, unit_norm)
+    for w, axes in zip(kernels, axes_of, strict=True)
   ]
-  found = find_thresholds(list(map(_magnitudes, stacks, inverse)), kept, own)
-  by_kernel: dict[int, Threshold] = {}
-  for threshold, norms, members, alone in zip(
-    found, inverse, groups.values(), own, strict=True
-  ):
-    if alone == (0,):
-      threshold = jax.tree.map(lambda x: x.reshape(-1), threshold)
-    threshold = threshold._replace(inverse_norms=norms)
-    for place, i in enumerate(members):
-      by_kernel[i] = jax.tree.map(lambda x, place=place: x[place], threshold)
-  return [by_kernel[i] for i in range(len(kernels))]
+  own = [axes.kept if by_channel else axes.layer for axes in axes_of]
+  kept = []
+  for w, alone, sparsity in zip(kernels, own, sparsities, strict=True):
+    others = [n for axis, n in enumerate(w.shape) if axis not in alone]
+    kept.append(num_kept(math.prod(others), sparsity))
+  found = find_thresholds(list(map(_magnitudes, kernels, inverse)), kept, own)
+  return [
+    threshold._replace(inverse_norms=norms)
+    for threshold, norms in zip(found, inverse, strict=True)
+  ]
 
 
 def _magnitudes(w: jax.Array, inverse_norms: jax.Array | None) -> jax.Array:

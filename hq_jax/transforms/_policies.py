@@ -32,7 +32,7 @@ def check_finite(
   Leaves that are not floating point count as finite.
   """
   largest = {
-    path: functools.reduce(jnp.maximum, map(_largest, leaves))
+    path: jnp.max(functools.reduce(jnp.maximum, leaves), initial=0.0)
     for path, leaves in _zip(gradients, moves).items()
   }
   if not largest:
@@ -42,20 +42,17 @@ def check_finite(
       {path: ~jnp.isfinite(x) for path, x in largest.items()}, _raise_finite
     )
   # The largest magnitude is a NaN where any is, and read faster than bools.
-  return _settle(jnp.isfinite(jnp.max(jnp.stack(list(largest.values())))))
+  return _settle(jnp.isfinite(functools.reduce(jnp.maximum, largest.values())))
 
 
 def _zip(*trees_: chex.ArrayTree) -> dict[str, list[jax.Array]]:
+  """The magnitudes in several trees, by path."""
   found: dict[str, list[jax.Array]] = {}
   for tree in trees_:
     for path, leaf in trees.flatten(tree).items():
       if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        found.setdefault(path, []).append(leaf)
+        found.setdefault(path, []).append(jnp.abs(leaf))
   return found
-
-
-def _largest(leaf: jax.Array) -> jax.Array:
-  return jnp.max(jnp.abs(leaf), initial=0.0).astype(jnp.float32)
 
 
 def report_replaced(are_new: chex.ArrayTree, policy: str) -> jax.Array:
@@ -71,7 +68,9 @@ def _settle(flag: jax.Array) -> jax.Array:
 
   With hundreds of leaves that takes a minute to compile.
   """
-  return branches.run_if(flag, lambda: flag, flag)
+  yes = branches.place_like(jnp.ones([], bool), flag)
+  # Not from `flag` to `flag`: a loop that changes nothing is taken out.
+  return branches.run_if(flag, lambda: yes, ~yes)
 
 
 def _report_if(
