@@ -214,22 +214,6 @@ def test_with_the_identity_it_is_the_optimizer(rng):
   )
 
 
-def test_a_nan_of_the_optimizers_own_is_not_applied(rng):
-  params = _params(rng)
-  spoil = optax.stateless(
-    lambda updates, params: jax.tree.map(
-      lambda u: u.at[..., 3, 2].set(jnp.nan) if u.ndim > 1 else u, updates
-    )
-  )
-  tx = transforms.straight_through(spoil, transforms.ternary(0.5))
-  grads = jax.tree.map(jnp.ones_like, params)
-  state = tx.init(params)
-  got, after = steps.make_step(tx)(params, state, grads)
-  assert int(after.skipped_count) == 1
-  jax.tree.map(np.testing.assert_array_equal, got, params)
-  jax.tree.map(np.testing.assert_array_equal, after.latents, state.latents)
-
-
 def test_the_quantizer_learns_from_the_gradient_as_it_comes(rng):
   # A quantizer whose state is what it was given to learn from.
   recorder = transforms.identity()._replace(
