@@ -42,7 +42,14 @@ def place_like(x: jax.Array, like: Any) -> jax.Array:
   if missing:
     x = jax.lax.pcast(x, missing, to='varying')
   sharding = getattr(jax.typeof(like), 'sharding', None)
-  if sharding != getattr(jax.typeof(x), 'sharding', None):
+  # On other axes the compiler places it; types only name the mesh there, or
+  # not, as those of `jax.eval_shape`.
+  explicit = jax.sharding.AxisType.Explicit
+  if (
+    sharding is not None
+    and explicit in (sharding.mesh.axis_types or ())
+    and sharding != getattr(jax.typeof(x), 'sharding', None)
+  ):
     x = jax.sharding.reshard(x, sharding)
   return x
 

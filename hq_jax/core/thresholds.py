@@ -15,7 +15,7 @@ import itertools
 import math
 import operator
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax

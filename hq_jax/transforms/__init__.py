@@ -26,6 +26,7 @@ from hq_jax.transforms._straight_through import (
   StraightThroughState as StraightThroughState,
 )
 from hq_jax.transforms._tangent import tangent as tangent
+from hq_jax.transforms._tangent import TangentState as TangentState
 from hq_jax.transforms._ternary import ternary as ternary
 from hq_jax.transforms._ternary import TernaryState as TernaryState
 
@@ -36,6 +37,7 @@ __all__ = [
   'Recipe',
   'ReinitState',
   'StraightThroughState',
+  'TangentState',
   'TernaryState',
   'channel_axis',
   'describe',

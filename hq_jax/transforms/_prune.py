@@ -20,9 +20,7 @@ class PruneState(NamedTuple):
   """State of `prune`."""
 
   prune_count: jax.Array  # shape=(), dtype=int32: updates so far
-  holds_zeros: (
-    chex.ArrayTree
-  )  # int32, of the shape of a threshold: 1 if it does
+  holds_zeros: chex.ArrayTree  # int32, shaped as a threshold: 1 if it does
 
 
 def prune(

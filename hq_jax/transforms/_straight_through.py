@@ -88,7 +88,7 @@ def straight_through(
   Raises:
     ValueError: where `select` matches nothing or a leaf that cannot be
       quantized, `non_finite` or `replaced` is unknown, `params` is missing, or
-      an update has not the shape of its parameter.
+      a gradient, or an update of `inner`, has not the shape of its parameter.
 
   Note: from ternary parameters a step ends exactly at `q(w')`; from dense
     ones, a weight whose sign changes in that very step may end one unit in the
@@ -172,6 +172,7 @@ def straight_through(
         'params is None, wanted the parameters: call'
         ' tx.update(grads, state, params) with straight_through'
       )
+    _kernels.check_shapes(updates, params, 'straight_through')
     axes = find_axes(params)
     kernels = trees.mask(params, axes)
     # The inner state is made from the latents, and has their type.

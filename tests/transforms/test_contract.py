@@ -397,6 +397,7 @@ def test_field_names_are_unique():
     transforms.PruneState,
     transforms.ReinitState,
     transforms.StraightThroughState,
+    transforms.TangentState,
     transforms.TernaryState,
     baselines.BinaryState,
     baselines.TwnState,

@@ -141,6 +141,23 @@ def test_under_vmap_each_run_skips_its_own(rng, params):
   np.testing.assert_array_equal(updates['a']['kernel'][1], 0)
 
 
+def test_an_error_under_vmap(rng, params, capfd):
+  tx = TRANSFORMS['hq'](optax.sgd(0.1), non_finite='raise')
+  good = _gradients(rng, params)
+  stack = lambda a, b: jax.tree.map(lambda *pair: jnp.stack(pair), a, b)
+  state = tx.init(params)
+  step = jax.jit(jax.vmap(lambda grads: tx.update(grads, state, params)))
+  updates, _ = step(stack(good, good))
+  jax.effects_barrier()
+  assert float(jnp.abs(updates['a']['kernel'][1]).max()) > 0
+  # One of the two runs alone.
+  with pytest.raises(
+    jax.errors.JaxRuntimeError, match='gradient of b/kernel is not finite'
+  ):
+    jax.block_until_ready(step(stack(good, _spoil(good, np.nan))))
+  capfd.readouterr()
+
+
 def test_integers_and_keys_in_the_state_and_in_the_gradients(params):
   # `add_noise` keeps a key; an integer leaf has no gradient to check.
   inner = optax.chain(

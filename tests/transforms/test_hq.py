@@ -319,7 +319,8 @@ def test_finalize_refuses_what_the_state_was_not_made_with():
   recipe = dataclasses.replace(RECIPE, sparsity=0.5, scope='2:4')
   with pytest.raises(ValueError, match=r"recipe\.scope is '2:4', wanted that"):
     transforms.finalize(state, params, recipe)
-  with pytest.raises(ValueError, match='channel_axis of kernel is 0, wanted'):
+  message = r'layer_axes of kernel are \(0,\), wanted those of hq'
+  with pytest.raises(ValueError, match=message):
     transforms.finalize(state, params, RECIPE, channel_axis=0)
 
 
@@ -454,7 +455,7 @@ def test_no_kernel_loses_its_last_weight(scope, rng):
   # The one-element kernel is its own ternary point, scale and all.
   codes, scale = finalized['one']['kernel']
   assert codes.tolist() == [[1]]
-  np.testing.assert_allclose(scale, [1e-6], rtol=2**-11)
+  np.testing.assert_allclose(scale, [[1e-6]], rtol=2**-11)
 
 
 @pytest.mark.slow

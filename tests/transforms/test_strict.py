@@ -35,6 +35,19 @@ def test_pruned_is_zero_whatever_the_types(of_params, of_updates, rng):
     assert params['kernel'].dtype == of_params
 
 
+def test_projecting_keeps_the_zeros_of_pruning(rng):
+  tx = optax.chain(
+    optax.sgd(0.01),
+    transforms.prune(lambda step: 0.75),
+    transforms.project_to_sphere(),
+  )
+  grads = {'kernel': steps.normal(rng, (16, 8), jnp.bfloat16)}
+  for dtype in ('float32', 'bfloat16'):
+    params = {'kernel': steps.normal(rng, (16, 8), dtype)}
+    found, *_ = _apply(tx, params, grads)
+    assert int((found['kernel'] == 0).sum()) == 96
+
+
 @pytest.mark.parametrize(('of_params', 'of_updates'), PAIRS)
 def test_norms_and_points_are_kept_whatever_the_types(
   of_params, of_updates, rng

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from hq_jax import transforms
 from tests.transforms import steps
@@ -56,8 +55,3 @@ def test_gradients_keep_their_dtype(rng):
   params = {'kernel': steps.normal(rng, (8, 3))}
   grads = {'kernel': params['kernel'].astype(jnp.bfloat16)}
   assert _update(grads, params)['kernel'].dtype == jnp.bfloat16
-
-
-def test_it_has_no_state():
-  state = transforms.tangent().init({'kernel': jnp.ones((2, 2))})
-  assert state == optax.EmptyState()

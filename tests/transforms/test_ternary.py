@@ -30,7 +30,7 @@ def _reference(w, sparsity):
 
 
 def _axes(latents):
-  return jax.tree.map(lambda w: w.ndim - 1, latents)
+  return jax.tree.map(lambda w: trees.Axes((w.ndim - 1,)), latents)
 
 
 def _update(quantizer, latents, axes=None, params=None):
@@ -72,7 +72,8 @@ def test_ternary_matches_the_equations(rng, sparsity):
 
 def test_output_channels_on_the_first_axis(rng):
   w = _kernel(rng, (5, 4, 3))
-  quantized, state = _update(transforms.ternary(0.5), {'a': w}, {'a': 0})
+  axes = {'a': trees.Axes((0,))}
+  quantized, state = _update(transforms.ternary(0.5), {'a': w}, axes)
   last = jnp.moveaxis(w, 0, -1)
   wanted = np.moveaxis(_reference(last, 0.5), -1, 0)
   np.testing.assert_allclose(quantized['a'], wanted, rtol=2**-11)
@@ -107,7 +108,8 @@ def test_before_begin_step_nothing_changes(rng):
 
 @pytest.mark.parametrize('sparsity', [0.8, {'a': 0.8}, {'.*': 0.8}])
 def test_density_scale_scales_what_is_kept(rng, sparsity):
-  latents, axes = {'a': _kernel(rng, (10, 10))}, {'a': 1}
+  latents = {'a': _kernel(rng, (10, 10))}
+  axes = _axes(latents)
   quantizer = transforms.ternary(sparsity, refresh_steps=2)
   update = jax.jit(
     lambda state: quantizer.update(latents, state, latents, axes)
@@ -142,7 +144,8 @@ def test_the_sparsity_may_follow_a_schedule(rng, by_path):
 
 
 def test_density_scale_leaves_quotas_alone(rng):
-  latents, axes = {'a': _kernel(rng, (8, 2))}, {'a': 1}
+  latents = {'a': _kernel(rng, (8, 2))}
+  axes = _axes(latents)
   quantizer = transforms.ternary(0.5, scope='2:4')
   state = quantizer.init(latents, axes)._replace(density_scale=jnp.float32(2))
   quantized, _ = quantizer.update(latents, state, latents, axes)
@@ -200,7 +203,7 @@ def test_between_refreshes_the_norms_are_those_of_the_last_one():
   )
   np.testing.assert_allclose(
     state.thresholds.inverse_norms['a'],
-    [1 / (4 * 26**0.5), 26.25**-0.5],
+    [[1 / (4 * 26**0.5), 26.25**-0.5]],
     rtol=1e-6,
   )
 
@@ -227,9 +230,9 @@ def test_the_state_holds_what_makes_the_parameters(rng):
 @pytest.mark.parametrize('scope', ['layer', 'tree', 'channel', '2:4'])
 def test_the_state_keeps_its_structure(scope):
   latents = {'a': jnp.ones((8, 3)), 'b': {'c': jnp.ones((4, 2, 4, 2))}}
-  axes = {'a': 1, 'b': {'c': 0}}
-  if scope == '2:4':
-    axes = {'a': 1, 'b': {'c': 3}}
+  axes = _axes(latents)
+  if scope != '2:4':
+    axes['b']['c'] = trees.Axes((0,))
   quantizer = transforms.ternary(0.5, scope=scope)
   state = jax.eval_shape(lambda: quantizer.init(latents, axes))
   _, after = jax.eval_shape(
@@ -257,7 +260,7 @@ def test_the_result_has_the_dtype_of_the_parameters(rng, dtype):
   np.testing.assert_array_equal(
     scale, ternary.round_significand(jnp.asarray(scale), num_bits)
   )
-  largest = np.abs(np.float32(quantized['a'])).max(0)
+  largest = np.abs(np.float32(quantized['a'])).max(0, keepdims=True)
   np.testing.assert_array_equal(largest, scale)
   wanted = _reference(latents['a'], 0.5)
   np.testing.assert_allclose(
@@ -286,6 +289,13 @@ def test_channels_of_zeros_stay_zero(rng):
   np.testing.assert_array_equal(quantized['a'][:, 1], 0)
   np.testing.assert_array_equal(quantized['b'], 0)
   assert (np.asarray(quantized['a'][:, (0, 2)]) != 0).all()
+
+
+def test_a_nan_is_not_hidden_by_the_codes(rng):
+  latents = {'a': _kernel(rng).at[3, 2].set(jnp.nan)}
+  quantized, _ = _update(transforms.ternary(0.5), latents)
+  assert np.isnan(quantized['a'][:, 2]).all()
+  assert np.isfinite(np.delete(quantized['a'], 2, 1)).all()
 
 
 def test_masked_nodes_pass(rng):
