@@ -353,9 +353,9 @@ def flax_layer_axes(
   Raises:
     ValueError: where no leaf has such an axis.
   """
-  get_names = lambda node: (
-    getattr(node, 'names', None) or getattr(node, 'out_sharding', None)
-  )
+  def get_names(node: Any) -> Any:
+    return getattr(node, 'names', None) or getattr(node, 'out_sharding', None)
+
   is_box = lambda node: isinstance(get_names(node), tuple)
   boxes = jax.tree_util.tree_leaves_with_path(variables, is_leaf=is_box)
   found = {

@@ -78,7 +78,7 @@ def hq(
       quantized, the recipe's sparsities do not fit the kernels, or `params`
       is missing.
   """
-  axes_of = {
+  axes_of: dict[str, Any] = {
     'select': select,
     'channel_axis': channel_axis,
     'layer_axes': layer_axes,
