@@ -15,9 +15,12 @@ def choose(
   is_new: jax.Array, new: chex.ArrayTree, old: chex.ArrayTree
 ) -> chex.ArrayTree:
   """One of two trees, inside `jit`."""
-  # A state may change its dtypes in the first update.
-  old = jax.tree.map(
-    lambda a, b: jnp.asarray(b).astype(jnp.result_type(a)), new, old
-  )
+
+  # A state may change its dtypes in the first update; keys have no other.
+  def like(a, b):
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    return b if a.dtype == b.dtype else b.astype(a.dtype)
+
+  old = jax.tree.map(like, new, old)
   # A branch: a choice would be one more program for each leaf.
   return jax.lax.cond(is_new, lambda: new, lambda: old)

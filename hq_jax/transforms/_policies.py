@@ -81,11 +81,17 @@ def _report_if(
 
   def look(values: np.ndarray) -> None:
     found = [path for path, is_set in zip(paths, values, strict=True) if is_set]
-    # Looked at here: a condition around the call is none under `vmap`.
+    # Looked at here too: the condition around the call is none under `vmap`.
     if found:
       report(found, len(paths))
 
-  jax.debug.callback(look, jnp.stack(list(flags.values())))
+  all_flags = jnp.stack(list(flags.values()))
+  jax.lax.cond(
+    jnp.any(all_flags),
+    lambda flags: jax.debug.callback(look, flags),
+    lambda flags: None,
+    all_flags,
+  )
 
 
 def _raise_finite(paths: Sequence[str], num_leaves: int) -> None:
