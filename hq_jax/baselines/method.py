@@ -119,6 +119,11 @@ class Baseline:
       select=method_lib.select_quantized(plan),
     )
 
+  def on_sphere(self, plan: planner.Plan) -> Callable[[str, Any], bool]:
+    """None: weights go where the optimizer leads them."""
+    del plan
+    return lambda path, leaf: False
+
   def watched(self, plan: planner.Plan) -> dict[str, Any]:
     """Weights are compared with what they are rounded to."""
     return {'select': method_lib.select_quantized(plan)}

@@ -45,6 +45,9 @@ class Method(Protocol):
   ) -> optax.GradientTransformationExtraArgs:
     """What trains quantized weights around an optimizer of that schedule."""
 
+  def on_sphere(self, plan: planner.Plan) -> Callable[[str, Any], bool]:
+    """Which leaves keep their radius: weight decay would do nothing there."""
+
   def watched(self, plan: planner.Plan) -> dict[str, Any]:
     """The kernels to watch, and how: for `diagnostics.kernel_diagnostics`."""
 
@@ -67,7 +70,7 @@ class Method(Protocol):
     """
 
 
-def select_quantized(plan: planner.Plan) -> trees.Selector:
+def select_quantized(plan: planner.Plan) -> Callable[[str, Any], bool]:
   """Selects the kernels of a plan that are trained as quantized weights."""
   paths = {
     path
@@ -192,6 +195,12 @@ class Hyperspherical:
       select_quantized(plan),
       layer_axes=find_layers(plan),
     )
+
+  def on_sphere(self, plan: planner.Plan) -> Callable[[str, Any], bool]:
+    """Those that become ternary, where the recipe projects."""
+    if not self.config.recipe.project:
+      return lambda path, leaf: False
+    return select_quantized(plan)
 
   def watched(self, plan: planner.Plan) -> dict[str, Any]:
     """Compared with their codes, as the recipe ranks them at its end."""

@@ -134,12 +134,13 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  """The optax optimizer, the same in every phase.
+  """The optax optimizer, the same in every phase but for its decay.
 
   Attributes:
     name: a name in `optimizers`.
-    weight_decay: of the kernels; on the sphere, where it only shortens what
-      is put back to its radius, it all but has no effect.
+    weight_decay: of the kernels; not of those that become ternary with
+      `recipe.project`, from the prune phase on: on the sphere they have no
+      length to lose.
     label_smoothing: the mass that is spread over all classes.
   """
 
@@ -281,7 +282,7 @@ class Config:
     mesh: how the state is spread over the devices.
     data: which images are read, and how.
     model: which network is trained.
-    optimizer: of optax, the same in every phase.
+    optimizer: of optax.
     distill: the dense network as a teacher, while it is compressed.
     dense: the phase that trains the dense network.
     prune: the phase that prunes and reinitializes.

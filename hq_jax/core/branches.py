@@ -56,10 +56,9 @@ def place_like(x: jax.Array, like: Any) -> jax.Array:
 
 def _varying(x: Any) -> frozenset[str]:
   """The axes of a mesh over which a value varies; releases differ in where."""
-  kind = jax.typeof(x)
+  kind: Any = jax.typeof(x)
   kind = getattr(kind, 'manual_axis_type', kind)
-  found = getattr(kind, 'varying', getattr(kind, 'vma', frozenset()))
-  return frozenset(found)
+  return frozenset(getattr(kind, 'varying', getattr(kind, 'vma', ())))
 
 
 def vary_as_any(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:

@@ -58,7 +58,17 @@ class Quota(NamedTuple):
 
 
 def is_record(node: object) -> bool:
-  """Whether a node of a tree is what is known of one kernel."""
+  """Whether a node of a tree is what is known of one kernel.
+
+  >>> is_record(Threshold(0.1, 3, 1.0)), is_record({'kernel': 0.1})
+  (True, False)
+
+  Args:
+    node: of any tree.
+
+  Returns:
+    Whether it is a `Threshold` or a `Quota`.
+  """
   return isinstance(node, Threshold | Quota)
 
 
@@ -284,7 +294,9 @@ def _bisect(accepts: Callable[[jax.Array], jax.Array]) -> jax.Array:
 
 
 def find_shared_threshold(
-  magnitudes: Sequence[jax.Array], kept: jax.Array | int
+  magnitudes: Sequence[jax.Array],
+  kept: jax.Array | int,
+  axes: Sequence[tuple[int, ...]] | None = None,
 ) -> list[Threshold]:
   """One threshold over all kernels, which keeps the `kept` largest of all.
 
@@ -303,26 +315,37 @@ def find_shared_threshold(
     magnitudes: one array for each kernel, none of them empty, with fewer than
       2^31 - 1 elements in all.
     kept: how many to keep; may be traced.
+    axes: of each kernel, those along which layers are stacked, each of which
+      counts as a kernel by itself.
 
   Returns:
     A `Threshold` for each kernel: the shared one, or where it would leave
-    nothing, one that leaves the kernel's largest weight.
+    nothing, one that leaves the kernel's largest weight. It has the shapes of
+    `find_thresholds`.
 
   Raises:
     ValueError: where there are too many elements.
   """
-  sizes = [array.size for array in magnitudes]
-  _check_sizes([sum(sizes)])
-  wanted = jnp.maximum(jnp.asarray(kept, jnp.int32), len(sizes))
+  _check_sizes([sum(array.size for array in magnitudes)])
+  own = axes or [()] * len(magnitudes)
   bits = [_ordered_bits(_magnitudes(array, None)) for array in magnitudes]
-  index = [_flat_index(array.shape) for array in magnitudes]
-  offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+  index = list(map(_flat_index, [x.shape for x in bits], own))
+  sizes = list(map(_size, bits, own))
+  wanted = jnp.maximum(
+    jnp.asarray(kept, jnp.int32), sum(size.size for size in sizes)
+  )
+  before = itertools.accumulate((x.size for x in bits), initial=0)
+  # Of each layer, how many weights come before it.
+  offsets = [
+    num + size * _flat_index(size.shape)
+    for num, size in zip(before, sizes, strict=False)
+  ]
 
   def count(conditions):
-    counts = jnp.stack([_count(condition) for condition in conditions])
-    return jnp.sum(jnp.maximum(counts, 1)), counts
+    counts = list(map(_count, conditions, own))
+    return sum(jnp.sum(jnp.maximum(x, 1)) for x in counts), counts
 
-  kth = _bisect(lambda b: count(x >= b for x in bits)[0] >= wanted)
+  kth = _bisect(lambda b: count([x >= b for x in bits])[0] >= wanted)
 
   def kept_before(m):
     return [
@@ -332,20 +355,28 @@ def find_shared_threshold(
 
   shared = _bisect(lambda m: count(kept_before(m))[0] <= wanted)
   found = []
-  counts = count(kept_before(shared))[1]
-  for i, offset in enumerate(offsets):
-    largest = jnp.max(bits[i])
-    first = jnp.min(jnp.where(bits[i] == largest, index[i], _MAX_INT))
-    alone = counts[i] == 0
+  for x, i, offset, axes_of, num in zip(
+    bits, index, offsets, own, count(kept_before(shared))[1], strict=True
+  ):
+    largest = _reduce(jnp.max, x, axes_of)
+    first = _reduce(jnp.min, jnp.where(x == largest, i, _MAX_INT), axes_of)
     found.append(
       Threshold(
         jax.lax.bitcast_convert_type(
-          jnp.where(alone, largest, kth), jnp.float32
+          jnp.where(num == 0, largest, kth), jnp.float32
         ),
-        jnp.where(alone, first + 1, jnp.maximum(shared - offset, 0)),
+        jnp.where(num == 0, first + 1, jnp.maximum(shared - offset, 0)),
       )
     )
   return found
+
+
+def _reduce(
+  reduce: Callable[..., jax.Array], x: jax.Array, axes: tuple[int, ...]
+) -> jax.Array:
+  """One number of all of it, or of each place along some axes."""
+  others = tuple(axis for axis in range(x.ndim) if axis not in axes)
+  return reduce(x, axis=others, keepdims=bool(axes))
 
 
 def get_thresholds(
@@ -405,8 +436,8 @@ def get_thresholds(
         f'sparsity is {dict(sparsity)}, wanted one number: with scope tree all'
         ' kernels share a threshold'
       )
-    num = num_kept(sum(w.size for w in leaves), sparsity)
-    found = _rank_together(leaves, axes_of, num, unit_norm)
+    total = num_kept(sum(w.size for w in leaves), sparsity)
+    found = _rank_together(leaves, axes_of, total, unit_norm)
   else:
     by_channel = scope == 'channel'
     found = _rank(leaves, axes_of, sparsities, by_channel, unit_norm)
@@ -424,7 +455,11 @@ def _rank_together(
     _inverse_norms(w, axes.kept, unit_norm)
     for w, axes in zip(kernels, axes_of, strict=True)
   ]
-  found = find_shared_threshold(list(map(_magnitudes, kernels, inverse)), num)
+  found = find_shared_threshold(
+    list(map(_magnitudes, kernels, inverse)),
+    num,
+    [axes.layer for axes in axes_of],
+  )
   return [
     threshold._replace(inverse_norms=norms)
     for threshold, norms in zip(found, inverse, strict=True)

@@ -320,7 +320,20 @@ def _by_path(
 
 
 def is_placeholder(tree: chex.ArrayTree) -> bool:
-  """Whether a tree stands for any parameters, as in `optax.tree.map_params`."""
+  """Whether a tree stands for any parameters, as in `optax.tree.map_params`.
+
+  >>> @jax.tree_util.register_static
+  ... class Placeholder:
+  ...   pass
+  >>> is_placeholder(Placeholder()), is_placeholder({'kernel': 1})
+  (True, False)
+
+  Args:
+    tree: any pytree.
+
+  Returns:
+    Whether it is a node without leaves, and no container.
+  """
   is_container = isinstance(tree, (Mapping, Sequence)) or tree is None
   return not is_container and not jax.tree.leaves(tree)
 
@@ -353,9 +366,9 @@ def flax_layer_axes(
   Raises:
     ValueError: where no leaf has such an axis.
   """
-  get_names = lambda node: (
-    getattr(node, 'names', None) or getattr(node, 'out_sharding', None)
-  )
+  def get_names(node: Any) -> Any:
+    return getattr(node, 'names', None) or getattr(node, 'out_sharding', None)
+
   is_box = lambda node: isinstance(get_names(node), tuple)
   boxes = jax.tree_util.tree_leaves_with_path(variables, is_leaf=is_box)
   found = {

@@ -36,8 +36,24 @@ def describe_setup(setup: setup_lib.Setup) -> str:
     f'epochs: {config.dense.epochs} dense, {config.prune.epochs} prune,'
     f' {config.ternary.epochs} ternary; {_describe_batches(setup)}',
     f'plan: {planner.describe(plan)}',
+    *_describe_decay(setup),
   ]
   return '\n'.join(map(terminal.escape, lines))
+
+
+def _describe_decay(setup: setup_lib.Setup) -> list[str]:
+  decay = setup.config.optimizer.weight_decay
+  on_sphere = setup.method.on_sphere(setup.plan)
+  if not decay or not any(on_sphere(path, None) for path in setup.plan.layers):
+    return []
+  if setup.config.dense.epochs:
+    where = 'kernels that become ternary in the dense phase alone'
+  else:
+    where = 'no kernel that becomes ternary'
+  return [
+    f'weight decay {decay:g} acts on {where}: on the sphere it changes no'
+    ' direction; the learning rate sets the angle of a step'
+  ]
 
 
 def _describe_ignored(dataset: datasets.Dataset) -> list[str]:

@@ -1,7 +1,9 @@
 """Schedules and optimizers of a config, as optax pipelines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import optax
 
 from hq_jax import config as config_lib
@@ -51,13 +53,20 @@ def make_schedule(
 
 
 def make_optimizer(
-  config: config_lib.Optimizer, schedule: optax.Schedule
+  config: config_lib.Optimizer,
+  schedule: optax.Schedule,
+  decayed: Callable[[str, Any], bool] = trees.kernels,
 ) -> optax.GradientTransformation:
-  """The optimizer of a config, with weight decay on kernels alone."""
+  """The optimizer of a config, with weight decay on kernels, or on others."""
   if config.name not in _OPTIMIZERS:
     raise ValueError(
       f'config.optimizer.name is {config.name!r}, wanted one of:'
       f' {", ".join(_OPTIMIZERS)}'
     )
-  decayed = lambda params: trees.select(params, trees.kernels)
-  return _OPTIMIZERS[config.name](schedule, config.weight_decay, decayed)
+
+  def mask(params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, leaf: decayed(trees.path_string(path), leaf), params
+    )
+
+  return _OPTIMIZERS[config.name](schedule, config.weight_decay, mask)

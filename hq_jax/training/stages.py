@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import optax
 
 from hq_jax.compression import planner
+from hq_jax.core import trees
 from hq_jax.training import optimizers
 from hq_jax.training import setup as setup_lib
 
@@ -64,12 +65,20 @@ def make_dense_stage(setup: setup_lib.Setup) -> Stage:
 def make_compress_stage(
   setup: setup_lib.Setup, plan: planner.Plan, teacher: Any = None
 ) -> Stage:
-  """The stage that prunes and makes ternary."""
+  """The stage that prunes and makes ternary.
+
+  No kernel on its sphere decays: the projection would put it back.
+  """
   config = setup.config
   schedule = optimizers.make_schedule(
     [config.prune, config.ternary], setup.steps_per_epoch
   )
-  optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+  on_sphere = setup.method.on_sphere(plan)
+  optimizer = optimizers.make_optimizer(
+    config.optimizer,
+    schedule,
+    lambda path, leaf: trees.kernels(path, leaf) and not on_sphere(path, leaf),
+  )
   return Stage(
     name='compress',
     plan=plan,

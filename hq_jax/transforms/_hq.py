@@ -42,6 +42,9 @@ def hq(
   Where they are ternary while their sparsity rises, it is `ternary` that
   reinitializes, with the ternary weights that it has found.
 
+  Where the recipe projects, weight decay in `inner` does not regularize
+  kernels: see `project_to_sphere`.
+
   >>> import jax
   >>> import jax.numpy as jnp
   >>> import optax
@@ -78,7 +81,7 @@ def hq(
       quantized, the recipe's sparsities do not fit the kernels, or `params`
       is missing.
   """
-  axes_of = {
+  axes_of: dict[str, Any] = {
     'select': select,
     'channel_axis': channel_axis,
     'layer_axes': layer_axes,

@@ -14,7 +14,7 @@ from hq_jax.core import trees
 
 def transform_kernels(
   name: str,
-  state_type: Callable[..., Any],
+  state_type: Any,
   init: Callable[[chex.ArrayTree, chex.ArrayTree], Any],
   update: Callable[..., tuple[chex.ArrayTree, Any]],
   find_axes: Callable[[chex.ArrayTree], chex.ArrayTree],

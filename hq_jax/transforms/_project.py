@@ -34,6 +34,12 @@ def project_to_sphere(
   channel whose weights are all pruned stays zero, and finite. One that was zero
   at `init` has no sphere: its updates stay as they are.
 
+  Weight decay before it does not regularize kernels: it shortens what is put
+  back to its radius. That of `adamw` is exactly a higher learning rate, `rate /
+  (1 - rate * decay)`; mask it to the other leaves. What regularizes is the
+  learning rate (a step of SGD turns a channel by about `rate ||g_t|| / r_j`),
+  sparsity, the loss and the data.
+
   Where the parameters were replaced meanwhile (their norm differs from the
   radius by more than the square root of their type's precision, 0.03% in
   float32), the radius is that of the new ones.

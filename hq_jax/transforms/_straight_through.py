@@ -44,7 +44,8 @@ def straight_through(
   `w' = w + inner(g; w)`, and the update is `q(w') - p`, so that
   `optax.apply_updates` gives `q(w')`. Leaves that are not selected pass
   through `inner` as usual. `inner` is given the latents as its `params`, so
-  weight decay and the like act on them. The update has the dtypes of the
+  weight decay and the like act on them; not where it projects them, see
+  `project_to_sphere`. The update has the dtypes of the
   parameters. What the quantizer learns of its own, it learns from the same `g`,
   before the latents move.
 

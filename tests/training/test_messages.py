@@ -1,10 +1,13 @@
 """What a run says: its first lines, the time left, its end."""
 
+import dataclasses
+
 import pytest
 
 from configs import folder as folder_config
 from hq_jax.training import messages
 from hq_jax.training import setup as setup_lib
+from tests import setups
 from tests.data import file_trees
 from tests.data import pictures
 
@@ -29,6 +32,32 @@ def test_the_first_lines_name_what_is_ignored_and_escape_names(tmp_path):
     ' images end in .bmp .gif .jpeg .jpg .png .webp',
     'epochs: 1 dense, 1 prune, 1 ternary; each 2 batches of 16, 8 images twice',
   ]
+
+
+@pytest.mark.parametrize(
+  ('fields', 'dense_epochs', 'where'),
+  [
+    ({}, 1, 'kernels that become ternary in the dense phase alone: '),
+    ({}, 0, 'no kernel that becomes ternary: '),
+    ({'optimizer.weight_decay': 0.0}, 1, None),
+    ({'recipe.project': False}, 1, None),
+  ],
+)
+def test_the_first_lines_say_where_weight_decay_acts(
+  data_dir, tmp_path, fields, dense_epochs, where
+):
+  config = setups.get_config(
+    data_dir, **setups.PERCEPTRON | {'recipe.sparsity': 0.5} | fields
+  )
+  setup = setup_lib.prepare(config, tmp_path / 'run')
+  dense = dataclasses.replace(setup.config.dense, epochs=dense_epochs)
+  setup = dataclasses.replace(
+    setup, config=dataclasses.replace(setup.config, dense=dense)
+  )
+  lines = messages.describe_setup(setup).splitlines()
+  said = [line for line in lines if line.startswith('weight decay ')]
+  assert len(said) == (where is not None)
+  assert not said or f'weight decay 0.0001 acts on {where}' in said[0]
 
 
 def test_the_time_left_leaves_out_what_compiling_took():

@@ -1,10 +1,15 @@
-"""Which phase an epoch of a stage belongs to."""
+"""Which phase an epoch of a stage belongs to, and what decays in a stage."""
 
+import jax
+import jax.numpy as jnp
 import optax
 import pytest
 
 from hq_jax.compression import planner
+from hq_jax.core import trees
 from hq_jax.training import stages
+from tests import setups
+from tests.transforms import steps
 
 
 def _make_stage(*phases):
@@ -41,3 +46,52 @@ def test_a_stage_without_epochs_has_a_phase_all_the_same():
   stage = _make_stage(('dense', 0))
   assert stage.num_epochs == 0
   assert stage.get_phase(1) == 'dense'
+
+
+def _train(stage, params, grads):
+  """The kernels after some steps at the same gradients."""
+  state, update = stage.tx.init(params), jax.jit(stage.tx.update)
+  for _ in range(5):
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  return trees.flatten_selected(params)
+
+
+_TWN = {'quantizer.name': 'twn', 'recipe.sparsity': None, 'prune.epochs': 0}
+
+
+@pytest.mark.parametrize(
+  ('fields', 'kept'),
+  [
+    ({}, {'dense1/kernel'}),
+    ({'recipe.project': False}, set()),
+    (_TWN, set()),
+  ],
+  ids=['sphere', 'no sphere', 'baseline'],
+)
+def test_kernels_decay_where_they_are_on_no_sphere(
+  data_dir, tmp_path, rng, fields, kept
+):
+  params = {
+    'dense1': {'kernel': steps.normal(rng, (64, 8)), 'bias': jnp.zeros(8)},
+    'head': {'kernel': steps.normal(rng, (8, 10)), 'bias': jnp.zeros(10)},
+  }
+  grads = jax.tree.map(lambda p: steps.normal(rng, p.shape), params)
+
+  def train(decay):
+    more = {'recipe.sparsity': 0.5, 'optimizer.weight_decay': decay} | fields
+    config = setups.get_config(data_dir, **setups.PERCEPTRON | more)
+    setup = setups.prepare(config, tmp_path / f'{decay}')
+    layers = dict(setup.plan.layers)
+    if fields != _TWN:  # One that stays dense.
+      layers['head/kernel'] = layers['head/kernel']._replace(encoding='int8')
+    plan = setup.plan._replace(layers=layers)
+    dense = stages.make_dense_stage(setup)
+    compress = stages.make_compress_stage(setup, plan)
+    return [_train(stage, params, grads) for stage in (dense, compress)]
+
+  same = [
+    {path for path in first if (first[path] == second[path]).all()}
+    for first, second in zip(train(0.0), train(10.0), strict=True)
+  ]
+  assert same == [set(), kept]

@@ -89,6 +89,25 @@ def test_a_nan_is_not_hidden():
   np.testing.assert_allclose(got['kernel'][:, 1], 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize('decay', [1.0, 10.0])
+def test_weight_decay_is_a_higher_learning_rate(rng, decay):
+  params = {'kernel': steps.normal(rng, (16, 4)), 'bias': jnp.ones(4)}
+  grads = [{'kernel': steps.normal(rng, (16, 4)), 'bias': jnp.zeros(4)}] * 5
+
+  def run(rate, decay, **fields):
+    recipe = transforms.Recipe(sparsity=0.5, begin_step=9, **fields)
+    inner = optax.adamw(rate, weight_decay=decay)
+    return steps.run(transforms.hq(inner, recipe), params, grads)[-1][0]
+
+  decayed, faster = run(0.02, decay), run(0.02 / (1 - 0.02 * decay), 0.0)
+  np.testing.assert_allclose(decayed['kernel'], faster['kernel'], atol=1e-5)
+  # What is on no sphere is shortened.
+  shorter = (1 - 0.02 * decay) ** 5
+  np.testing.assert_allclose(decayed['bias'], shorter, rtol=1e-5)
+  free, kept = run(0.02, decay, project=False), run(0.02, 0.0, project=False)
+  assert (_norms(free['kernel']) < 0.95 * _norms(kept['kernel'])).all()
+
+
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_updates_keep_their_dtype(dtype):
   params = {'kernel': jnp.ones((2, 2), dtype)}
