@@ -366,6 +366,7 @@ def flax_layer_axes(
   Raises:
     ValueError: where no leaf has such an axis.
   """
+
   def get_names(node: Any) -> Any:
     return getattr(node, 'names', None) or getattr(node, 'out_sharding', None)
 
