@@ -17,7 +17,6 @@ from hq_jax import models
 from hq_jax import transforms
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
-from hq_jax.compression.planner import allocation
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
 from hq_jax.runtime import distributed
@@ -148,10 +147,12 @@ class Hyperspherical:
     params = variables['params']
     layer_axes = models.find_layer_axes(params)
     if recipe.distribution in sparsity_distributions.DISTRIBUTIONS:
-      axes = trees.flatten(trees.find_axes(params, layer_axes=layer_axes))
       kernels = trees.flatten_selected(params)
-      sparsity = allocation.distribute(
-        kernels, axes, recipe.distribution, sparsity
+      sparsity = sparsity_distributions.distribute(
+        recipe.distribution,
+        {path: kernel.shape for path, kernel in kernels.items()},
+        sparsity,
+        layer_axes,
       )
     return planner.predict(
       variables,

@@ -73,6 +73,42 @@ DISTRIBUTIONS: dict[
 ] = {'uniform': uniform, 'erdos_renyi_kernel': erdos_renyi_kernel}
 
 
+def distribute(
+  distribution: str,
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  layer_axes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, float]:
+  """The sparsity of each kernel, those of a stack counting as so many.
+
+  >>> stacked, alone = {'a': (3, 8, 8), 'b': (64, 64)}, {'a': (0,)}
+  >>> found = distribute('erdos_renyi_kernel', stacked, 0.9, alone)
+  >>> {path: round(s, 3) for path, s in found.items()}
+  {'a': 0.391, 'b': 0.924}
+
+  Args:
+    distribution: one of `DISTRIBUTIONS`.
+    shapes: of the kernels by path.
+    sparsity: of all of them together, a fraction in [0, 1).
+    layer_axes: the axes along which layers are stacked by path, for those
+      kernels that have any.
+
+  Returns:
+    A fraction by path, which is that of each layer.
+  """
+  stacks = layer_axes or {}
+  first: dict[str, str] = {}
+  layers: dict[str, tuple[int, ...]] = {}
+  for path, shape in shapes.items():
+    stacked = stacks.get(path, ())
+    one = tuple(n for axis, n in enumerate(shape) if axis not in stacked)
+    number = math.prod(shape[axis] for axis in stacked)
+    first[path] = f'{path} 0'
+    layers |= {f'{path} {i}': one for i in range(number)}
+  found = DISTRIBUTIONS[distribution](layers, sparsity)
+  return {path: found[name] for path, name in first.items()}
+
+
 def resolve(values: Any, paths: Sequence[str]) -> dict[str, Any]:
   """One value for each path, from a single one or from a map by pattern.
 

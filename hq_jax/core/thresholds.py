@@ -58,7 +58,17 @@ class Quota(NamedTuple):
 
 
 def is_record(node: object) -> bool:
-  """Whether a node of a tree is what is known of one kernel."""
+  """Whether a node of a tree is what is known of one kernel.
+
+  >>> is_record(Threshold(0.1, 3, 1.0)), is_record({'kernel': 0.1})
+  (True, False)
+
+  Args:
+    node: of any tree.
+
+  Returns:
+    Whether it is a `Threshold` or a `Quota`.
+  """
   return isinstance(node, Threshold | Quota)
 
 

@@ -147,8 +147,8 @@ def channel_axis(path: str, leaf: Any) -> SomeAxes:
   The first axis of what is called `weight`, as Equinox has it, and the last
   one of everything else, as Flax and Haiku have it; the last two of a kernel of
   three axes or more below `query`, `key` or `value`, which Flax's attention has
-  as `[in, heads, features]`. Haiku's transposed convolutions (`[h, w, out,
-  in]`), and what stacks Equinox's weights, need a function of one's own.
+  has as `[in, heads, features]`. Haiku's transposed convolutions (`[h, w, out,
+  in]`) need a function of one's own.
 
   >>> import jax.numpy as jnp
   >>> channel_axis('dense/kernel', jnp.zeros((2, 3)))
@@ -320,7 +320,20 @@ def _by_path(
 
 
 def is_placeholder(tree: chex.ArrayTree) -> bool:
-  """Whether a tree stands for any parameters, as in `optax.tree.map_params`."""
+  """Whether a tree stands for any parameters, as in `optax.tree.map_params`.
+
+  >>> @jax.tree_util.register_static
+  ... class Placeholder:
+  ...   pass
+  >>> is_placeholder(Placeholder()), is_placeholder({'kernel': 1})
+  (True, False)
+
+  Args:
+    tree: any pytree.
+
+  Returns:
+    Whether it is a node without leaves, and no container.
+  """
   is_container = isinstance(tree, (Mapping, Sequence)) or tree is None
   return not is_container and not jax.tree.leaves(tree)
 

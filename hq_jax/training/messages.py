@@ -13,7 +13,6 @@ from hq_jax import report as report_lib
 from hq_jax.compression import planner
 from hq_jax.data.sets import datasets
 from hq_jax.data.sets import image_files
-from hq_jax.models import vit
 from hq_jax.runtime import terminal
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import setup as setup_lib
@@ -38,7 +37,6 @@ def describe_setup(setup: setup_lib.Setup) -> str:
     f' {config.ternary.epochs} ternary; {_describe_batches(setup)}',
     f'plan: {planner.describe(plan)}',
     *_describe_decay(setup),
-    *_describe_stacks(setup),
   ]
   return '\n'.join(map(terminal.escape, lines))
 
@@ -55,16 +53,6 @@ def _describe_decay(setup: setup_lib.Setup) -> list[str]:
   return [
     f'weight decay {decay:g} acts on {where}: on the sphere it changes no'
     ' direction; the learning rate sets the angle of a step'
-  ]
-
-
-def _describe_stacks(setup: setup_lib.Setup) -> list[str]:
-  if not isinstance(setup.model, vit.ViT):
-    return []
-  return [
-    f'stacked: the {setup.model.depth} blocks of this network are kernels with'
-    ' an axis of layers, which share one threshold, and their channels one'
-    ' radius and one scale: expect less accuracy than of single layers'
   ]
 
 

@@ -44,6 +44,7 @@ __all__ = [
   'encode',
   'finalize',
   'flatten_quantized',
+  'flax_layer_axes',
   'hq',
   'identity',
   'kernels',

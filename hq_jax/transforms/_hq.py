@@ -91,7 +91,7 @@ def hq(
     sparsity: Any = 0.0
     if not trees.is_placeholder(params):
       axes = trees.find_axes(params, select, channel_axis, layer_axes)
-      sparsity = recipe.get_sparsity(trees.mask(params, axes))
+      sparsity = recipe.get_sparsity(trees.mask(params, axes), axes)
     return _straight_through.straight_through(
       optax.chain(*_make_parts(inner, recipe, sparsity, axes_of)),
       _make_quantizer(recipe, sparsity),
@@ -317,7 +317,7 @@ def finalize(
   def rank():
     ranked = thresholds.get_thresholds(
       found,
-      recipe.get_sparsity(found),
+      recipe.get_sparsity(found, axes),
       axes=axes,
       scope=recipe.scope,
       unit_norm=recipe.project,

@@ -109,17 +109,7 @@ def flatten_quantized(
     node, qtensors.TernaryTensor | qtensors.CodebookTensor
   )
   found = trees.flatten(tree, is_leaf=is_record)
-  return {
-    path: _expand(node) for path, node in found.items() if is_record(node)
-  }
-
-
-def _expand(node):
-  """Ternary tensors with as many axes in the scale as in the codes."""
-  if not isinstance(node, qtensors.TernaryTensor) or node.scale is None:
-    return node
-  ones = [1] * (node.codes.ndim - node.scale.ndim)
-  return node._replace(scale=node.scale.reshape(*ones, *node.scale.shape))
+  return {path: node for path, node in found.items() if is_record(node)}
 
 
 def decode(

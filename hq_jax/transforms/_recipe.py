@@ -158,11 +158,15 @@ class Recipe(recipe_fields.RecipeFields):
       self.num_stages,
     )
 
-  def get_sparsity(self, kernels: chex.ArrayTree) -> float | dict[str, float]:
+  def get_sparsity(
+    self, kernels: chex.ArrayTree, axes: chex.ArrayTree = None
+  ) -> float | dict[str, float]:
     """The sparsity at the end: one for all kernels, or one by path.
 
     Args:
       kernels: the selected leaves, by path or in a masked tree.
+      axes: what their axes are (see `trees.find_axes`), likewise; None where no
+        layers are stacked.
 
     Returns:
       What `thresholds.get_thresholds` takes.
@@ -177,8 +181,11 @@ class Recipe(recipe_fields.RecipeFields):
       return sparsity_distributions.resolve(self.sparsity, list(shapes))
     if self.distribution == 'uniform':
       return self.sparsity
-    return sparsity_distributions.DISTRIBUTIONS[self.distribution](
-      shapes, self.sparsity
+    return sparsity_distributions.distribute(
+      self.distribution,
+      shapes,
+      self.sparsity,
+      {path: a.layer for path, a in trees.flatten(axes).items()},
     )
 
 

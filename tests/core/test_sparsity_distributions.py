@@ -77,6 +77,19 @@ def test_the_table_has_both():
   assert found == {'uniform': 0.75, 'erdos_renyi_kernel': 0.0}
 
 
+def test_stacked_layers_are_allocated_as_so_many():
+  alone = {f'{i}': (64, 32) for i in range(6)} | {'head': (64, 10)}
+  wanted = sparsity_distributions.distribute('erdos_renyi_kernel', alone, 0.9)
+  found = sparsity_distributions.distribute(
+    'erdos_renyi_kernel',
+    {'stack': (2, 64, 3, 32), 'head': (64, 10)},
+    0.9,
+    {'stack': (0, 2)},
+  )
+  assert found == {'stack': wanted['0'], 'head': wanted['head']}
+  assert found['head'] < 0.85 < 0.9 < found['stack']
+
+
 PATHS = ('conv/kernel', 'head/kernel', 'block.1/kernel')
 
 

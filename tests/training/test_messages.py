@@ -34,17 +34,6 @@ def test_the_first_lines_name_what_is_ignored_and_escape_names(tmp_path):
   ]
 
 
-def test_the_first_lines_say_that_stacked_layers_share_a_threshold(tmp_path):
-  root = pictures.make_folder(
-    tmp_path / 'pictures', num_classes=2, num_per_class=15, splits=('',)
-  )
-  config = folder_config.get_config(f'data_dir={root},debug,batch_size=8')
-  config.model.name, config.model.patch_size = 'vit', 8
-  setup = setup_lib.prepare(config, tmp_path / 'run')
-  *_, last = messages.describe_setup(setup).splitlines()
-  assert last.startswith('stacked: the 6 blocks of this network')
-
-
 @pytest.mark.parametrize(
   ('fields', 'dense_epochs', 'where'),
   [

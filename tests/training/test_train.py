@@ -10,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from configs import vit
 from hq_jax import artifact as artifact_lib
+from hq_jax.core import qtensors
 from hq_jax.core import trees
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
@@ -273,3 +275,31 @@ def test_kernels_that_are_dear_become_int8(tmp_path, data_dir):
   assert report['file_accuracy'] == report['ternary_accuracy'] > 0.5
   # The same command again finds everything done, to the same bytes.
   assert train.train(config, tmp_path)['file_bytes'] == report['file_bytes']
+
+
+@pytest.mark.slow
+def test_the_layers_of_a_transformer_are_compressed_one_by_one(
+  data_dir, tmp_path
+):
+  config = vit.get_config('debug,ratio=15')
+  config.data.data_dir = str(data_dir)
+  config.model.width, config.model.depth = 32, 3
+  for phase in (config.dense, config.prune, config.ternary):
+    phase.epochs = 2
+  report = train.train(config, tmp_path)
+  assert 15.0 <= report['ratio'] <= 15.3
+  assert report['file_bytes'] == pytest.approx(
+    report['predicted_bytes'], rel=0.01
+  )
+  assert report['file_accuracy'] == report['ternary_accuracy']
+  found = {
+    path: tensor
+    for path, tensor in read_model(tmp_path).tensors.items()
+    if '/blocks/' in path and isinstance(tensor, qtensors.TernaryTensor)
+  }
+  assert len(found) == 6
+  for path, (codes, scale) in found.items():
+    # A threshold in common would leave each layer another number.
+    kept = np.count_nonzero(codes.reshape(3, -1), axis=1)
+    assert len(set(kept.tolist())) == 1, path
+    assert scale.shape[0] == 3

@@ -161,6 +161,35 @@ def test_a_sparsity_by_path_is_that_of_each_layer(rng):
   assert int((found['head']['kernel'] == 0).sum()) == 16
 
 
+def test_a_sparsity_is_distributed_to_stacked_layers_as_to_the_layers(rng):
+  layers, head = _layers(rng, (32, 16)), {'kernel': steps.normal(rng, (8, 4))}
+  alone = {f'layer{i}': {'kernel': w} for i, w in enumerate(layers)}
+  stacked = {'blocks': {'kernel': jnp.stack(layers, 1)}}
+  recipe = transforms.Recipe(sparsity=0.9, distribution='erdos_renyi_kernel')
+  wanted = _count_zeros(alone | {'head': head}, recipe)
+  assert wanted['layer0/kernel'] != round(0.9 * 32 * 16)
+  found = _count_zeros(
+    stacked | {'head': head}, recipe, layer_axes={'blocks/.*': 1}
+  )
+  assert found == {
+    'blocks/kernel': 3 * wanted['layer0/kernel'],
+    'head/kernel': wanted['head/kernel'],
+  }
+
+
+def _count_zeros(params, recipe, **options):
+  """Zeros by path: in training, and as `finalize` rounds a fresh state."""
+  found = trees.flatten(_update(params, recipe, **options))
+  zeros = {path: int((w == 0).sum()) for path, w in found.items()}
+  state = transforms.hq(optax.sgd(0.0), recipe, **options).init(params)
+  final = transforms.flatten_quantized(
+    transforms.finalize(state, params, recipe, **options)
+  )
+  rounded = {path: int((x.codes == 0).sum()) for path, x in final.items()}
+  assert rounded == zeros
+  return zeros
+
+
 @pytest.mark.parametrize('name', table.LAST_AXIS_ONLY)
 def test_a_quantizer_that_knows_no_layers_refuses_them(name, rng):
   tx = table.make(name, table.sgd(), layer_axes=0)

@@ -1,6 +1,6 @@
 """The allocation of a target's bytes to the kernels of a network."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import math
 from typing import Any
@@ -138,35 +138,20 @@ def _distribute(
   """The least overall sparsity that fits, every kernel being ternary."""
   encodings = dict.fromkeys(network.kernels, 'ternary')
   fixed = overhead.fixed_bytes(network, encodings)
+  shapes = {path: kernel.shape for path, kernel in network.kernels.items()}
+  layer_axes = {path: axes.layer for path, axes in network.axes.items()}
   make = lambda sparsity: size_prediction.make_plan(
     network,
     fixed,
     encodings,
-    distribute(network.kernels, network.axes, distribution, sparsity),
+    sparsity_distributions.distribute(
+      distribution, shapes, sparsity, layer_axes
+    ),
     code_fraction,
   )
   return _find_least(
     make, sparsity_distributions.MIN_SPARSITY, costs.MAX_SPARSITY, wanted
   )
-
-
-def distribute(
-  kernels: Mapping[str, Any],
-  axes: Mapping[str, trees.Axes],
-  distribution: str,
-  sparsity: float,
-) -> dict[str, float]:
-  """The sparsity of each kernel, those of a stack counting as so many."""
-  first: dict[str, str] = {}
-  shapes: dict[str, tuple[int, ...]] = {}
-  for path, kernel in kernels.items():
-    layer = axes[path].layer
-    rest = [n for axis, n in enumerate(kernel.shape) if axis not in layer]
-    number = math.prod(kernel.shape[axis] for axis in layer)
-    first[path] = f'{path} 0'
-    shapes |= {f'{path} {i}': tuple(rest) for i in range(number)}
-  found = sparsity_distributions.DISTRIBUTIONS[distribution](shapes, sparsity)
-  return {path: found[name] for path, name in first.items()}
 
 
 def _minimise_distance(

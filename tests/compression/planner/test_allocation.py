@@ -13,7 +13,6 @@ from hq_jax import models
 from hq_jax.compression import planner
 from hq_jax.compression import post_training
 from hq_jax.compression import to_artifact
-from hq_jax.compression.planner import allocation as allocation_lib
 from hq_jax.compression.planner import costs
 from hq_jax.compression.planner import overhead
 from hq_jax.core import qtensors
@@ -398,23 +397,6 @@ def test_a_stack_is_planned_as_its_layers_would_be(rng):
   assert found['b/kernel'].sparsity == pytest.approx(
     wanted['b/kernel'].sparsity, abs=0.005
   )
-
-
-def test_stacked_layers_are_allocated_as_so_many(rng):
-  stack, head = rng.normal(size=(6, 64, 64)), rng.normal(size=(64, 10))
-  alone = {f'{i}': layer for i, layer in enumerate(stack)} | {'head': head}
-  one = trees.Axes((1,))
-  wanted = allocation_lib.distribute(
-    alone, dict.fromkeys(alone, one), 'erdos_renyi_kernel', 0.9
-  )
-  found = allocation_lib.distribute(
-    {'stack': stack, 'head': head},
-    {'stack': trees.Axes((2,), (0,)), 'head': one},
-    'erdos_renyi_kernel',
-    0.9,
-  )
-  assert found == {'stack': wanted['0'], 'head': wanted['head']}
-  assert found['head'] < 0.8 < 0.9 < found['stack']
 
 
 def test_kernels_that_no_file_holds_are_refused():
