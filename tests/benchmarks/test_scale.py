@@ -116,7 +116,9 @@ def _make_state(num_devices):
     batch_stats={'mean': np.zeros(4, np.float32)},
     opt_state=transforms.StraightThroughState(
       latents=latents,
+      made_count=np.zeros((), np.int32),
       skipped_count=np.zeros((), np.int32),
+      replaced_count=np.zeros((), np.int32),
       quantizer_state=(),
       latent_opt_state=optax.TraceState(arrays),
     ),
@@ -132,11 +134,11 @@ def test_the_bytes_of_a_state(num_devices):
   assert found['parts'] == {
     'params': {'per_device': kernel + other, 'whole': 96 + other},
     'latents': {'per_device': kernel, 'whole': 96},
-    'optimizer': {'per_device': kernel + other + 4, 'whole': 96 + other + 4},
+    'optimizer': {'per_device': kernel + other + 12, 'whole': 96 + other + 12},
     'statistics': {'per_device': 16 + 4, 'whole': 16 + 4},
   }
-  per_device = 3 * kernel + 2 * other + 4 + 20
-  whole = 3 * 96 + 2 * other + 4 + 20
+  per_device = 3 * kernel + 2 * other + 12 + 20
+  whole = 3 * 96 + 2 * other + 12 + 20
   assert found['bytes'] == {'per_device': per_device, 'whole': whole}
   assert found['fraction_per_device'] == per_device / whole
 
