@@ -16,11 +16,14 @@ devices, default 1024), `data_dir` (where TFDS keeps prepared sets), `seed`
 (default 0), `debug` (a network of 0.8 million parameters on the 8x8 digits of
 scikit-learn: minutes on two cores).
 
-Expected: *not reproduced by us*, ImageNet is not at hand. At 15x, the 88.2 MB
-of vit_s16 make a file of 5.9 MB. As published, a fully ternary DeiT-III-S
-(FTerViT) has 82.4% top-1 at 6.09 MB, 15x smaller, 2.4 points below the dense
-one; nobody has 30x. The recipe is that of DeiT (AdamW, warm-up and cosine,
-label smoothing, mixup and CutMix) without what is not in this library:
+Expected with `debug`, of seed 0 alone: dense 98.8%, the file 99.2% at 30x,
+106,101 bytes of 797,322 parameters.
+
+Expected of ImageNet: *not reproduced by us*, it is not at hand. At 15x, the
+88.2 MB of vit_s16 make a file of 5.9 MB. As published, a fully ternary
+DeiT-III-S (FTerViT) has 82.4% top-1 at 6.09 MB, 15x smaller, 2.4 points below
+the dense one; nobody has 30x. The recipe is that of DeiT (AdamW, warm-up and
+cosine, label smoothing, mixup and CutMix) without what is not in this library:
 stochastic depth, erasing, RandAugment.
 """
 
