@@ -58,14 +58,14 @@ class Network(nn.Module):
     if layer.op in _FUNCTIONS:
       weights = [self.get_parameter(name)] if name else []
       return _FUNCTIONS[layer.op](layer, *inputs, *weights)
-    module = self.get_submodule(name)
     if name in self._shared:
       part = _PARTS.index(layer.name.rpartition('/')[-1])
       weight, bias = (
-        x.chunk(len(_PARTS))[part] for x in (module.weight, module.bias)
+        self.get_parameter(f'{name}.{kind}').chunk(len(_PARTS))[part]
+        for kind in ('weight', 'bias')
       )
-      return nn.functional.linear(*inputs, weight, bias)
-    return module(*inputs)
+      return nn.functional.linear(inputs[0], weight, bias)
+    return self.get_submodule(name)(*inputs)
 
   def _put(self, name: str, value: nn.Module | nn.Parameter) -> None:
     *folders, last = name.split('.')
