@@ -117,7 +117,7 @@ def _assert_same(got, wanted, dtype):
 @pytest.mark.parametrize('nesting', NESTINGS)
 def test_nesting_changes_nothing(name, nesting):
   params = table.make_params()
-  tx = NESTINGS[nesting](table.TRANSFORMS[name])
+  tx = NESTINGS[nesting](functools.partial(table.make, name))
   found, state = table.run(tx, params, table.make_gradients(params))
   table.assert_close(_kernels(found), _kernels(_plain(name)[0]))
   _check_state(name, state)
