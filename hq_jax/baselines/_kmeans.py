@@ -25,7 +25,7 @@ def _split(x: jax.Array, num_codewords: int) -> jax.Array:
 
 def assign(x: jax.Array, codewords: jax.Array) -> jax.Array:
   """The nearest codeword of each group: `argmin_k ||c_k||^2 - 2 <x, c_k>`."""
-  squares = jnp.sum(jnp.square(codewords), axis=-1)
+  squares = jnp.sum(jnp.square(codewords), axis=-1)[None]
 
   def find(rows):
     products = jnp.matmul(rows, codewords.T, precision='highest')
@@ -41,7 +41,9 @@ def get_sums(
 
   def add(rows):
     # As a product of matrices: a scatter adds in any order on some devices.
-    one_hot = (rows[:, -1:] == jnp.arange(num_codewords)).astype(jnp.float32)
+    one_hot = (rows[:, -1:] == jnp.arange(num_codewords)[None]).astype(
+      jnp.float32
+    )
     return jnp.matmul(one_hot.T, rows[:, :-1], precision='highest')
 
   # With a column of ones, which counts, and is zero in the rows that fill up.

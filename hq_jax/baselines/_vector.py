@@ -191,12 +191,17 @@ def _make_codebook(
   *outer, num_inputs, num_channels = w.shape
   size = _get_group_size(num_inputs, group_size)
   scales = _get_scales(w)
-  x = _to_groups(w * sphere.divide(1.0, scales), size)
+  x = _to_groups(_scale(w, sphere.divide(1.0, scales)), size)
   num_codewords = _get_num_codewords(len(x), num_codewords)
   codewords = _round(_kmeans.find_codewords(x, key, num_codewords, _NUM_ROUNDS))
   indices = _kmeans.assign(x, codewords)
   shape = (*outer, num_inputs // size, num_channels)
   return Codebook(codewords, indices.reshape(shape), scales)
+
+
+def _scale(w: jax.Array, scales: jax.Array) -> jax.Array:
+  """Each channel times its number."""
+  return w * jnp.expand_dims(scales, range(w.ndim - 1))
 
 
 def _get_group_size(num_inputs: int, most: int) -> int:
@@ -232,7 +237,7 @@ def _get_value(book: Codebook) -> jax.Array:
   kernel = groups.reshape(
     *outer, num_groups * book.codewords.shape[-1], num_channels
   )
-  return kernel * book.scales
+  return _scale(kernel, book.scales)
 
 
 def _round(codewords: jax.Array) -> jax.Array:
@@ -243,7 +248,7 @@ def _round(codewords: jax.Array) -> jax.Array:
 def _get_gradient(g: jax.Array, book: Codebook) -> jax.Array:
   """`dL/du` from the gradient at the kernel."""
   num_codewords, size = book.codewords.shape
-  groups = _to_groups(g.astype(jnp.float32) * book.scales, size)
+  groups = _to_groups(_scale(g.astype(jnp.float32), book.scales), size)
   sums, _ = _kmeans.get_sums(groups, book.indices.ravel(), num_codewords)
   return sums * _get_unit(g)
 
@@ -257,7 +262,8 @@ def _follow(
   indices = jax.lax.cond(
     refresh,
     lambda: _kmeans.assign(
-      _to_groups(w * sphere.divide(1.0, scales), codewords.shape[-1]), codewords
+      _to_groups(_scale(w, sphere.divide(1.0, scales)), codewords.shape[-1]),
+      codewords,
     ),
     lambda: book.indices.ravel(),
   )

@@ -122,7 +122,9 @@ def decode(
   words = jnp.moveaxis(tensor.codewords[tensor.indices], -1, -2)
   size = num_groups * tensor.codewords.shape[1]
   values = words.reshape(*lead, size, num_channels).astype(jnp.float32)
-  return values if tensor.scale is None else values * tensor.scale
+  if tensor.scale is None:
+    return values
+  return values * jnp.expand_dims(tensor.scale, range(values.ndim - 1))
 
 
 def identity() -> Quantizer:

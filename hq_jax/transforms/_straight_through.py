@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hq_jax.core import branches
@@ -116,7 +117,13 @@ def straight_through(
   def init_fn(params):
     axes = find_axes(params)
     if trees.is_placeholder(params):
-      latents, quantizer_state = params, quantizer.init(params, axes)
+      # What a quantizer makes of parameters has not their shapes.
+      latents = params
+      quantizer_state = jax.tree.map(
+        lambda node: np.int32(0) if trees.is_placeholder(node) else node,
+        quantizer.init(params, axes),
+        is_leaf=trees.is_placeholder,
+      )
     else:
       latents, quantizer_state = start(axes, trees.mask(params, axes))
     state = StraightThroughState(
