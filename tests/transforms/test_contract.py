@@ -113,7 +113,7 @@ def _assert_same(got, wanted, dtype):
     assert np.mean(np.abs(a - b) > 0.05) < 0.02
 
 
-@table.every_variant
+@table.every_transform
 @pytest.mark.parametrize('nesting', NESTINGS)
 def test_nesting_changes_nothing(name, nesting):
   params = table.make_params()
