@@ -38,9 +38,7 @@ def run_if(
 
 def place_like(x: jax.Array, like: Any) -> jax.Array:
   """A value that is sharded as another is, and varies as it in `shard_map`."""
-  missing = tuple(_varying(like) - _varying(x))
-  if missing:
-    x = jax.lax.pcast(x, missing, to='varying')
+  x = _vary(x, _varying(like))
   sharding = getattr(jax.typeof(like), 'sharding', None)
   # On other axes the compiler places it; types only name the mesh there, or
   # not, as those of `jax.eval_shape`.
@@ -54,6 +52,11 @@ def place_like(x: jax.Array, like: Any) -> jax.Array:
   return x
 
 
+def _vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+  missing = tuple(axes - _varying(x))
+  return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+
 def _varying(x: Any) -> frozenset[str]:
   """The axes of a mesh over which a value varies; releases differ in where."""
   kind: Any = jax.typeof(x)
@@ -64,9 +67,4 @@ def _varying(x: Any) -> frozenset[str]:
 def vary_as_any(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
   """Lets all leaves vary over each axis over which any of others does."""
   axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
-
-  def vary(x):
-    missing = tuple(axes - _varying(x))
-    return jax.lax.pcast(x, missing, to='varying') if missing else x
-
-  return jax.tree.map(vary, tree)
+  return jax.tree.map(lambda x: _vary(x, axes), tree)

@@ -420,8 +420,8 @@ def get_thresholds(
   sparsities = list(sparsity_distributions.resolve(sparsity, paths).values())
   if group:
     num, size = group
-    for path, w, axes in zip(paths, leaves, axes_of, strict=True):
-      length = w.shape[_input_axis(axes, w.ndim)]
+    for path, w, of_one in zip(paths, leaves, axes_of, strict=True):
+      length = w.shape[_input_axis(of_one, w.ndim)]
       if length % size:
         raise ValueError(
           f'scope is {scope!r}, but {path} of shape {w.shape} has {length}'
@@ -430,6 +430,12 @@ def get_thresholds(
         )
     quotas = [Quota(jnp.maximum(num_kept(size, s), num)) for s in sparsities]
     return jax.tree.unflatten(treedef, quotas)
+  inverse = [
+    _inverse_norms(w, of_one.kept, unit_norm)
+    for w, of_one in zip(leaves, axes_of, strict=True)
+  ]
+  magnitudes = list(map(_magnitudes, leaves, inverse))
+  layers = [of_one.layer for of_one in axes_of]
   if scope == 'tree':
     if isinstance(sparsity, Mapping):
       raise ValueError(
@@ -437,57 +443,21 @@ def get_thresholds(
         ' kernels share a threshold'
       )
     total = num_kept(sum(w.size for w in leaves), sparsity)
-    found = _rank_together(leaves, axes_of, total, unit_norm)
+    found = find_shared_threshold(magnitudes, total, layers)
   else:
-    by_channel = scope == 'channel'
-    found = _rank(leaves, axes_of, sparsities, by_channel, unit_norm)
+    own = layers
+    if scope == 'channel':
+      own = [of_one.kept for of_one in axes_of]
+    kept = []
+    for w, alone, s in zip(leaves, own, sparsities, strict=True):
+      others = [n for axis, n in enumerate(w.shape) if axis not in alone]
+      kept.append(num_kept(math.prod(others), s))
+    found = find_thresholds(magnitudes, kept, own)
+  found = [
+    threshold._replace(inverse_norms=norms)
+    for threshold, norms in zip(found, inverse, strict=True)
+  ]
   return jax.tree.unflatten(treedef, found)
-
-
-def _rank_together(
-  kernels: Sequence[jax.Array],
-  axes_of: Sequence[trees.Axes],
-  num: jax.Array,
-  unit_norm: bool,
-) -> list[Threshold]:
-  """The thresholds of kernels that compete with each other."""
-  inverse = [
-    _inverse_norms(w, axes.kept, unit_norm)
-    for w, axes in zip(kernels, axes_of, strict=True)
-  ]
-  found = find_shared_threshold(
-    list(map(_magnitudes, kernels, inverse)),
-    num,
-    [axes.layer for axes in axes_of],
-  )
-  return [
-    threshold._replace(inverse_norms=norms)
-    for threshold, norms in zip(found, inverse, strict=True)
-  ]
-
-
-def _rank(
-  kernels: Sequence[jax.Array],
-  axes_of: Sequence[trees.Axes],
-  sparsities: Sequence[jax.Array | float],
-  by_channel: bool,
-  unit_norm: bool,
-) -> list[Threshold]:
-  """The thresholds of kernels, each layer or channel by itself."""
-  inverse = [
-    _inverse_norms(w, axes.kept, unit_norm)
-    for w, axes in zip(kernels, axes_of, strict=True)
-  ]
-  own = [axes.kept if by_channel else axes.layer for axes in axes_of]
-  kept = []
-  for w, alone, sparsity in zip(kernels, own, sparsities, strict=True):
-    others = [n for axis, n in enumerate(w.shape) if axis not in alone]
-    kept.append(num_kept(math.prod(others), sparsity))
-  found = find_thresholds(list(map(_magnitudes, kernels, inverse)), kept, own)
-  return [
-    threshold._replace(inverse_norms=norms)
-    for threshold, norms in zip(found, inverse, strict=True)
-  ]
 
 
 def _magnitudes(w: jax.Array, inverse_norms: jax.Array | None) -> jax.Array:

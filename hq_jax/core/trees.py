@@ -147,7 +147,7 @@ def channel_axis(path: str, leaf: Any) -> SomeAxes:
   The first axis of what is called `weight`, as Equinox has it, and the last
   one of everything else, as Flax and Haiku have it; the last two of a kernel of
   three axes or more below `query`, `key` or `value`, which Flax's attention has
-  has as `[in, heads, features]`. Haiku's transposed convolutions (`[h, w, out,
+  as `[in, heads, features]`. Haiku's transposed convolutions (`[h, w, out,
   in]`) need a function of one's own.
 
   >>> import jax.numpy as jnp

@@ -17,7 +17,9 @@ def transform_kernels(
   state_type: Any,
   init: Callable[[chex.ArrayTree, chex.ArrayTree], Any],
   update: Callable[..., tuple[chex.ArrayTree, Any]],
-  find_axes: Callable[[chex.ArrayTree], chex.ArrayTree],
+  select: trees.Selector,
+  channel_axis: trees.ChannelAxis,
+  layer_axes: trees.LayerAxes,
 ) -> optax.GradientTransformationExtraArgs:
   """A transformation from what it does to the kernels.
 
@@ -27,7 +29,9 @@ def transform_kernels(
     init: from axes and kernels to the state.
     update: from axes, updates, state and kernels to updates and state; the
       trees are masked.
-    find_axes: from the parameters to their `trees.Axes`.
+    select: which leaves are kernels; see `trees.select`.
+    channel_axis: see `trees.find_axes`.
+    layer_axes: see `trees.find_axes`.
 
   Returns:
     It is compiled for each structure of trees, once, also where `update` is
@@ -37,7 +41,7 @@ def transform_kernels(
   update = trees.jit_with_axes(update)
 
   def init_fn(params):
-    axes = find_axes(params)
+    axes = trees.find_axes(params, select, channel_axis, layer_axes)
     if trees.is_placeholder(params):
       return state_type(*[np.int32(0) for _ in state_type._fields])
     return init(axes, trees.mask(params, axes))
@@ -45,7 +49,7 @@ def transform_kernels(
   def update_fn(updates, state, params=None, **extra_args):
     if params is None:
       raise ValueError(f'params is None, wanted the parameters, in {name}')
-    axes = find_axes(params)
+    axes = trees.find_axes(params, select, channel_axis, layer_axes)
     kernels = trees.mask(params, axes)
     masked = trees.mask(updates, axes)
     check_shapes(masked, kernels, name)

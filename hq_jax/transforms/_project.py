@@ -1,6 +1,5 @@
 """Projection onto the sphere after each step."""
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -86,14 +85,14 @@ def project_to_sphere(
       radii
     )
 
-  find_axes = functools.partial(
-    trees.find_axes,
-    selector=select,
-    channel_axis=channel_axis,
-    layer_axes=layer_axes,
-  )
   return _kernels.transform_kernels(
-    'project_to_sphere', ProjectState, init, update, find_axes
+    'project_to_sphere',
+    ProjectState,
+    init,
+    update,
+    select,
+    channel_axis,
+    layer_axes,
   )
 
 

@@ -138,14 +138,8 @@ def prune(
     )
     return updates, PruneState(count + 1, holds_zeros)
 
-  find_axes = functools.partial(
-    trees.find_axes,
-    selector=select,
-    channel_axis=channel_axis,
-    layer_axes=layer_axes,
-  )
   return _kernels.transform_kernels(
-    'prune', PruneState, init, update, find_axes
+    'prune', PruneState, init, update, select, channel_axis, layer_axes
   )
 
 

@@ -1,7 +1,6 @@
 """Reinitialization: weights are moved toward their ternary point."""
 
 from collections.abc import Mapping, Sequence
-import functools
 from typing import NamedTuple
 
 import jax
@@ -114,14 +113,8 @@ def reinit(
     updates = jax.tree.map(move, updates, kernels, moved, axes, found, moves)
     return updates, ReinitState(count + 1)
 
-  find_axes = functools.partial(
-    trees.find_axes,
-    selector=select,
-    channel_axis=channel_axis,
-    layer_axes=layer_axes,
-  )
   return _kernels.transform_kernels(
-    'reinit', ReinitState, init, update, find_axes
+    'reinit', ReinitState, init, update, select, channel_axis, layer_axes
   )
 
 

@@ -1,6 +1,5 @@
 """Gradients along the sphere."""
 
-import functools
 from typing import NamedTuple
 
 import chex
@@ -75,12 +74,6 @@ def tangent(
     )
     return updates, state
 
-  find_axes = functools.partial(
-    trees.find_axes,
-    selector=select,
-    channel_axis=channel_axis,
-    layer_axes=layer_axes,
-  )
   return _kernels.transform_kernels(
-    'tangent', TangentState, init, update, find_axes
+    'tangent', TangentState, init, update, select, channel_axis, layer_axes
   )
