@@ -63,6 +63,13 @@ class Connection:
     with contextlib.suppress(OSError):
       await self._writer.wait_closed()
 
+  async def begin(self, request: bytes) -> bytes:
+    """Sends all of a request but its last bytes, which it returns."""
+    assert self._writer is not None
+    self._writer.write(request[:-20])
+    await self._writer.drain()
+    return request[-20:]
+
   async def ask(self, request: bytes) -> tuple[int, bytes]:
     """Returns the status and the body of the answer."""
     assert self._writer is not None
@@ -235,15 +242,20 @@ async def stop(
   process: subprocess.Popen, port: int, requests: Sequence[bytes]
 ) -> dict[str, Any]:
   """Sends SIGTERM while requests are in flight."""
-  connections = []
+  rests = []
   async with contextlib.AsyncExitStack() as stack:
     for request in itertools.islice(itertools.cycle(requests), 20):
       connection = await stack.enter_async_context(Connection(port))
-      connections.append(asyncio.create_task(connection.ask(request)))
-    await asyncio.sleep(0.001)  # The requests are written.
+      rests.append((connection, await connection.begin(request)))
+    # Once a later one is answered, the server has read what these have sent.
+    async with Connection(port) as later:
+      await later.ask(requests[0])
     process.send_signal(signal.SIGTERM)
     begin = time.perf_counter()
-    answers = await asyncio.gather(*connections, return_exceptions=True)
+    answers = await asyncio.gather(
+      *(connection.ask(rest) for connection, rest in rests),
+      return_exceptions=True,
+    )
   status = await asyncio.to_thread(process.wait, _TIMEOUT_SECONDS)
   return {
     'exit_status': status,
@@ -257,9 +269,7 @@ async def stop(
 
 async def _leave(port: int, request: bytes) -> None:
   async with Connection(port) as connection:
-    assert connection._writer is not None
-    connection._writer.write(request[:-20])
-    await connection._writer.drain()
+    await connection.begin(request)
 
 
 async def _watch(pid: int, found: list[float]) -> None:
