@@ -113,6 +113,17 @@ def to_devices(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
   return jax.tree.map(put, tree, state_sharded(tree, mesh))
 
 
+def wait_on_cpu(tree: Any) -> Any:
+  """Gives a tree back, on a CPU once it is computed.
+
+  XLA's client for CPUs has a thread for each device: two programs that do not
+  wait for each other, and whose devices do, may hold each other up for good.
+  """
+  if jax.default_backend() == 'cpu':
+    jax.block_until_ready(tree)
+  return tree
+
+
 def to_host(tree: chex.ArrayTree) -> Any:
   """Gathers whole arrays on the host of every process, one after another."""
 

@@ -52,7 +52,7 @@ def evaluate(
   for batch in batches:
     before_batch()
     arrays = sharding.to_global(batch, mesh)
-    found, answers = eval_step(variables, arrays)
+    found, answers = sharding.wait_on_cpu(eval_step(variables, arrays))
     keep({**arrays, **answers})
     sums = found if sums is None else metrics.add(sums, found)
   if sums is None:

@@ -254,8 +254,12 @@ def test_ci_fails_when_a_check_fails(
   checkout, tmp_path, failing, status, expected
 ):
   python, log = _recorder(tmp_path)
+  chromium = tmp_path / 'bin' / 'chromium'  # Else it would be installed.
+  chromium.parent.mkdir()
+  chromium.touch(mode=0o755)
+  path = f'{chromium.parent}:{os.environ["PATH"]}'
   env = {'PYTHON': str(python), 'FAILING': failing, 'STATUS': str(status)}
-  done = _run(checkout / '.ci/run', **env)
+  done = _run(checkout / '.ci/run', PATH=path, **env)
   assert done.returncode == expected, done.stderr
   if expected == 0:
     assert log.read_text().splitlines()[-1] == f'{_PYTEST} -m slow'

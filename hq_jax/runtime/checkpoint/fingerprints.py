@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hq_jax.core import trees
+from hq_jax.runtime import sharding
 
 _PLACE_MULTIPLIER = 0x9E3779B9  # 2^32 over the golden ratio, odd.
 
@@ -71,7 +72,9 @@ def fingerprint(tree: chex.ArrayTree) -> chex.ArrayTree:
   single element is noticed for certain, and any other but for 1 in about 2^32.
   """
   # Compiled for each shape, not for the tree, whose leaves share a few shapes.
-  return jax.tree.map(lambda leaf: _summarize(jnp.asarray(leaf)), tree)
+  return jax.tree.map(
+    lambda leaf: sharding.wait_on_cpu(_summarize(jnp.asarray(leaf))), tree
+  )
 
 
 def describe_types(tree: chex.ArrayTree) -> dict[str, str]:
