@@ -46,6 +46,7 @@ def test_ours_leaves_no_threads_when_it_is_stopped(tmp_path):
   assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.slow
 def test_ours_alone_where_tensorflow_is_missing():
   found = input_pipeline.run(
     num_files=4,

@@ -55,8 +55,11 @@ _ARGUMENTS = {
 # Classes, and the images of sets that are not resized.
 _NUM_CLASSES = {'digits': 10, 'cifar10': 10, 'folder': 5}
 _STORED = {'digits': (8, 8, 1), 'cifar10': (32, 32, 3)}
+_LARGE = ('mobilenet_v2', 'resnet50')
 _CASES = [
-  (name, arguments)
+  pytest.param(name, arguments, marks=pytest.mark.slow)
+  if name in _LARGE and arguments
+  else (name, arguments)
   for name in _ARGUMENTS
   for arguments in (None, *_ARGUMENTS[name].values())
 ]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from hq_jax import transforms
 from hq_jax.core import qtensors
@@ -288,6 +289,7 @@ def test_nnx(digits):
   _check(run, {'conv/kernel': 3, 'head/kernel': 1})
 
 
+@pytest.mark.slow
 def test_haiku(digits):
   @hk.without_apply_rng
   @hk.transform
@@ -320,6 +322,7 @@ class EquinoxNet(eqx.Module):
     return self.head(self.norm(x.ravel()))
 
 
+@pytest.mark.slow
 def test_equinox(digits):
   tx = _optimizer()
   model = EquinoxNet(jax.random.key(0))

@@ -70,7 +70,7 @@ SCOPES = ['hq_ramp', 'hq_channel', 'hq_tree', 'hq_2:4']
   ('name', 'how'),
   [
     (name, how)
-    if (name, how) in (('hq', 'both'), ('straight_through', 'layers'))
+    if (name, how) == ('straight_through', 'layers')
     else pytest.param(name, how, marks=pytest.mark.slow)
     for name in [*table.TRANSFORMS, *SCOPES]
     for how in SPECS

@@ -80,7 +80,8 @@ def test_wherever_their_axis_is(name, place, rng):
   _assert_stacked(name, rng, place)
 
 
-@pytest.mark.parametrize('axis', [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('axis', [0, 2])
 def test_several_axes_of_layers_and_of_channels(axis, rng):
   # Two axes of layers around `[in, heads, features]`, whose channels are both
   # of the last, and `[heads, features, out]`, that has heads to sum over.
@@ -114,7 +115,7 @@ def _update(params, recipe, **options):
 
 
 @pytest.mark.parametrize(
-  'name', ['hq', pytest.param('straight_through', marks=pytest.mark.slow)]
+  'name', ['straight_through', pytest.param('hq', marks=pytest.mark.slow)]
 )
 def test_finalize_is_the_parameters_layer_by_layer(name, rng):
   found, state = _assert_stacked(name, rng, 'second')

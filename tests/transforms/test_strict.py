@@ -126,7 +126,13 @@ def test_float32_parameters_where_float64_is_enabled(name):
       assert leaf.dtype != jnp.float64
 
 
-@table.every_variant
+@pytest.mark.parametrize(
+  'name',
+  [
+    name if name == 'project' else pytest.param(name, marks=pytest.mark.slow)
+    for name in [*table.TRANSFORMS, *table.MORE]
+  ],
+)
 def test_no_rank_is_promoted(name):
   with jax.numpy_rank_promotion('raise'):
     for shape, options in (
