@@ -38,7 +38,7 @@ def run_if(
 
 def place_like(x: jax.Array, like: Any) -> jax.Array:
   """A value that is sharded as another is, and varies as it in `shard_map`."""
-  x = _vary(x, _varying(like))
+  x = vary(x, varying(like))
   sharding = getattr(jax.typeof(like), 'sharding', None)
   # On other axes the compiler places it; types only name the mesh there, or
   # not, as those of `jax.eval_shape`.
@@ -52,13 +52,15 @@ def place_like(x: jax.Array, like: Any) -> jax.Array:
   return x
 
 
-def _vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
-  missing = tuple(axes - _varying(x))
+def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+  """A value that varies over axes of a mesh, within `jax.shard_map`."""
+  missing = tuple(axes - varying(x))
   return jax.lax.pcast(x, missing, to='varying') if missing else x
 
 
-def _varying(x: Any) -> frozenset[str]:
-  """The axes of a mesh over which a value varies; releases differ in where."""
+def varying(x: Any) -> frozenset[str]:
+  """The axes of a mesh over which a value varies within `jax.shard_map`."""
+  # Releases differ in where they say it.
   kind: Any = jax.typeof(x)
   kind = getattr(kind, 'manual_axis_type', kind)
   return frozenset(getattr(kind, 'varying', getattr(kind, 'vma', ())))
@@ -66,5 +68,5 @@ def _varying(x: Any) -> frozenset[str]:
 
 def vary_as_any(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
   """Lets all leaves vary over each axis over which any of others does."""
-  axes = frozenset().union(*map(_varying, jax.tree.leaves(like)))
-  return jax.tree.map(lambda x: _vary(x, axes), tree)
+  axes = frozenset().union(*map(varying, jax.tree.leaves(like)))
+  return jax.tree.map(lambda x: vary(x, axes), tree)

@@ -5,6 +5,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 
+from hq_jax.core import branches
 from hq_jax.core import convolutions
 
 NORM_EPSILON = 1e-5
@@ -55,12 +56,17 @@ class DepthwiseConv(nn.Module):
     )
 
 
-def norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
-  """A batch norm with torch's epsilon and, as Flax counts it, momentum 0.9."""
+def norm(x: jax.Array, train: bool, dtype: Any, name: str) -> jax.Array:
+  """A batch norm with torch's epsilon and, as Flax counts it, momentum 0.9.
+
+  Its batch is that of all devices among which `x` is split by `shard_map`.
+  """
+  axes: Any = tuple(sorted(branches.varying(x))) or None
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
     epsilon=NORM_EPSILON,
     dtype=dtype,
+    axis_name=axes,
     name=name,
-  )
+  )(x)

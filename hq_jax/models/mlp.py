@@ -27,6 +27,6 @@ class MLP(nn.Module):
       x = nn.Dense(
         width, use_bias=False, dtype=self.dtype, name=f'dense{number}'
       )(x)
-      x = nn.relu(layers.norm(train, self.dtype, f'norm{number}')(x))
+      x = nn.relu(layers.norm(x, train, self.dtype, f'norm{number}'))
     x = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
     return x.astype(jnp.float32)

@@ -35,11 +35,11 @@ class Block(nn.Module):
     y = x
     if self.expansion > 1:
       y = layers.conv(hidden, 1, 1, self.dtype, 'conv_expand')(y)
-      y = nn.relu6(layers.norm(train, self.dtype, 'norm_expand')(y))
+      y = nn.relu6(layers.norm(y, train, self.dtype, 'norm_expand'))
     y = layers.DepthwiseConv(self.stride, self.dtype, name='conv_depthwise')(y)
-    y = nn.relu6(layers.norm(train, self.dtype, 'norm_depthwise')(y))
+    y = nn.relu6(layers.norm(y, train, self.dtype, 'norm_depthwise'))
     y = layers.conv(self.width, 1, 1, self.dtype, 'conv_project')(y)
-    y = layers.norm(train, self.dtype, 'norm_project')(y)
+    y = layers.norm(y, train, self.dtype, 'norm_project')
     has_shortcut = self.stride == 1 and x.shape[-1] == self.width
     return x + y if has_shortcut else y
 
@@ -62,7 +62,7 @@ class MobileNetV2(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps images `[n, h, w, 3]` to float32 logits `[n, num_classes]`."""
     x = layers.conv(32, 3, 2, self.dtype, 'conv_stem')(x)
-    x = nn.relu6(layers.norm(train, self.dtype, 'norm_stem')(x))
+    x = nn.relu6(layers.norm(x, train, self.dtype, 'norm_stem'))
     number = 0
     for expansion, width, num_blocks, stride in _STAGES:
       for block in range(num_blocks):
@@ -75,7 +75,7 @@ class MobileNetV2(nn.Module):
           name=f'block{number}',
         )(x, train)
     x = layers.conv(1280, 1, 1, self.dtype, 'conv_last')(x)
-    x = nn.relu6(layers.norm(train, self.dtype, 'norm_last')(x))
+    x = nn.relu6(layers.norm(x, train, self.dtype, 'norm_last'))
     x = jnp.mean(x, axis=(1, 2))
     x = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
     return x.astype(jnp.float32)

@@ -42,10 +42,10 @@ class Block(nn.Module):
       if i > 1:
         y = nn.relu(y)
       y = layers.conv(width, size, stride, self.dtype, f'conv{i}')(y)
-      y = layers.norm(train, self.dtype, f'norm{i}')(y)
+      y = layers.norm(y, train, self.dtype, f'norm{i}')
     if x.shape != y.shape:
       x = layers.conv(y.shape[-1], 1, self.stride, self.dtype, 'conv_proj')(x)
-      x = layers.norm(train, self.dtype, 'norm_proj')(x)
+      x = layers.norm(x, train, self.dtype, 'norm_proj')
     return nn.relu(x + y)
 
 
@@ -66,7 +66,7 @@ class ResNet(nn.Module):
       )
     num_blocks, bottleneck = _DEPTHS[self.depth]
     x = layers.conv(64, 7, 2, self.dtype, 'conv_stem')(x)
-    x = nn.relu(layers.norm(train, self.dtype, 'norm_stem')(x))
+    x = nn.relu(layers.norm(x, train, self.dtype, 'norm_stem'))
     x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
     for stage, num in enumerate(num_blocks, start=1):
       for block in range(1, num + 1):

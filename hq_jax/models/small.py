@@ -21,14 +21,14 @@ class Block(nn.Module):
     """Maps `[n, h, w, c]` to `[n, h / stride, w / stride, width]`."""
     residual = x
     y = layers.conv(self.width, 3, self.stride, self.dtype, 'conv1')(x)
-    y = nn.relu(layers.norm(train, self.dtype, 'norm1')(y))
+    y = nn.relu(layers.norm(y, train, self.dtype, 'norm1'))
     y = layers.conv(self.width, 3, 1, self.dtype, 'conv2')(y)
-    y = layers.norm(train, self.dtype, 'norm2')(y)
+    y = layers.norm(y, train, self.dtype, 'norm2')
     if residual.shape != y.shape:
       residual = layers.conv(
         self.width, 1, self.stride, self.dtype, 'conv_proj'
       )(residual)
-      residual = layers.norm(train, self.dtype, 'norm_proj')(residual)
+      residual = layers.norm(residual, train, self.dtype, 'norm_proj')
     return nn.relu(residual + y)
 
 
@@ -47,7 +47,7 @@ class SmallResNet(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps images `[n, h, w, c]` to float32 logits `[n, num_classes]`."""
     x = layers.conv(self.widths[0], 3, 1, self.dtype, 'conv_stem')(x)
-    x = layers.norm(train, self.dtype, 'norm_stem')(x)
+    x = layers.norm(x, train, self.dtype, 'norm_stem')
     x = nn.relu(x)
     for stage, (width, num_blocks) in enumerate(
       zip(self.widths, self.num_blocks, strict=True)

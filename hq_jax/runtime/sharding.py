@@ -12,8 +12,12 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from hq_jax.core import branches
+from hq_jax.core import trees
+
 _DATA_AXIS = 'data'
 _FSDP_AXIS = 'fsdp'
+_TILE = 8  # rows
 
 
 def make_mesh(fsdp: int = 1) -> jax.sharding.Mesh:
@@ -42,30 +46,56 @@ def batch_sharded(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   )
 
 
-def is_fsdp(mesh: jax.sharding.Mesh) -> bool:
-  """Whether the state is split among devices."""
-  return mesh.shape.get(_FSDP_AXIS, 1) > 1
-
-
-def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
-  """The shardings of parameters and of all arrays that have their shapes.
+def state_specs(tree: chex.ArrayTree, mesh: jax.sharding.Mesh | None) -> Any:
+  """How parameters, and all arrays that have their shapes, are split.
 
   An array of two axes or more, not counting those of size 1, is split along the
   last axis that the number of `fsdp` devices divides, mostly the output
-  channels. Vectors are replicated: they are few bytes, and batch norms need
-  them whole.
+  channels; into parts of a multiple of 8, where any axis has them, since a TPU
+  adds up no others part by part. Vectors are replicated: they are few bytes,
+  and batch norms need them whole.
   """
-  size = mesh.shape.get(_FSDP_AXIS)
+  size = 1 if mesh is None else mesh.shape.get(_FSDP_AXIS, 1)
 
-  def get_sharding(leaf):
+  def get_spec(leaf):
     shape = leaf.shape
-    cut = [i for i, n in enumerate(shape) if size and n and not n % size]
+    cut = [i for i, n in enumerate(shape) if size > 1 and n and not n % size]
     if sum(n != 1 for n in shape) < 2 or not cut:
-      return replicated(mesh)
-    axes = [_FSDP_AXIS if i == cut[-1] else None for i in range(len(shape))]
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+      return jax.sharding.PartitionSpec()
+    axis = max(cut, key=lambda i: (shape[i] // size % _TILE == 0, i))
+    return jax.sharding.PartitionSpec(
+      *(_FSDP_AXIS if i == axis else None for i in range(len(shape)))
+    )
 
-  return jax.tree.map(get_sharding, tree)
+  return jax.tree.map(get_spec, tree)
+
+
+def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
+  """The shardings of a state, as `state_specs` has them."""
+  return jax.tree.map(
+    lambda spec: jax.sharding.NamedSharding(mesh, spec),
+    state_specs(tree, mesh),
+  )
+
+
+def gather(tree: chex.ArrayTree, specs: Any, dtype: Any) -> Any:
+  """Whole arrays of a device's parts, within `jax.shard_map`.
+
+  Kernels get the type that networks compute with. The gradient of each part is
+  summed on the device that holds it alone.
+  """
+
+  def whole(path, leaf, spec):
+    if _FSDP_AXIS not in spec:
+      return leaf
+    if trees.kernels(trees.path_string(path), leaf):
+      leaf = leaf.astype(dtype)
+    # Else gradients would be summed over `data` before they are split.
+    leaf = branches.vary(leaf, frozenset((_DATA_AXIS, _FSDP_AXIS)))
+    axis = tuple(spec).index(_FSDP_AXIS)
+    return jax.lax.all_gather(leaf, _FSDP_AXIS, axis=axis, tiled=True)
+
+  return jax.tree_util.tree_map_with_path(whole, tree, specs)
 
 
 def with_shardings(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:

@@ -1,6 +1,7 @@
 """One step of training."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -41,7 +42,9 @@ def make_train_step(
   that the state holds, and `tx` says what becomes of it.
   """
   is_mixed = mixup_alpha > 0 or cutmix_alpha > 0
-  is_fsdp = mesh is not None and sharding.is_fsdp(mesh)
+  split = mesh if mesh is not None and mesh.size > 1 else None
+  axes = () if split is None else split.axis_names
+  dtype = getattr(model, 'dtype', jnp.float32)
 
   def whole(tree):
     if mesh is None:
@@ -68,18 +71,18 @@ def make_train_step(
     )
     return images, targets, jnp.argmax(targets, -1)
 
-  def train_step(state, batch, teacher: Any = None):
-    if is_mixed:
-      images, targets, labels = mix(batch, state.step)
-    else:
-      images, targets, labels = batch['image'], None, batch['label']
+  def differentiate(params, teacher, batch_stats, examples, specs):
+    # On one device: whole weights, and its share of the batch.
+    images, targets, labels = examples
     teacher_logits: Any = None
     if teacher is not None:
-      teacher_logits = model.apply(whole(teacher), images, train=False)
+      teacher = sharding.gather(teacher, specs[1], dtype)
+      teacher_logits = model.apply(teacher, images, train=False)
 
     def loss_fn(params):
+      params = sharding.gather(params, specs[0], dtype)
       logits, updated = model.apply(
-        {'params': whole(params), 'batch_stats': state.batch_stats},
+        {'params': params, 'batch_stats': batch_stats},
         images,
         train=True,
         mutable=['batch_stats'],
@@ -98,13 +101,32 @@ def make_train_step(
           temperature=temperature,
         ),
       )
+      sums = jax.lax.psum(sums, axes)
       total, count = sums['loss']
       return total / count, (sums, updated['batch_stats'])
 
-    # Gathered weights are gathered again for the backward pass, not kept.
-    loss = jax.checkpoint(loss_fn, policy=_keep_local) if is_fsdp else loss_fn
-    grads, (sums, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
-    grads = in_place(grads)
+    return jax.grad(loss_fn, has_aux=True)(params)
+
+  def train_step(state, batch, teacher: Any = None):
+    if is_mixed:
+      examples = mix(batch, state.step)
+    else:
+      examples = batch['image'], None, batch['label']
+    weights = state.params, teacher
+    specs = sharding.state_specs(weights, split)
+    get_grads = functools.partial(differentiate, specs=specs)
+    if split is not None:
+      on_all = sharding.replicated(split).spec
+      among_all = sharding.batch_sharded(split).spec
+      get_grads = jax.shard_map(
+        get_grads,
+        mesh=split,
+        in_specs=(*specs, on_all, among_all),
+        out_specs=(specs[0], on_all),
+      )
+    grads, (sums, batch_stats) = get_grads(
+      *weights, state.batch_stats, examples
+    )
     finite = finite_guard.find_finite(sums['loss'], grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new = state.replace(
@@ -119,12 +141,3 @@ def make_train_step(
     return in_place(new), whole(sums), whole(finite)
 
   return jax.jit(train_step, donate_argnums=0)
-
-
-def _keep_local(primitive, *_, **__) -> bool:
-  """Says of a value of the forward pass whether the backward pass may have it.
-
-  By the name of what is gathered, `checkpoint_name` would not do: it keeps the
-  value from before the name.
-  """
-  return primitive.name != 'sharding_constraint'

@@ -1,5 +1,6 @@
 """One step of training, against the same step written out."""
 
+import functools
 import re
 
 from flax import linen as nn
@@ -10,6 +11,8 @@ import optax
 import pytest
 
 from hq_jax import transforms
+from hq_jax.core import branches
+from hq_jax.models import layers
 from hq_jax.runtime import sharding
 from hq_jax.training import finite_guard
 from hq_jax.training import mixing
@@ -23,10 +26,9 @@ class _Net(nn.Module):
   @nn.compact
   def __call__(self, x, train=False):
     x = nn.Dense(8, use_bias=False, name='first')(x)
-    x = nn.BatchNorm(use_running_average=not train, momentum=0.75, name='norm')(
-      x
-    )
-    return nn.Dense(3, name='second')(nn.relu(x))
+    axes = tuple(sorted(branches.varying(x))) or None
+    norm = nn.BatchNorm(not train, momentum=0.75, axis_name=axes, name='norm')
+    return nn.Dense(3, name='second')(nn.relu(norm(x)))
 
 
 _SGD = optax.sgd(0.1, momentum=0.9)
@@ -255,26 +257,36 @@ def test_a_state_that_devices_share_stays_where_it_is(batch, caplog):
 class _Deep(nn.Module):
   """Three layers, whose weights the devices share."""
 
+  dtype = jnp.bfloat16
+
   @nn.compact
   def __call__(self, x, train=False):
-    x = nn.Dense(16, use_bias=False, name='first')(x)
-    x = nn.BatchNorm(use_running_average=not train, name='norm')(nn.relu(x))
-    x = nn.Dense(24, use_bias=False, name='second')(x)
-    return nn.Dense(3, use_bias=False, name='third')(nn.relu(x))
+    dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)
+    x = layers.norm(dense(16, name='first')(x), train, self.dtype, 'norm')
+    x = dense(24, name='second')(nn.relu(x))
+    return dense(3, name='third')(nn.relu(x)).astype(jnp.float32)
 
 
-@pytest.mark.slow
-def test_gathered_weights_are_gathered_again_not_kept(batch):
+def test_kernels_are_gathered_once_and_gradients_scattered(batch):
   state, mesh = _begin(fsdp=4, net=_Deep())
   step_fn = train_step.make_train_step(_Deep(), _SGD, mesh=mesh)
-  lowered = step_fn.lower(state, sharding.to_global(batch, mesh))
-  shapes = re.findall(
-    r'= f32\[([\d,]+)\]\S* all-gather', lowered.compile().as_text()
+  # Before XLA: on a CPU it computes collectives of bfloat16 in float32.
+  text = step_fn.lower(state, sharding.to_global(batch, mesh)).as_text()
+  # The last axis that 4 divides.
+  whole = ['16x24', '24x3', '5x16']
+  shares = ['16x6', '5x4', '6x3']
+  assert _find_results(text, 'all_gather') == whole
+  assert _find_results(text, 'reduce_scatter') == shares
+  # And over the two groups of devices that hold the same.
+  assert _find_results(text, 'all_reduce') == shares
+
+
+def _find_results(text, operation):
+  found = re.findall(
+    rf'stablehlo\.{operation}"?\(.*?-> tensor<([^>]+)>', text, re.DOTALL
   )
-  # Once for the images and once for the gradient of what the layer is given,
-  # which the first has no need of. Nothing else is ever whole.
-  wanted = ['16,24', '16,24', '24,3', '24,3', '5,16']
-  assert sorted(shapes) == wanted
+  kernels = [re.fullmatch(r'(\d+x\d+)xbf16', shape) for shape in found]
+  return sorted(match[1] for match in kernels if match)
 
 
 _HQ = transforms.hq(optax.adam(0.1), transforms.Recipe(sparsity=0.5))
