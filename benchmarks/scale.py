@@ -40,7 +40,7 @@ import numpy as np
 import optax
 import tabulate
 
-from benchmarks import collectives
+from hq_jax.runtime import collectives
 from hq_jax import config as config_lib
 from hq_jax import models
 from hq_jax import transforms

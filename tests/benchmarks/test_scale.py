@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import collectives
+from hq_jax.runtime import collectives
 from benchmarks import scale
 from hq_jax import transforms
 from hq_jax.runtime import sharding
