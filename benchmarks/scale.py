@@ -40,10 +40,10 @@ import numpy as np
 import optax
 import tabulate
 
-from hq_jax.runtime import collectives
 from hq_jax import config as config_lib
 from hq_jax import models
 from hq_jax import transforms
+from hq_jax.runtime import collectives
 from hq_jax.runtime import provenance
 from hq_jax.runtime import sharding
 from hq_jax.training import optimizers

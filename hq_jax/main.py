@@ -43,6 +43,13 @@ _EVALUATE = flags.DEFINE_string(
   "An .hq file: prints its accuracy on the config's test set, and trains"
   ' nothing.',
 )
+_COMPILE_ONLY = flags.DEFINE_string(
+  'compile_only',
+  None,
+  'A slice of TPUs, such as v5e:16x16, which need not be at hand: compiles for'
+  ' it what the run would compile, prints memory, collectives and operations,'
+  ' and trains nothing.',
+)
 
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
@@ -66,11 +73,11 @@ _LASTING = (
 )
 
 
-def _refuse(error: BaseException) -> int:
+def _refuse(error: BaseException, what: str = 'training') -> int:
   """Says in one line what is wrong; `--verbosity=0` shows where."""
   logging.info('refused', exc_info=error)
   if isinstance(error, ModuleNotFoundError):
-    error = extras.explain(error, 'training')
+    error = extras.explain(error, what)
   text = str(error)
   if isinstance(error, OSError) and error.errno and error.filename is None:
     # What a write says names no file.
@@ -134,7 +141,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _describe_flags() -> str:
   """What `--help` says where it is said of no config."""
-  names = ('config', 'workdir', 'evaluate', 'coordinator')
+  names = ('config', 'workdir', 'evaluate', 'compile_only', 'coordinator')
   lines = [
     textwrap.fill(
       f'--{name}: {flags.FLAGS[name].help}', 78, subsequent_indent=' ' * 4
@@ -154,6 +161,8 @@ def main(argv: Sequence[str]) -> int:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
   # After the flags: what they import takes seconds.
+  if _COMPILE_ONLY.value is not None:
+    return _compile_only(_COMPILE_ONLY.value)
   from hq_jax.runtime import distributed
   from hq_jax.runtime import preemption
 
@@ -200,6 +209,16 @@ def _run(listener: 'preemption.Listener') -> int:
     return _NOT_FINITE
   except (ValueError, OSError, ModuleNotFoundError) as error:
     return _refuse(error)
+
+
+def _compile_only(topology: str) -> int:
+  from hq_jax.training import compile_only
+
+  try:
+    compile_only.run(_CONFIG.value, topology)
+  except (ValueError, OSError, ModuleNotFoundError) as error:
+    return _refuse(error, 'compile_only')
+  return 0
 
 
 def _evaluate(path: str) -> int:

@@ -11,10 +11,12 @@ from sklearn import datasets
 
 from tests import compiling
 
-# A shell that runs the tests in the background has it ignored, and what is
-# ignored here is ignored by every process that a test starts.
+# A shell that runs the tests in the background has the one ignored, `nohup` the
+# other; what is ignored here is ignored by every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before the first computation: the number of devices is fixed by then.
 jax.config.update('jax_platforms', 'cpu')

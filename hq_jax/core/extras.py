@@ -6,6 +6,7 @@ _EXTRAS: dict[str, str | None] = {
   **dict.fromkeys(('optax', 'scipy', 'tabulate')),
   **dict.fromkeys(('prometheus_client', 'python_multipart'), 'serve'),
   **dict.fromkeys(('starlette', 'uvicorn'), 'serve'),
+  'libtpu': 'tpu',
   'matplotlib': 'report',
   'onnx': 'export',
   'onnxruntime': 'predict',

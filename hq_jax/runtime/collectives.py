@@ -3,6 +3,10 @@
 Read from the text of its optimized HLO, where each device's program is written
 once: an operation that stands in a loop or in a branch counts once, however
 often it runs.
+
+A TPU's compiler writes a reduce-scatter as a computation of that name, with an
+all-reduce in it of which each device takes its slice; and a collective that
+others run beside in pieces, which have one channel.
 """
 
 from collections.abc import Iterator
@@ -23,6 +27,8 @@ _OPERATION = re.compile(
   r'^\s*(?:ROOT )?%?[\w.-]+ = (\([^%"]*?\)|[^\s%"]+)'
   rf' ({"|".join(KINDS)})(-start|-done)?\('
 )
+_SCATTER = re.compile(r'^%all-reduce-scatter[\w.-]* \(.*\) -> (.*) \{$')
+_PIECE = re.compile(r' channel_id=(\d+),.*\bchain_id="(\d+)"')
 _ARRAY = re.compile(r'\b([a-z]+)(\d*)\w*\[([\d,<=]*)\]')
 
 
@@ -57,14 +63,28 @@ def count(hlo: str) -> dict[str, dict[str, int]]:
   {'count': 1, 'bytes': 128, 'largest_bytes': 128}
   """
   found = {kind: {'count': 0, 'bytes': 0, 'largest_bytes': 0} for kind in KINDS}
+  pieces, scattered = set(), None
   for line in hlo.splitlines():
+    if line.startswith(('%', 'ENTRY', '}')):
+      match = _SCATTER.match(line)
+      scattered = match and match[1]
+      continue
     match = _OPERATION.match(line)
     if match is None or match[3] == '-start':
       continue
+    shape, name, _ = match.groups()
+    if scattered and name == 'all-reduce':
+      shape, name = scattered, 'reduce-scatter'
     arrays = [
-      math.ceil(num * num_bits / 8) for num, num_bits in _read_arrays(match[1])
+      math.ceil(num * num_bits / 8) for num, num_bits in _read_arrays(shape)
     ]
-    kind = found[match[2]]
+    channel = _PIECE.search(line)
+    if channel:
+      piece = name, channel.groups(), tuple(arrays)
+      if piece in pieces:
+        continue
+      pieces.add(piece)
+    kind = found[name]
     kind['count'] += 1
     kind['bytes'] += sum(arrays)
     kind['largest_bytes'] = max(kind['largest_bytes'], *arrays)

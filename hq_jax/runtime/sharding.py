@@ -4,12 +4,14 @@ The mesh has two axes: along `data` devices hold the same state, along `fsdp`
 each holds a part of it. A batch is split along both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 import chex
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
 from hq_jax.core import branches
@@ -17,12 +19,14 @@ from hq_jax.core import trees
 
 _DATA_AXIS = 'data'
 _FSDP_AXIS = 'fsdp'
-_TILE = 8  # rows
+_TILE = (8, 128)
 
 
-def make_mesh(fsdp: int = 1) -> jax.sharding.Mesh:
-  """A mesh of all devices along two axes, `data` and `fsdp`."""
-  num_devices = jax.device_count()
+def make_mesh(
+  fsdp: int = 1, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+  """A mesh of devices, by default of all, along two axes, `data` and `fsdp`."""
+  num_devices = len(devices) if devices else jax.device_count()
   if fsdp < 1 or num_devices % fsdp:
     raise ValueError(
       f'fsdp is {fsdp}, wanted a divisor of the {num_devices} devices'
@@ -31,6 +35,7 @@ def make_mesh(fsdp: int = 1) -> jax.sharding.Mesh:
     (num_devices // fsdp, fsdp),
     (_DATA_AXIS, _FSDP_AXIS),
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    devices=devices,
   )
 
 
@@ -51,9 +56,8 @@ def state_specs(tree: chex.ArrayTree, mesh: jax.sharding.Mesh | None) -> Any:
 
   An array of two axes or more, not counting those of size 1, is split along the
   last axis that the number of `fsdp` devices divides, mostly the output
-  channels; into parts of a multiple of 8, where any axis has them, since a TPU
-  adds up no others part by part. Vectors are replicated: they are few bytes,
-  and batch norms need them whole.
+  channels. Vectors are replicated: they are few bytes, and batch norms need
+  them whole.
   """
   size = 1 if mesh is None else mesh.shape.get(_FSDP_AXIS, 1)
 
@@ -62,9 +66,8 @@ def state_specs(tree: chex.ArrayTree, mesh: jax.sharding.Mesh | None) -> Any:
     cut = [i for i, n in enumerate(shape) if size > 1 and n and not n % size]
     if sum(n != 1 for n in shape) < 2 or not cut:
       return jax.sharding.PartitionSpec()
-    axis = max(cut, key=lambda i: (shape[i] // size % _TILE == 0, i))
     return jax.sharding.PartitionSpec(
-      *(_FSDP_AXIS if i == axis else None for i in range(len(shape)))
+      *(_FSDP_AXIS if i == cut[-1] else None for i in range(len(shape)))
     )
 
   return jax.tree.map(get_spec, tree)
@@ -93,7 +96,13 @@ def gather(tree: chex.ArrayTree, specs: Any, dtype: Any) -> Any:
     # Else gradients would be summed over `data` before they are split.
     leaf = branches.vary(leaf, frozenset((_DATA_AXIS, _FSDP_AXIS)))
     axis = tuple(spec).index(_FSDP_AXIS)
-    return jax.lax.all_gather(leaf, _FSDP_AXIS, axis=axis, tiled=True)
+    # In whole tiles: a TPU scatters along no axis that lies within them.
+    tiles = (-1, *_TILE) if leaf.size % math.prod(_TILE) == 0 else (-1,)
+    parts = jax.lax.all_gather(leaf.reshape(tiles), _FSDP_AXIS)
+    parts = jnp.moveaxis(parts.reshape(-1, *leaf.shape), 0, axis)
+    shape = list(leaf.shape)
+    shape[axis] *= parts.shape[axis]
+    return parts.reshape(shape)
 
   return jax.tree_util.tree_map_with_path(whole, tree, specs)
 
@@ -116,6 +125,17 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
       f'config.batch_size is {batch_size}, wanted a multiple of the'
       f' {mesh.size} devices'
     )
+
+
+def make_abstract_batch(
+  shapes: Mapping[str, tuple[tuple[int, ...], Any]], mesh: jax.sharding.Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes, types and shardings of a batch, to compile with."""
+  sharding = batch_sharded(mesh)
+  return {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    for name, (shape, dtype) in shapes.items()
+  }
 
 
 def to_global(

@@ -89,7 +89,7 @@ class _Run:
       min_area=config.data.min_area,
     )
     self._checkpoints = _open_checkpoints(setup, stage, history)
-    self._train_step = _make_step(setup, stage)
+    self._train_step = make_step(setup, stage)
     # The same images at every epoch and in every stage.
     first = lambda: next(_make_iterator(setup, config.seed, min_area=1.0))
     self._diagnose = diagnostics.make_diagnose(
@@ -297,9 +297,10 @@ def _open_checkpoints(
   )
 
 
-def _make_step(
+def make_step(
   setup: setup_lib.Setup, stage: stages.Stage
 ) -> train_step.TrainStep:
+  """The training step of a stage."""
   config = setup.config
   return train_step.make_train_step(
     setup.model,

@@ -1,6 +1,6 @@
 """The setup of a run: its config, checked before anything compiles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -84,6 +84,16 @@ def prepare(
   return distributed.raise_on_all(lambda: _check(checked, workdir, mesh, found))
 
 
+def prepare_shapes(config: config_lib.Config, devices: Sequence[Any]) -> Setup:
+  """A setup to compile with: of devices that may not be here, without images.
+
+  A set that TFDS knows need not be prepared.
+  """
+  optimizers.make_optimizer(config.optimizer, lambda step: 0.0)
+  dataset = load_dataset(config.data, shapes_are_enough=True)
+  return _check(config, '', make_mesh(config, devices), dataset)
+
+
 def _check(
   config: config_lib.Config,
   workdir: str,
@@ -93,7 +103,8 @@ def _check(
   _check_dataset(config, dataset)
   if distributed.is_primary():
     trackers.check(config.trackers)
-  steps_per_epoch = round(len(dataset.train) / config.batch_size)
+  num_images = len(dataset.train) or config.batch_size  # 0 of shapes alone
+  steps_per_epoch = round(num_images / config.batch_size)
   model, header = build_model(config, dataset)
   shapes = get_shapes(model, dataset.image_shape)
   pretrained = _read_pretrained(config, shapes)
@@ -193,10 +204,12 @@ def _claim(setup: Setup) -> IO[str]:
   return lock
 
 
-def make_mesh(config: config_lib.Config) -> jax.sharding.Mesh:
-  """All devices as a config wants them."""
+def make_mesh(
+  config: config_lib.Config, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+  """Devices, by default all, as a config wants them."""
   try:
-    mesh = sharding.make_mesh(config.mesh.fsdp)
+    mesh = sharding.make_mesh(config.mesh.fsdp, devices)
   except ValueError as error:
     raise config_lib.with_field(
       error, 'config.mesh.', config_lib.Mesh
@@ -205,10 +218,13 @@ def make_mesh(config: config_lib.Config) -> jax.sharding.Mesh:
   return mesh
 
 
-def load_dataset(config: config_lib.Data) -> datasets.Dataset:
+def load_dataset(
+  config: config_lib.Data, *, shapes_are_enough: bool = False
+) -> datasets.Dataset:
   """Opens the data set of a config."""
+  load = datasets.load_shapes if shapes_are_enough else datasets.load
   try:
-    return datasets.load(
+    return load(
       config.name,
       config.data_dir,
       image_size=config.image_size,
@@ -226,7 +242,7 @@ def _check_dataset(
   config: config_lib.Config, dataset: datasets.Dataset
 ) -> None:
   """Refuses a config that does not fit the images."""
-  if config.batch_size > len(dataset.train):
+  if 0 < len(dataset.train) < config.batch_size:
     raise ValueError(
       f'config.batch_size is {config.batch_size}, wanted at most the'
       f' {len(dataset.train)} training images'

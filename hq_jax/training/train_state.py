@@ -53,21 +53,37 @@ def init(
 ) -> TrainState:
   """Initializes a model and its optimizer, already in their places."""
   given = sharding.to_devices(pretrained or {}, mesh)
+  return jit_init(model, tx, input_shape, mesh)(key, given)
+
+
+def jit_init(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  input_shape: tuple[int, ...],
+  mesh: jax.sharding.Mesh,
+) -> Callable[..., TrainState]:
+  """The compiled function from a key and pretrained variables to a state."""
 
   def build(key, pretrained):
     variables = model.init(key, jnp.zeros((1, *input_shape)), train=False)
     variables = _overlay(variables, pretrained)
     return _begin(variables['params'], variables.get('batch_stats', {}), tx)
 
-  return _build_sharded(build, mesh, key, given)
+  return _jit_in_place(build, mesh)
 
 
-def _build_sharded(
-  build: Callable[..., TrainState], mesh: jax.sharding.Mesh, *args: Any
-) -> TrainState:
-  """Compiles and calls a function that makes a state, already in its place."""
-  shardings = sharding.state_sharded(jax.eval_shape(build, *args), mesh)
-  return jax.jit(build, out_shardings=shardings)(*args)
+def _jit_in_place(
+  build: Callable[..., TrainState], mesh: jax.sharding.Mesh
+) -> Callable[..., TrainState]:
+  """Compiles a function that makes a state, with each array in its place."""
+
+  def in_place(*args):
+    state = build(*args)
+    return jax.lax.with_sharding_constraint(
+      state, sharding.state_sharded(state, mesh)
+    )
+
+  return jax.jit(in_place)
 
 
 def _overlay(below: Any, above: Any) -> Any:
@@ -86,5 +102,12 @@ def restart(
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Begins another stage with the weights of the last."""
+  return jit_restart(tx, mesh)(state.params, state.batch_stats)
+
+
+def jit_restart(
+  tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> Callable[..., TrainState]:
+  """The compiled function from parameters and statistics to a state."""
   build = lambda params, batch_stats: _begin(params, batch_stats, tx)
-  return _build_sharded(build, mesh, state.params, state.batch_stats)
+  return _jit_in_place(build, mesh)

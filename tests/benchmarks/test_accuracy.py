@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from benchmarks.accuracy import tasks
 from hq_jax import config as config_lib
 from hq_jax.data import sources
 from hq_jax.data.sets import datasets
+from tests import compiling
 from tests import markdown
 from tests import runs as processes
 
@@ -287,11 +289,18 @@ def test_a_reduced_benchmark(tmp_path):
     *(sys.executable, '-m', 'benchmarks.accuracy'),
     *('--sets', 'digits', '--networks', 'mlp', '--ratios', '40'),
     *('--methods', 'hq', 'plain', 'twn', '--seeds', '0'),
-    *('--epochs_fraction', '0.1', '--traces', '1'),
+    *('--epochs_fraction', '0.05', '--traces', '1'),
     *('--workdir', str(tmp_path / 'out')),
   ]
+  # Short runs: most of the time compiles.
+  env = os.environ | {'XLA_FLAGS': compiling.QUICK_FLAGS}
   done = subprocess.run(
-    words, cwd=processes.ROOT, capture_output=True, text=True, check=False
+    words,
+    cwd=processes.ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0, done.stderr
   (cell,) = json.loads(done.stdout.splitlines()[-1])

@@ -74,6 +74,7 @@ SCOPES = ['hq_ramp', 'hq_channel', 'hq_tree', 'hq_2:4']
     else pytest.param(name, how, marks=pytest.mark.slow)
     for name in [*table.TRANSFORMS, *SCOPES]
     for how in SPECS
+    if name in ('hq', 'hq_tree', 'straight_through') or how == 'both'
   ],
 )
 def test_explicit_axes(name, how, rng):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hq_jax.data import sources
 from hq_jax.data.sets import folders
 from hq_jax.data.sets import generated
+from hq_jax.data.tfds import builders
 from hq_jax.data.tfds import errors as tfds_errors
 from hq_jax.data.tfds import lookup
 from hq_jax.data.tfds import prepared
@@ -111,6 +112,39 @@ def load(
     folder, train_split=train_split, test_split=test_split
   )
   return _load_prepared(name, found, image_size, resize, memory_limit_bytes)
+
+
+def load_shapes(
+  name: str,
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  image_size: int | None = None,
+  **options: Any,
+) -> Dataset:
+  """Opens a data set; without images where TFDS knows it, and has no files."""
+  if (
+    name == FOLDER
+    or lookup.parse_name(name)[0] in generated.SPECS
+    or lookup.find(name, lookup.get_root(data_dir))
+  ):
+    return load(name, data_dir, image_size=image_size, **options)
+  root = lookup.get_root(data_dir)
+  class_names, shape = builders.describe(builders.make_builder(name, root).info)
+  resize = None
+  if image_size is not None:
+    shape = image_size, image_size, 3
+    resize = round(image_size / options['crop_fraction'])
+  elif None in shape:
+    raise _wrong_size(None, name, _SIZES, 'a number of pixels')
+  return Dataset(
+    name=name,
+    class_names=class_names,
+    image_shape=shape,
+    train=(),
+    test=(),
+    resize=resize,
+    **_statistics(name, shape[-1]),
+  )
 
 
 def load_generated(

@@ -104,6 +104,16 @@ def find_keys(info: tfds.core.DatasetInfo) -> tuple[str, str]:
   return images[0], labels[0]
 
 
+def describe(
+  info: tfds.core.DatasetInfo,
+) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+  """Class names, and the shape `(h, w, c)` with None where images differ."""
+  image_key, label_key = find_keys(info)
+  shape = info.features[image_key].shape
+  names = tuple(info.features[label_key].names)
+  return names, shape if len(shape) == 3 else (*shape, 1)
+
+
 def _is_image(feature: Any) -> bool:
   # The shape of other kinds of features may be a dict or what not.
   if not isinstance(feature, tfds.features.Image | tfds.features.Tensor):

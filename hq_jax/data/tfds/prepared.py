@@ -104,7 +104,7 @@ def open_prepared(
 ) -> Prepared:
   """Opens a prepared set, with neither TensorFlow nor a network."""
   builder = builders.open_builder(folder)
-  image_key, label_key = builders.find_keys(builder.info)
+  class_names, image_shape = builders.describe(builder.info)
   train = _open_split(builder, 'train_split', train_split or 'train')
   test = _open_test(builder, test_split)
   for field, source in (('train_split', train), ('test_split', test)):
@@ -113,13 +113,7 @@ def open_prepared(
         f'{field}: the examples of {source.split!r} in {str(folder)!r} have'
         f' no labels, wanted another of {", ".join(builder.info.splits)}'
       )
-  shape = builder.info.features[image_key].shape
-  return Prepared(
-    class_names=tuple(builder.info.features[label_key].names),
-    image_shape=shape if len(shape) == 3 else (*shape, 1),
-    train=train,
-    test=test,
-  )
+  return Prepared(class_names, image_shape, train, test)
 
 
 def _open_test(
