@@ -13,10 +13,7 @@ where numbers that the machine has not are left out; on a CPU, or with
   function that makes the first state: its temporary buffers show what is
   whole there for a while;
 - the collectives of the compiled step, with the bytes of their results on one
-  device. Where an accelerator has a reduce-scatter, the compiler for CPUs does
-  an all-reduce, and each device takes its slice. It also joins those of all
-  gradients into one, so that they are whole for a while: its temporary buffers
-  say little of an accelerator's;
+  device. `benchmarks.tpu_compile` has those of a TPU's compiler;
 - the median time of a step. Virtual devices share the cores: there it says
   that the step runs, and nothing of how much faster more devices are.
 

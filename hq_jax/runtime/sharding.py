@@ -95,14 +95,14 @@ def gather(tree: chex.ArrayTree, specs: Any, dtype: Any) -> Any:
       leaf = leaf.astype(dtype)
     # Else gradients would be summed over `data` before they are split.
     leaf = branches.vary(leaf, frozenset((_DATA_AXIS, _FSDP_AXIS)))
-    axis = tuple(spec).index(_FSDP_AXIS)
     # In whole tiles: a TPU scatters along no axis that lies within them.
-    tiles = (-1, *_TILE) if leaf.size % math.prod(_TILE) == 0 else (-1,)
-    parts = jax.lax.all_gather(leaf.reshape(tiles), _FSDP_AXIS)
-    parts = jnp.moveaxis(parts.reshape(-1, *leaf.shape), 0, axis)
+    padded = jnp.pad(leaf.reshape(-1), (0, -leaf.size % math.prod(_TILE)))
+    parts = jax.lax.all_gather(padded.reshape(-1, *_TILE), _FSDP_AXIS)
+    parts = parts.reshape(len(parts), -1)[:, : leaf.size]
+    axis = tuple(spec).index(_FSDP_AXIS)
     shape = list(leaf.shape)
-    shape[axis] *= parts.shape[axis]
-    return parts.reshape(shape)
+    shape[axis] *= len(parts)
+    return jnp.moveaxis(parts.reshape(-1, *leaf.shape), 0, axis).reshape(shape)
 
   return jax.tree_util.tree_map_with_path(whole, tree, specs)
 

@@ -118,8 +118,6 @@ def test_the_programs_of_a_run_are_one_table(tmp_path):
     *('initialization', 'dense step', 'start of compression'),
     *('compression step', 'evaluation'),
   ]
-  assert '0.0, of the chip' not in done.stdout
-  assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope='module')
@@ -153,7 +151,7 @@ def test_a_sharded_state_is_gathered_once_and_gradients_are_scattered(
   compiled, name
 ):
   found, whole = compiled[4][name].collectives, compiled[1][name].collectives
-  # With the other axes of the smallest kernels, padded.
+  # Padded to whole tiles.
   assert _KERNELS <= found['all-gather']['bytes'] <= 1.02 * _KERNELS
   scattered = 4 * found['reduce-scatter']['bytes']
   small = 2 * 3 * 9 * 128  # The first kernel is less than 64 kB.

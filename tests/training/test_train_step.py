@@ -273,13 +273,14 @@ def test_kernels_are_gathered_once_and_gradients_scattered(batch):
   step_fn = train_step.make_train_step(_Deep(), _SGD, mesh=mesh)
   # Before XLA: on a CPU it computes collectives of bfloat16 in float32.
   text = step_fn.lower(state, sharding.to_global(batch, mesh)).as_text()
-  kernels = [5 * 16, 16 * 24, 24 * 3]
-  shares = [size // 4 for size in kernels]
-  assert _find_sizes(text, 'all_gather') == sorted(kernels)
-  assert _find_sizes(text, 'reduce_scatter') == sorted(shares)
+  # In tiles of 8 times 128, of which each share fills a part of one.
+  tile = 8 * 128
+  assert _find_sizes(text, 'all_gather') == 3 * [4 * tile]
+  assert _find_sizes(text, 'reduce_scatter') == 3 * [tile]
   # And over the two groups of devices that hold the same.
-  reduced = set(_find_sizes(text, 'all_reduce'))
-  assert set(shares) <= reduced and not set(kernels) & reduced
+  reduced = _find_sizes(text, 'all_reduce')
+  assert {5 * 4, 16 * 6, 6 * 3} < set(reduced)
+  assert reduced[-1] == 16 * 6
 
 
 def _find_sizes(text, operation):
