@@ -288,7 +288,7 @@ def test_a_reduced_benchmark(tmp_path):
   words = [
     *(sys.executable, '-m', 'benchmarks.accuracy'),
     *('--sets', 'digits', '--networks', 'mlp', '--ratios', '40'),
-    *('--methods', 'hq', 'plain', 'twn', '--seeds', '0'),
+    *('--methods', 'hq', 'plain', '--seeds', '0'),
     *('--epochs_fraction', '0.05', '--traces', '1'),
     *('--workdir', str(tmp_path / 'out')),
   ]
@@ -305,7 +305,7 @@ def test_a_reduced_benchmark(tmp_path):
   assert done.returncode == 0, done.stderr
   (cell,) = json.loads(done.stdout.splitlines()[-1])
   assert (cell['ratio'], cell['seeds']) == (40.0, 1)
-  assert set(cell['rivals']) == {'plain', 'twn'}
+  assert set(cell['rivals']) == {'plain'}
   found = json.loads((tmp_path / 'out' / 'results.json').read_text())
   assert found['cells'] == [cell]
   for method in found['methods']:

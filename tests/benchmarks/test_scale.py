@@ -171,15 +171,17 @@ def test_each_number_of_devices_is_measured():
   assert one['bytes']['whole'] == eight['bytes']['whole']
   assert 1 / 8 < found['fraction_per_device_8'] < 1.1 / 8
   assert found['fraction_per_device_8'] == eight['fraction_per_device']
-  # Alone, a device talks to nobody; of eight, each weight is gathered for the
-  # forward pass and again for the backward pass, and nothing that is cut along
-  # the batch is cut anew.
+  # Alone, a device talks to nobody; of eight, each weight is gathered once, in
+  # tiles, and nothing that is cut along the batch is cut anew.
   assert not any(kind['count'] for kind in one['collectives'].values())
   talk = eight['collectives']
   assert talk['all-to-all']['count'] == 0
   assert talk['collective-permute']['count'] == 0
   params = eight['parts']['params']['whole']
-  assert 1.9 * params < talk['all-gather']['bytes'] < 2.1 * params
+  assert 0.9 * params < talk['all-gather']['bytes'] < 1.2 * params
+  # Numbers of channels are gathered, too.
+  scattered = 8 * talk['reduce-scatter']['bytes']
+  assert 0.98 * talk['all-gather']['bytes'] < scattered
   assert talk['all-gather']['largest_bytes'] < params / 2
   for row in found['rows']:
     assert row['step_seconds'] > 0
