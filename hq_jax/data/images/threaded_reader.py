@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 import threading
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -32,29 +33,48 @@ class Unreadable:
   def __init__(self, limit: int):
     """Begins with none."""
     self._limit = limit
-    self._names: dict[str, None] = {}  # In the order in which they were met.
+    # By name, in the order in which they were met.
+    self._reasons: dict[str, str] = {}
+    self._warns = True
     self._lock = threading.Lock()
+
+  def __getstate__(self) -> dict[str, Any]:
+    """A copy in another process counts on, and leaves warning to this one."""
+    with self._lock:
+      reasons = self._reasons.copy()
+    return {'_limit': self._limit, '_reasons': reasons, '_warns': False}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state, _lock=threading.Lock())
 
   @property
   def names(self) -> tuple[str, ...]:
     """Those that were met, each once."""
     with self._lock:
-      return tuple(self._names)
+      return tuple(self._reasons)
 
   def add(self, name: str, error: Exception) -> None:
     """Counts an image, and warns of it when it is met for the first time."""
-    with self._lock:
-      is_new = name not in self._names
-      self._names[name] = None
-      names = list(self._names)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    self._add(name, reason)
+
+  def update(self, other: 'Unreadable') -> None:
+    """Counts what a copy in another process has met."""
+    for name, reason in other._reasons.items():
+      self._add(name, reason)
+
+  def _add(self, name: str, reason: str) -> None:
+    with self._lock:
+      is_new = name not in self._reasons
+      self._reasons[name] = reason
+      names = list(self._reasons)
     if len(names) > self._limit:
       shown = ', '.join([*names[:2], *names[2:][-1:]])
       raise ValueError(
         f'{len(names)} image(s) cannot be read, wanted at most {self._limit}'
         f' (config.data.max_unreadable): {shown} ({reason})'
       )
-    if is_new:
+    if is_new and self._warns:
       logging.warning(
         'skipped, %d of at most %d: %s: %s',
         len(names),
@@ -78,9 +98,15 @@ class FileReader:
     self._source = source
     self._make_image = make_image
     self._unreadable = unreadable
+    self._num_threads = num_threads
     self._pool = futures.ThreadPoolExecutor(
       num_threads or cores.count_cores(), 'read_images'
     )
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """A copy in another process has threads of its own."""
+    arguments = self._source, self._make_image, self._unreadable
+    return FileReader, (*arguments, self._num_threads)
 
   def read(
     self, indices: Sequence[int] | np.ndarray, first_position: int

@@ -1,5 +1,6 @@
 """The count of images that cannot be read."""
 
+import pickle
 import threading
 
 import pytest
@@ -46,3 +47,30 @@ def test_threads_lose_none():
   for thread in threads:
     thread.join()
   assert len(found.names) == len(set(found.names)) == 4 * 200
+
+
+def test_what_copies_in_other_processes_meet_is_counted_here(caplog):
+  found = threaded_reader.Unreadable(3)
+  found.add('a.jpg', ValueError('it is empty'))
+  caplog.clear()
+  copies = [pickle.loads(pickle.dumps(found)) for _ in range(2)]
+  for copy, name in zip(copies, ('b.jpg', 'c.jpg'), strict=True):
+    copy.add(name, ValueError('it is cut'))
+    assert copy.names == ('a.jpg', name)
+  assert caplog.records == []  # They leave that to the run.
+  found.update(pickle.loads(pickle.dumps(copies[1])))
+  found.update(copies[0])
+  found.update(copies[1])
+  assert found.names == ('a.jpg', 'c.jpg', 'b.jpg')
+  assert [record.getMessage() for record in caplog.records] == [
+    'skipped, 2 of at most 3: c.jpg: it is cut',
+    'skipped, 3 of at most 3: b.jpg: it is cut',
+  ]
+  # Two copies within the limit, which are above it together.
+  copies[0].add('d.jpg', ValueError('it is gone'))
+  with pytest.raises(ValueError) as caught:
+    found.update(copies[0])
+  assert str(caught.value) == (
+    '4 image(s) cannot be read, wanted at most 3 (config.data.max_unreadable):'
+    ' a.jpg, c.jpg, d.jpg (it is gone)'
+  )
