@@ -69,6 +69,9 @@ class Data:
     max_unreadable: so many images that cannot be read are skipped before the
       run ends with an error.
     num_threads: that decode images; None for one per core.
+    num_workers: processes that read training images from the disk and share
+      those threads, where one process is not enough; 0 for none. Batches are
+      the same. See docs/images.md.
   """
 
   name: str = 'digits'
@@ -90,6 +93,7 @@ class Data:
   cutmix_alpha: float = _alpha()
   max_unreadable: int = _at_least(0, 10)
   num_threads: int | None = _at_least(1, None)
+  num_workers: int = _at_least(0, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

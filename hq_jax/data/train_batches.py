@@ -7,13 +7,15 @@ import numpy as np
 
 from hq_jax.data import normalization
 from hq_jax.data import sources
+from hq_jax.data import worker_processes
 from hq_jax.data.images import augment
 from hq_jax.data.images import crops
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
+from hq_jax.runtime import cores
 from hq_jax.runtime import distributed
 
-Batch = dict[str, np.ndarray]
+Batch = worker_processes.Batch
 
 # Reading ahead pays where examples come from a disk; where they come from
 # memory, threads only fight for the interpreter.
@@ -34,6 +36,7 @@ def make_train_iterator(
   min_area: float = 0.08,
   unreadable: threaded_reader.Unreadable | None = None,
   num_threads: int | None = None,
+  num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
@@ -42,7 +45,11 @@ def make_train_iterator(
   Every epoch has its own order. Batches run on over the end of an epoch, so
   that no image is dropped. The iterator's `get_state()` is one number, the
   index of the next global batch: `set_state()` continues bit-identically, also
-  with another `process_count`, but not with another `batch_size` or `seed`.
+  with another `process_count` or `num_workers`, but not with another
+  `batch_size` or `seed`.
+
+  With `num_workers`, so many processes read the same batches, and share the
+  `num_threads`. `close()` ends them.
   """
   local_size = distributed.get_local_size(
     batch_size, process_index, process_count
@@ -51,21 +58,24 @@ def make_train_iterator(
   distributed.check_range(
     'max_shift', max_shift, 0, min(dataset.image_shape[:2]) - 1
   )
+  distributed.check_range('num_workers', num_workers, 0, None)
+  unreadable = unreadable or threaded_reader.Unreadable(0)
   options: grain.ReadOptions
   if dataset.resize is not None:
     options = _FILE_READ
+    # Not the whole set, which would be copied into each worker.
+    size = dataset.image_shape[0]
     make_image = lambda data, position: crops.random_resized_crop(
       data,
       crops.random_words(seed, position),
-      size=dataset.image_shape[0],
+      size=size,
       min_area=min_area,
       flip=flip,
     )
+    if num_workers:
+      num_threads = -(-(num_threads or cores.count_cores()) // num_workers)
     reader = threaded_reader.FileReader(
-      dataset.train,
-      make_image,
-      unreadable or threaded_reader.Unreadable(0),
-      num_threads,
+      dataset.train, make_image, unreadable, num_threads
     )
     read = reader.read
   else:
@@ -94,7 +104,13 @@ def make_train_iterator(
     .slice(slice(process_index, None, process_count))
     .map_with_index(make_batch)
   )
-  return iter(batches.to_iter_dataset(options))
+  if not num_workers:
+    return iter(batches.to_iter_dataset(options))
+  # Each worker has its own copy of what counts.
+  reported = batches.map(lambda batch: (batch, unreadable))
+  return worker_processes.WorkerIterator(
+    reported, options, num_workers, unreadable
+  )
 
 
 def _read_arrays(

@@ -27,6 +27,7 @@ _FREE_FIELDS = (
   'data.data_dir',
   'data.max_unreadable',
   'data.num_threads',
+  'data.num_workers',
   'max_skipped_steps',
   'measure_bias',
   'mesh.fsdp',

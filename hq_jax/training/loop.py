@@ -64,6 +64,8 @@ def fit(
   except KeyboardInterrupt:  # In a notebook, which may begin again at once.
     run.close()
     raise
+  finally:
+    run.stop_reading()
   run.close()
   return run.state
 
@@ -87,6 +89,7 @@ class _Run:
       max_shift=config.data.max_shift,
       flip=config.data.flip,
       min_area=config.data.min_area,
+      num_workers=config.data.num_workers,
     )
     self._checkpoints = _open_checkpoints(setup, stage, history)
     self._train_step = make_step(setup, stage)
@@ -240,6 +243,10 @@ class _Run:
       f' config.{phase}.learning_rate'
     )
 
+  def stop_reading(self) -> None:
+    """Ends the threads or processes that read ahead."""
+    self._iterator.close()
+
   def close(self) -> None:
     """Waits for the last checkpoint."""
     self._bar.close()
@@ -261,7 +268,7 @@ class _Run:
     return sharding.to_devices(metrics.zeros(), self._mesh)
 
 
-def _make_iterator(setup: setup_lib.Setup, seed: int, **augmentation: Any):
+def _make_iterator(setup: setup_lib.Setup, seed: int, **options: Any):
   return train_batches.make_train_iterator(
     setup.dataset,
     batch_size=setup.config.batch_size,
@@ -270,7 +277,7 @@ def _make_iterator(setup: setup_lib.Setup, seed: int, **augmentation: Any):
     num_threads=setup.config.data.num_threads,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    **augmentation,
+    **options,
   )
 
 

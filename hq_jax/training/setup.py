@@ -20,6 +20,7 @@ from hq_jax.compression import method as method_lib
 from hq_jax.compression import planner
 from hq_jax.compression import to_artifact
 from hq_jax.data import normalization
+from hq_jax.data import sources
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
 from hq_jax.inference import calibration
@@ -258,6 +259,12 @@ def _check_dataset(
     raise ValueError(
       f'config.data.max_shift is {max_shift}, wanted 0 to {least_side - 1} for'
       f' images of {dataset.image_shape}'
+    )
+  num_workers = config.data.num_workers
+  if num_workers and isinstance(dataset.train, sources.MemorySource):
+    raise ValueError(
+      f'config.data.num_workers is {num_workers}, wanted 0 for'
+      f' {dataset.name!r}, whose images are held in memory'
     )
 
 

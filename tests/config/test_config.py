@@ -70,6 +70,7 @@ _FIELDS = {
   'data.cutmix_alpha': ('float', (0.0, 1e-3, 1e3), *_ALPHA),
   'data.max_unreadable': ('int', (0, 10**6), *_AT_LEAST(0)),
   'data.num_threads': ('int', (None, 1, 96), *_AT_LEAST(1)),
+  'data.num_workers': ('int', (0, 1, 32), *_AT_LEAST(0)),
   'model.name': ('str', ('other',)),
   'model.widths': (
     *('tuple[int, ...]', (None, (1,), (16, 32, 64)), 'widths of at least 1'),
@@ -208,7 +209,7 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       "config.data.nme is 'digits', but there is no such field; wanted one of:"
       ' name, data_dir, train_split, test_split, image_size, crop_fraction,'
       ' min_area, flip, max_shift, mixup_alpha, cutmix_alpha, max_unreadable,'
-      ' num_threads; did you mean name?',
+      ' num_threads, num_workers; did you mean name?',
     ),
     (
       {'seed': {'a': 1}},

@@ -1,6 +1,7 @@
 """A stage that is stopped, and goes on; and one whose numbers go wrong."""
 
 import dataclasses
+import multiprocessing
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from hq_jax.data import sources
 from hq_jax.data import train_batches
+from hq_jax.data.sets import datasets
 from hq_jax.runtime import preemption
 from hq_jax.runtime import sharding
 from hq_jax.runtime import workdir as workdir_lib
@@ -34,7 +36,7 @@ _NUM_POLLS = _NUM_STEPS + 2  # After each step, and before each test batch.
 def prepare(data_dir):
   """Returns a function that sets up two dense epochs in a folder."""
 
-  def make(folder, **fields):
+  def make(folder, dataset=None, **fields):
     fields = {
       'model.widths': (8,),
       'model.num_blocks': (1,),
@@ -42,7 +44,8 @@ def prepare(data_dir):
       'batch_size': 256,
       **fields,
     }
-    setup = setups.prepare(setups.get_config(data_dir, **fields), folder)
+    config = setups.get_config(data_dir, **fields)
+    setup = setups.prepare(config, folder, dataset)
     assert setup.steps_per_epoch == _NUM_STEPS
     return setup
 
@@ -93,6 +96,19 @@ def _stop(setup, signal_at):
     _fit(setup, signal_at)
   assert caught.value.signal_number == signal.SIGTERM
   return str(caught.value)
+
+
+def test_workers_read_the_same_and_end_with_the_stage(
+  tmp_path, prepare, finished, data_dir
+):
+  on_disk = datasets.load('digits', data_dir, memory_limit_bytes=0)
+  setup = prepare(tmp_path, on_disk, **{'data.num_workers': 2})
+  with pytest.raises(preemption.Stopped) as caught:
+    _fit(setup, 4)
+  # Though the error holds all that there was.
+  assert caught.value.__traceback__ and multiprocessing.active_children() == []
+  _assert_identical(_fit(setup), finished)
+  assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(

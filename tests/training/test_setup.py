@@ -110,6 +110,11 @@ def test_what_does_not_fit_the_images_is_refused(
     ({'batch_size': 12}, 'config.batch_size is 12, '),
     ({'batch_size': 4000}, 'config.batch_size is 4000, '),
     ({'data.max_shift': 8}, 'config.data.max_shift is 8, wanted 0 to 7'),
+    (
+      {'data.num_workers': 2},
+      "config.data.num_workers is 2, wanted 0 for 'digits', whose images are"
+      ' held in memory',
+    ),
     ({'model.name': 'vgg'}, "config.model.name is 'vgg', wanted one of"),
     ({'model.widths': (8, 8)}, 'config.model.widths is (8, 8)'),
     ({'optimizer.name': 'adam9'}, "config.optimizer.name is 'adam9'"),
