@@ -1,6 +1,7 @@
-"""Training images per second and core: ours against tf.data.
+r"""Training images per second and core: ours against tf.data.
 
-  python -m benchmarks.input_pipeline [--rounds=N] [--cores=N]
+  python -m benchmarks.input_pipeline [--rounds=N] [--cores=N] \
+      [--num_workers=N,...]
 
 From a folder of JPEG files to batches that a network takes: shuffled, a random
 resized crop, a flip, float32, minus the mean, over the standard deviation. The
@@ -9,23 +10,26 @@ files are drawn from a seed, as large as photographs: about 0.6 bytes a pixel,
 and 224 x 224.
 
 - ours: `train_batches.make_train_iterator`, as in training;
+- ours_N_workers, if asked for: the same by N worker processes, which share the
+  threads;
 - tf.data, the same work on the same files: a distorted box,
   `decode_and_crop_jpeg`, an antialiased resize; batches in the order of the
   shuffled files, and in any order;
 - tf.data, cheaper: the same without antialiasing, in any order.
 
-All in one process on the same cores; a round runs each once, in an order that
-turns around every other round, and a ratio is taken within the round. One
-begins when what the one before has read ahead is done. tf.data tunes its own
-threads. Without TensorFlow ours runs alone. Seconds are those of the clock;
-those that the process computed for, which other programs on the machine change
-less, are given as well.
+All but workers in one process, all on the same cores; a round runs each once,
+in an order that turns around every other round, and a ratio is taken within the
+round. One begins when what the one before has read ahead is done. tf.data tunes
+its own threads. Without TensorFlow ours runs alone. Seconds are those of the
+clock; those that the process computed for, which other programs on the machine
+change less, are given as well; of workers they are those that are left to the
+process. Workers read many batches ahead: they need as many --batches again.
 
 Prints a Markdown table, and as its last line a JSON object.
 """
 
 import argparse
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 import importlib.metadata
 import importlib.util
 import json
@@ -52,7 +56,11 @@ _NUM_NAMES = 80
 
 
 def run_ours(
-  dataset: datasets.Dataset, *, batch_size: int, num_threads: int
+  dataset: datasets.Dataset,
+  *,
+  batch_size: int,
+  num_threads: int,
+  num_workers: int = 0,
 ) -> Generator[np.ndarray]:
   """Endless batches by this package, as it trains.
 
@@ -60,6 +68,7 @@ def run_ours(
     dataset: a folder of images.
     batch_size: images.
     num_threads: that decode.
+    num_workers: processes that share them; 0 for none.
 
   Yields:
     float32 `[batch_size, h, w, 3]`.
@@ -71,6 +80,7 @@ def run_ours(
     flip=True,
     min_area=_MIN_AREA,
     num_threads=num_threads,
+    num_workers=num_workers,
   )
   try:
     for batch in batches:
@@ -142,6 +152,7 @@ def make_runners(
   batch_size: int,
   num_cores: int,
   with_tfdata: bool,
+  num_workers: Sequence[int] = (),
 ) -> dict[str, pipeline_speeds.Runner]:
   """What is measured on a set of files.
 
@@ -150,15 +161,22 @@ def make_runners(
     batch_size: images.
     num_cores: threads of ours; tf.data finds its own number.
     with_tfdata: whether TensorFlow is there.
+    num_workers: numbers of processes with which ours runs too.
 
   Returns:
-    By name, of `pipeline_speeds.VARIANTS`, what starts endless batches.
+    By name, of `pipeline_speeds.VARIANTS` or for a number of workers, what
+    starts endless batches.
   """
-  runners: dict[str, pipeline_speeds.Runner] = {
-    'ours': lambda: run_ours(
-      dataset, batch_size=batch_size, num_threads=num_cores
+  make_ours = lambda number: (
+    lambda: run_ours(
+      dataset,
+      batch_size=batch_size,
+      num_threads=num_cores,
+      num_workers=number,
     )
-  }
+  )
+  runners: dict[str, pipeline_speeds.Runner] = {'ours': make_ours(0)}
+  runners |= {f'ours_{x}_workers': make_ours(x) for x in num_workers}
   if with_tfdata:
     make = lambda antialias, in_order: (
       lambda: run_tfdata(
@@ -180,6 +198,7 @@ def run(
   num_rounds: int,
   seed: int,
   with_tfdata: bool,
+  num_workers: Sequence[int] = (),
 ) -> dict[str, Any]:
   """Draws both sets of files and measures on each.
 
@@ -191,6 +210,7 @@ def run(
     num_rounds: of each set.
     seed: of the files, >= 0.
     with_tfdata: whether tf.data is measured too.
+    num_workers: numbers of processes with which ours is measured too.
 
   Returns:
     The JSON object.
@@ -215,6 +235,7 @@ def run(
         batch_size=batch_size,
         num_cores=num_cores,
         with_tfdata=with_tfdata,
+        num_workers=num_workers,
       )
       speeds[name] = pipeline_speeds.measure(
         runners, num_rounds=num_rounds, num_batches=num_batches
@@ -246,6 +267,12 @@ def main() -> None:
   parser.add_argument(
     '--cores', type=int, help='use so many only; by default all it may use'
   )
+  parser.add_argument(
+    '--num_workers',
+    type=lambda text: [int(number) for number in text.split(',')],
+    default=[],
+    help='measures ours with so many processes too, such as 1,2',
+  )
   arguments = parser.parse_args()
   if arguments.cores is not None:
     # Before TensorFlow starts its threads, which stay where they were made.
@@ -263,6 +290,7 @@ def main() -> None:
     num_rounds=arguments.rounds,
     seed=arguments.seed,
     with_tfdata=importlib.util.find_spec('tensorflow') is not None,
+    num_workers=arguments.num_workers,
   )
   print(pipeline_speeds.make_table(result))
   print(json.dumps(result, sort_keys=True))
