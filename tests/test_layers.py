@@ -30,7 +30,8 @@ _ALLOWED = {
 
 # Who alone may import what: a room, or a folder in one.
 _RESERVED = {
-  'absl.flags': {'main'},
+  # Grain's workers look at flags, which a notebook has not parsed.
+  'absl.flags': {'main', 'data/worker_processes'},
   'absl.app': {'main'},
   'orbax': {'runtime/checkpoint'},
   'prometheus_client': {'inference/server'},
