@@ -51,3 +51,21 @@ def test_two_processes_are_one_with_two_devices(data_dir, tmp_path, fsdp):
   gloo = re.compile(r'\[Gloo\]|peer ranks')
   said = [[x for x in lines if x and not gloo.search(x)] for lines in said]
   assert said[0] == [x.replace('/two/', '/one/') for x in said[1]]
+
+
+def test_after_a_restart_the_first_process_compiles_nothing(data_dir, tmp_path):
+  # JAX lets it alone write; on CPUs the others look for keys of their own.
+  env = {
+    name: value
+    for name, value in runs.quick_environment(data_dir).items()
+    if 'CACHE' not in name
+  }
+  cache = tmp_path / 'compiled'
+  kept = []
+  # Another folder: a run in the same one would go on.
+  for name in ('first', 'second'):
+    words = f'--compile_cache={cache}', *runs.QUICK
+    _run(runs.launch(*words, f'--workdir={tmp_path / name}'), env)
+    kept.append({path.name for path in cache.glob('*-cache')})
+  assert len(kept[0]) > 20
+  assert kept[1] == kept[0]

@@ -141,7 +141,9 @@ def test_a_process_knows_its_place(capsys):
   port = first[-3].rpartition(':')[2]
   assert first == [
     *('env', 'JAX_PLATFORMS=cpu', 'JAX_NUM_CPU_DEVICES=4'),
-    *('JAX_COMPILATION_CACHE_DIR=/c', 'a b', '-m', 'hq_jax.main'),
+    'JAX_COMPILATION_CACHE_DIR=/c',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0',
+    *('a b', '-m', 'hq_jax.main'),
     *(*_RUN.split(), f'--coordinator=127.0.0.1:{port}'),
     *('--num_processes=2', '--process_id=0'),
   ]
