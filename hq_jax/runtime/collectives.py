@@ -65,7 +65,7 @@ def count(hlo: str) -> dict[str, dict[str, int]]:
   found = {kind: {'count': 0, 'bytes': 0, 'largest_bytes': 0} for kind in KINDS}
   pieces, scattered = set(), None
   for line in hlo.splitlines():
-    if line.startswith(('%', 'ENTRY', '}')):
+    if line.endswith('{') or line.startswith('}'):
       match = _SCATTER.match(line)
       scattered = match and match[1]
       continue
