@@ -143,3 +143,18 @@ def test_what_does_not_fit_a_set_is_refused(tmp_path, name, kwargs, message):
   with pytest.raises(ValueError, match=message):
     datasets.load(name, **kwargs)
   assert not list(tmp_path.iterdir())
+
+
+def test_the_shapes_of_a_set_that_is_not_there(tmp_path):
+  options = {'crop_fraction': 0.875, 'train_split': None, 'test_split': None}
+  found = datasets.load_shapes(
+    'imagenet2012', tmp_path, image_size=224, **options
+  )
+  assert found.image_shape == (224, 224, 3) and found.resize == 256
+  assert len(found.class_names) == 1000 and found.class_names[0] == 'n01440764'
+  assert not found.train and not found.test
+  small = datasets.load_shapes('cifar10', tmp_path, **options)
+  assert small.image_shape == (32, 32, 3) and small.resize is None
+  with pytest.raises(ValueError, match='image_size is None, but imagenet2012'):
+    datasets.load_shapes('imagenet2012', tmp_path, **options)
+  assert not list(tmp_path.iterdir())
