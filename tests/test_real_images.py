@@ -14,18 +14,14 @@ from hq_jax import artifact
 from hq_jax.data.sets import datasets
 from hq_jax.data.tfds import lookup
 from hq_jax.data.tfds import prepared
-from tests import compiling
 from tests import runs
 from tests.data import fake_imagenet
 from tests.data import pictures
 from tests.models.pretrained import states
 
 
-def _run(data_dir, *arguments):
-  # Large networks, trained for some steps: most of the time compiles.
-  env = runs.environment(data_dir) | {'XLA_FLAGS': compiling.QUICK_FLAGS}
-  with runs.start(runs.command(*arguments), env) as running:
-    done = running.finish(900)
+def _run(data_dir, *arguments, timeout=900):
+  done = runs.run(data_dir, *arguments, timeout=timeout)
   assert done.returncode == 0, done.stderr
   return done.stdout
 
