@@ -141,9 +141,7 @@ def _list_programs(
   abstract = lambda fn, *args: sharding.with_shardings(
     jax.eval_shape(fn, *args), mesh
   )
-  given = sharding.with_shardings(
-    jax.tree.map(lambda x: jax.eval_shape(lambda: x), setup.pretrained), mesh
-  )
+  given = sharding.with_shardings(setup.pretrained, mesh)
   dense = abstract(init, key, given)
   weights = dense.params, dense.batch_stats
   teacher = dense.variables if config.distill.weight else None

@@ -1,6 +1,7 @@
 """Folders of small pictures of random pixels, in files as users have them."""
 
 from collections.abc import Sequence
+import os
 import pathlib
 
 import numpy as np
@@ -28,4 +29,14 @@ def make_folder(
         pixels = rng.integers(0, 256, shape, np.uint8)
         suffix = 'png' if number % 5 == 4 else 'jpg'
         Image.fromarray(pixels).save(folder / f'{number:03d}.{suffix}')
+  return root
+
+
+def make_damaged_folder(
+  root: pathlib.Path, *, num_per_class: int, damaged: slice
+) -> pathlib.Path:
+  """Writes three classes into ROOT, and cuts off some of the JPEG files."""
+  make_folder(root, num_classes=3, num_per_class=num_per_class, splits=('',))
+  for path in sorted(root.rglob('*.jpg'))[damaged]:
+    os.truncate(path, path.stat().st_size // 2)
   return root
