@@ -18,6 +18,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# So that what a test starts looks for no TPU, where libtpu is installed.
+os.environ['JAX_PLATFORMS'] = 'cpu'
 # Before the first computation: the number of devices is fixed by then.
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)

@@ -75,7 +75,11 @@ class Data:
   """
 
   name: str = 'digits'
-  data_dir: str | None = None
+  data_dir: str | None = _field(
+    None,
+    lambda x: '://' not in x,
+    'a folder of a file system: mount the bucket, as by gcsfuse',
+  )
   train_split: str | None = None
   test_split: str | None = None
   image_size: int | None = _field(

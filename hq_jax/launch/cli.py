@@ -18,7 +18,10 @@ Flags of the config (--config.NAME=VALUE) and what is behind `--`, unchecked,
 are handed on to hq_jax.main. The exit status is that of the run, or 2 and one
 line on stderr where a flag is wrong.
 """
-_PATH = flags.form(r'(?!-|[a-z]+://)[^\0\n]+', 'a path')
+_PATH = flags.form(r'(?!-|[a-z0-9]+://)[^\0\n]+', 'a path')
+_CACHE = flags.form(
+  r'(gs://|(?!-|[a-z0-9]+://))[^\0\n]+', 'a path, or gs://BUCKET/FOLDER'
+)
 _WORD = flags.form(r'[\w.,@+-]+', 'a name')
 
 
@@ -116,7 +119,7 @@ def _add_run_flags(
   is_folder = flags.form(r'(?![a-z0-9]+://)[^\0\n]+', folder)
   parser.add_flag('config', _PATH, 'the config file of the run')
   parser.add_flag('workdir', is_folder, folder)
-  parser.add_flag('compile_cache', _PATH, 'keeps what was compiled', None)
+  parser.add_flag('compile_cache', _CACHE, 'keeps what was compiled', None)
   parser.add_flag('max_restarts', flags.count(0), 'at most', max_restarts)
   if python is not None:
     parser.add_flag('python', _PATH, 'the interpreter of the run', python)

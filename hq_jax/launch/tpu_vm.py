@@ -90,7 +90,7 @@ def install(pod: Pod) -> list[commands.Command]:
     'python3 -m uv venv --quiet --clear'
     f' --python={pod.python_version} hq_jax_venv',
     'python3 -m uv pip install --quiet --python=hq_jax_venv/bin/python'
-    f" --find-links={_WHEELS} --editable='./hq_jax[train,report]' 'jax[tpu]'",
+    f" --find-links={_WHEELS} --editable='./hq_jax[train,report,tpu]'",
   ]
   return [*_mount(pod), _ssh(pod, ' && '.join(steps))]
 

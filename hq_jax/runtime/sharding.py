@@ -4,7 +4,7 @@ The mesh has two axes: along `data` devices hold the same state, along `fsdp`
 each holds a part of it. A batch is split along both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -20,6 +20,8 @@ from hq_jax.core import trees
 _DATA_AXIS = 'data'
 _FSDP_AXIS = 'fsdp'
 _TILE = (8, 128)
+# How arrays are split that every device has a copy of.
+ON_ALL = jax.sharding.PartitionSpec()
 
 
 def make_mesh(
@@ -41,14 +43,17 @@ def make_mesh(
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """The sharding of arrays that every device has a copy of."""
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.sharding.NamedSharding(mesh, ON_ALL)
 
 
 def batch_sharded(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """The sharding of a batch: its first axis over all devices."""
-  return jax.sharding.NamedSharding(
-    mesh, jax.sharding.PartitionSpec(mesh.axis_names)
-  )
+  return jax.sharding.NamedSharding(mesh, batch_spec(mesh))
+
+
+def batch_spec(mesh: jax.sharding.Mesh | None) -> jax.sharding.PartitionSpec:
+  """How a batch is split: its first axis over all devices."""
+  return jax.sharding.PartitionSpec(get_axes(mesh))
 
 
 def state_specs(tree: chex.ArrayTree, mesh: jax.sharding.Mesh | None) -> Any:
@@ -65,7 +70,7 @@ def state_specs(tree: chex.ArrayTree, mesh: jax.sharding.Mesh | None) -> Any:
     shape = leaf.shape
     cut = [i for i, n in enumerate(shape) if size > 1 and n and not n % size]
     if sum(n != 1 for n in shape) < 2 or not cut:
-      return jax.sharding.PartitionSpec()
+      return ON_ALL
     return jax.sharding.PartitionSpec(
       *(_FSDP_AXIS if i == cut[-1] else None for i in range(len(shape)))
     )
@@ -79,6 +84,23 @@ def state_sharded(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> Any:
     lambda spec: jax.sharding.NamedSharding(mesh, spec),
     state_specs(tree, mesh),
   )
+
+
+def get_axes(mesh: jax.sharding.Mesh | None) -> tuple[str, ...]:
+  """The axes among which the devices of a mesh are, none for one device."""
+  return () if mesh is None or mesh.size == 1 else mesh.axis_names
+
+
+def on_each_device(
+  fn: Callable[..., Any],
+  mesh: jax.sharding.Mesh | None,
+  in_specs: Any,
+  out_specs: Any,
+) -> Callable[..., Any]:
+  """A function of a device's parts; on one device, of whole arrays."""
+  if not get_axes(mesh):
+    return fn
+  return jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
 def gather(tree: chex.ArrayTree, specs: Any, dtype: Any) -> Any:

@@ -169,7 +169,7 @@ def _list_programs(
       teacher,
     ),
     'evaluation': lower(
-      evaluate.make_eval_step(setup.model), dense.variables, batch
+      evaluate.make_eval_step(setup.model, mesh), dense.variables, batch
     ),
   }
   if not config.dense.epochs:

@@ -1,10 +1,12 @@
 """Exact evaluation: every image once."""
 
 from collections.abc import Callable, Iterable, Mapping
+import functools
 from typing import Any
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
@@ -26,14 +28,27 @@ Answers = dict[str, jax.Array]
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[metrics.Sums, Answers]]
 
 
-def make_eval_step(model: nn.Module) -> EvalStep:
+def make_eval_step(model: nn.Module, mesh: jax.sharding.Mesh) -> EvalStep:
   """Makes the compiled function from variables and batch to sums, answers."""
+  axes = sharding.get_axes(mesh)
+  dtype = getattr(model, 'dtype', jnp.float32)
 
-  def eval_step(variables, batch):
+  def answer(variables, batch, specs):
+    variables = sharding.gather(variables, specs, dtype)
     logits: Any = model.apply(variables, batch['image'], train=False)
     labels = batch['label']
     sums = metrics.classification_sums(logits, labels, batch['valid'])
-    return sums, metrics.describe_answers(logits, labels)
+    return jax.lax.psum(sums, axes), metrics.describe_answers(logits, labels)
+
+  def eval_step(variables, batch):
+    specs = sharding.state_specs(variables, mesh)
+    get_answers = sharding.on_each_device(
+      functools.partial(answer, specs=specs),
+      mesh,
+      (specs, sharding.batch_spec(mesh)),
+      (sharding.ON_ALL, sharding.batch_spec(mesh)),
+    )
+    return get_answers(variables, batch)
 
   return jax.jit(eval_step)
 
@@ -76,7 +91,7 @@ def make_evaluation(
 
   Images are preprocessed as in training, unless a file says otherwise.
   """
-  eval_step = make_eval_step(model)
+  eval_step = make_eval_step(model, mesh)
   batches = eval_batches.EvalBatches(
     dataset.test,
     preprocessing=preprocessing or normalization.preprocessing(dataset),

@@ -42,8 +42,7 @@ def make_train_step(
   that the state holds, and `tx` says what becomes of it.
   """
   is_mixed = mixup_alpha > 0 or cutmix_alpha > 0
-  split = mesh if mesh is not None and mesh.size > 1 else None
-  axes = () if split is None else split.axis_names
+  axes = sharding.get_axes(mesh)
   dtype = getattr(model, 'dtype', jnp.float32)
 
   def whole(tree):
@@ -113,17 +112,13 @@ def make_train_step(
     else:
       examples = batch['image'], None, batch['label']
     weights = state.params, teacher
-    specs = sharding.state_specs(weights, split)
-    get_grads = functools.partial(differentiate, specs=specs)
-    if split is not None:
-      on_all = sharding.replicated(split).spec
-      among_all = sharding.batch_sharded(split).spec
-      get_grads = jax.shard_map(
-        get_grads,
-        mesh=split,
-        in_specs=(*specs, on_all, among_all),
-        out_specs=(specs[0], on_all),
-      )
+    specs = sharding.state_specs(weights, mesh)
+    get_grads = sharding.on_each_device(
+      functools.partial(differentiate, specs=specs),
+      mesh,
+      (*specs, sharding.ON_ALL, sharding.batch_spec(mesh)),
+      (specs[0], sharding.ON_ALL),
+    )
     grads, (sums, batch_stats) = get_grads(
       *weights, state.batch_stats, examples
     )

@@ -52,7 +52,11 @@ _FIELDS = {
   'checkpoint.keep_best': ('bool', (True,)),
   'mesh.fsdp': ('int', (1, 8), *_AT_LEAST(1)),
   'data.name': ('str', ('other',)),
-  'data.data_dir': ('str', (None, '/data')),
+  'data.data_dir': (
+    *('str', (None, '/data')),
+    'a folder of a file system: mount the bucket, as by gcsfuse',
+    ('gs://bucket/data',),
+  ),
   'data.train_split': ('str', (None, 'train[:90%]')),
   'data.test_split': ('str', (None, 'test')),
   'data.image_size': (

@@ -60,6 +60,7 @@ def test_it_needs_no_package_but_python():
     (f'{_LOCAL} --config=', "config is '', wanted a path"),
     ('local --processes=2 --config=a', 'workdir is missing, wanted a folder'),
     (f'{_LOCAL} --workdir gs://b', "workdir is 'gs://b', wanted a folder that"),
+    (f'{_LOCAL} --compile_cache=s3://b', "compile_cache is 's3://b', wanted a"),
     (f'{_LOCAL} --grace_seconds=-1', "grace_seconds is '-1', wanted a whole"),
     (f'{_LOCAL} --dry_run=1', 'argument --dry_run: ignored explicit argument'),
     (f'{_LOCAL} c', "argument 'c' is not known"),
@@ -182,7 +183,7 @@ def test_every_verb_of_a_pod_can_be_printed(capsys, verb, count):
 
 
 def test_what_a_worker_is_given_to_run_it_can_read(capsys):
-  flags = f'{_POD} {_RUN} --compile_cache=/c --config.x=1 --dry_run'
+  flags = f'{_POD} {_RUN} --compile_cache=gs://b/c --config.x=1 --dry_run'
   _, out, _ = _main(capsys, f'tpu_pod run {flags} -- --unchecked')
   remote = shlex.split(out)[-1]
   _, _, line = remote.partition(' -m hq_jax.launch ')

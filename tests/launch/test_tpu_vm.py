@@ -34,7 +34,7 @@ def test_the_commands_of_a_pod():
   assert unpack.words[4:9] == ('ssh', *where, 'pod', '--worker=all')
   mount, install = tpu_vm.install(pod)
   assert 'sudo mount -t nfs 10.0.0.2:/share /mnt/hq_jax' in mount.words[-1]
-  assert "--editable='./hq_jax[train,report]' 'jax[tpu]'" in install.words[-1]
+  assert "--editable='./hq_jax[train,report,tpu]'" in install.words[-1]
 
 
 def test_without_a_share_nothing_is_mounted():

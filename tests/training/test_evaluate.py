@@ -31,7 +31,7 @@ class _Net(nn.Module):
     return nn.Dense(4, name='dense')(x)
 
 
-_EVAL_STEP = evaluate.make_eval_step(_Net())
+_make_step = functools.cache(functools.partial(evaluate.make_eval_step, _Net()))
 
 
 def _source(rng, num):
@@ -73,7 +73,7 @@ def _evaluate(variables, source, batch_size, mesh):
   batches = eval_batches.EvalBatches(
     source, preprocessing=_PREPROCESSING, batch_size=batch_size
   )
-  return evaluate.evaluate(_EVAL_STEP, variables, batches, mesh)
+  return evaluate.evaluate(_make_step(mesh), variables, batches, mesh)
 
 
 @pytest.mark.parametrize('num', [1, 15, 16, 37])
@@ -100,6 +100,7 @@ def test_neither_the_batch_size_nor_the_devices_matter(
     (7, one),
     (8, sharding.make_mesh()),
     (64, sharding.make_mesh()),
+    (8, sharding.make_mesh(fsdp=4)),
   ):
     found = _evaluate(variables, source, batch_size, mesh)
     assert found['accuracy'] == whole['accuracy']
@@ -114,7 +115,7 @@ def test_each_image_is_answered_once_in_order(rng, variables, batch_size):
     source, preprocessing=_PREPROCESSING, batch_size=batch_size
   )
   evaluation = functools.partial(
-    evaluate.evaluate, _EVAL_STEP, batches=batches, mesh=mesh
+    evaluate.evaluate, _make_step(mesh), batches=batches, mesh=mesh
   )
   found, answers = evaluate.evaluate_answers(evaluation, variables)
   assert found == evaluation(variables)
@@ -131,7 +132,8 @@ def test_each_image_is_answered_once_in_order(rng, variables, batch_size):
 
 def test_no_batch_is_an_error(variables):
   with pytest.raises(ValueError) as caught:
-    evaluate.evaluate(_EVAL_STEP, variables, [], sharding.make_mesh())
+    mesh = sharding.make_mesh()
+    evaluate.evaluate(_make_step(mesh), variables, [], mesh)
   assert str(caught.value) == 'batches is empty, wanted at least one batch'
 
 
