@@ -2,6 +2,7 @@
 
   python -m benchmarks.tpu_compile [--networks=resnet50,mobilenet_v2]
       [--topologies=v5e:2x2] [--fsdp=1,4] [--images_per_chip=64]
+      [--processes=2]
 
 Needs no TPU, but libtpu (the extra `tpu`). The dense step and the compression
 step of the networks' configs, with 1,000 classes, images of 224 pixels,
@@ -13,17 +14,24 @@ of parts of the state:
   All branches of a condition are counted, so that these are upper bounds of an
   ordinary step, which ranks no kernel;
 - temporary memory with a state in parts over that with a copy on each chip;
-- the part of the gathered bytes whose gradients come by reduce-scatter.
+- the part of the gathered bytes whose gradients come by reduce-scatter;
+- the images that a chip could take in a second at its peak, a bound that no
+  network reaches, which its host would have to read.
 
-Nothing is run: numbers and speed need a TPU. Compile times are of one round.
+Nothing is run: numbers and speed need a TPU. Compile times are of one round, of
+a compiler that takes one core in each of so many processes.
 Prints a Markdown table, and as its last line a JSON object with the worst of
 each over the networks and slices.
 """
 
 import argparse
 from collections.abc import Sequence
+from concurrent import futures
 import importlib
+import itertools
 import json
+import multiprocessing
+import os
 import tempfile
 from typing import Any
 
@@ -59,6 +67,9 @@ def measure(
     'plain': _describe(plain),
     'ours': _describe(ours),
     'in_use': ours.num_bytes / found.memory_bytes,
+    'images_a_second': images_per_chip
+    * found.operations_per_second
+    / ours.operations,
   }
 
 
@@ -105,7 +116,7 @@ def make_table(rows: Sequence[dict[str, Any]]) -> str:
   columns = ['network', 'slice', 'fsdp', 'state and batch, MB']
   columns += ['temporaries, MB', 'over dense', 'of the chip', 'collectives, MB']
   columns += ['over dense', 'reduce-scatter, MB', 'operations, 1e12']
-  columns += ['over dense', 'compiled in, s', 'over dense']
+  columns += ['over dense', 'images/s at most', 'compiled in, s', 'over dense']
   lines = []
   for row in rows:
     ours, plain = row['ours'], row['plain']
@@ -122,6 +133,7 @@ def make_table(rows: Sequence[dict[str, Any]]) -> str:
         f'{ours["scattered"] / 1e6:.1f}',
         f'{ours["operations"] / 1e12:.2f}',
         over['operations'],
+        f'{row["images_a_second"]:,.0f}',
         f'{ours["compile"]:.0f}',
         f'{ours["compile"] / plain["compile"]:.1f}',
       ]
@@ -136,24 +148,30 @@ def main() -> None:
   parser.add_argument('--topologies', default='v5e:2x2')
   parser.add_argument('--fsdp', default='1,4')
   parser.add_argument('--images_per_chip', type=int, default=64)
+  parser.add_argument('--processes', type=int, default=os.cpu_count())
   arguments = parser.parse_args()
+  cells = itertools.product(
+    arguments.networks.split(','),
+    arguments.topologies.split(','),
+    map(int, arguments.fsdp.split(',')),
+    [arguments.images_per_chip],
+  )
   rows = []
   try:
-    for topology in arguments.topologies.split(','):
-      for network in arguments.networks.split(','):
-        for fsdp in map(int, arguments.fsdp.split(',')):
-          rows.append(
-            measure(network, topology, fsdp, arguments.images_per_chip)
-          )
-          print(make_table(rows[-1:]), flush=True)
+    # Processes of their own: the compiler is loaded once in each.
+    with futures.ProcessPoolExecutor(
+      arguments.processes, multiprocessing.get_context('spawn')
+    ) as pool:
+      for row in pool.map(measure, *zip(*cells, strict=True)):
+        rows.append(row)
+        print(f'{row["network"]}, {row["topology"]}, {row["fsdp"]}', flush=True)
   except ValueError as error:
     parser.error(str(error))
   except ModuleNotFoundError as error:
     parser.error(
       f'{error.name} is not installed, wanted the extra tpu, configs'
     )
-  if len(rows) > 1:
-    print(make_table(rows))
+  print(make_table(rows))
   print(
     json.dumps(
       summarize(rows)
