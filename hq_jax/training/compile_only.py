@@ -5,6 +5,7 @@ is paid for; their speed is not.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
 import re
 import time
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ class Compiled(NamedTuple):
     operations: floating-point operations, all branches of a condition counted.
     bytes_accessed: read and written, counted alike.
     seconds: that it took to compile.
+    text: the optimized HLO.
   """
 
   name: str
@@ -53,6 +55,7 @@ class Compiled(NamedTuple):
   operations: float
   bytes_accessed: float
   seconds: float
+  text: str
 
   @property
   def num_bytes(self) -> int:
@@ -200,13 +203,14 @@ def _compile(name: str, lower: Callable[[], jax.stages.Lowered]) -> Compiled:
     operations=cost.get('flops', 0.0),
     bytes_accessed=cost.get('bytes accessed', 0.0),
     seconds=seconds,
+    text=text,
   )
 
 
 def _advise(error: DoesNotFit, setup: setup_lib.Setup, topology: str) -> str:
   """What would fit, by the memory that a chip's images take."""
   config, mesh = setup.config, setup.mesh
-  fixed = _count_state_bytes(setup)
+  fixed = count_bytes(describe_state(setup))
   images = config.batch_size / mesh.size
   fit = int(images * (error.limit - fixed) / max(error.used - fixed, 1))
   wanted = f'about {fit * mesh.size}' if fit > 0 else 'more chips'
@@ -218,8 +222,8 @@ def _advise(error: DoesNotFit, setup: setup_lib.Setup, topology: str) -> str:
   )
 
 
-def _count_state_bytes(setup: setup_lib.Setup) -> float:
-  """The bytes of a state of compression on each device."""
+def describe_state(setup: setup_lib.Setup) -> Any:
+  """Shapes, types and shardings of the state of compression."""
   stage = stages.make_compress_stage(setup, setup.plan)
   shapes = setup_lib.get_shapes(setup.model, setup.dataset.image_shape)
   state = jax.eval_shape(
@@ -227,11 +231,15 @@ def _count_state_bytes(setup: setup_lib.Setup) -> float:
     shapes['params'],
     shapes.get('batch_stats', {}),
   )
-  share = lambda leaf, place: (
-    leaf.dtype.itemsize * np.prod(place.shard_shape(leaf.shape))
+  return sharding.with_shardings(state, setup.mesh)
+
+
+def count_bytes(tree: Any) -> int:
+  """The bytes of a tree of `jax.ShapeDtypeStruct` on each device."""
+  return sum(
+    leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+    for leaf in jax.tree.leaves(tree)
   )
-  placed = sharding.state_sharded(state, setup.mesh)
-  return float(sum(jax.tree.leaves(jax.tree.map(share, state, placed))))
 
 
 def make_table(rows: Sequence[Compiled], found: topologies.Slice) -> str:

@@ -1,10 +1,13 @@
 """Programs compiled for TPUs that are not here."""
 
+import importlib
 import importlib.util
+import math
 import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from configs import resnet50
@@ -133,7 +136,7 @@ def compiled(tmp_path_factory):
   setup = setup_lib.prepare_shapes(
     config_lib.validate(config), topologies.find('v5e:2x2').devices
   )
-  names = compile_only.PLAIN, compile_only.COMPRESS
+  names = compile_only.PLAIN, compile_only.COMPRESS, 'evaluation'
   return list(compile_only.compile_programs(setup, names))
 
 
@@ -144,18 +147,43 @@ def test_kernels_are_gathered_once_and_gradients_are_scattered(compiled):
     found = row.collectives
     # Padded to whole tiles.
     assert _KERNELS <= found['all-gather']['bytes'] <= 1.02 * _KERNELS
+    assert found['all-reduce']['largest_bytes'] <= 2**16
+  for row in compiled[:2]:
+    found = row.collectives
     scattered = 4 * found['reduce-scatter']['bytes']
     small = 2 * 3 * 9 * 128  # The first kernel is less than 64 kB.
     assert _KERNELS - small <= scattered <= 1.02 * _KERNELS
-    assert found['all-reduce']['largest_bytes'] <= 2**16
 
 
 @pytest.mark.slow
 @_needs_compiler
 def test_compression_moves_no_kernel_between_devices(compiled):
-  plain, ours = (row.collectives for row in compiled)
+  plain, ours = (row.collectives for row in compiled[:2])
   for kind in ('all-gather', 'reduce-scatter', 'all-to-all'):
     assert ours[kind]['bytes'] == plain[kind]['bytes'], kind
   more = ours['all-reduce']['bytes'] - plain['all-reduce']['bytes']
   # Counts and norms, of a kernel or of a channel.
   assert 0 <= more <= 2**16
+
+
+@pytest.mark.slow
+@_needs_compiler
+def test_no_activation_and_no_whole_kernel_is_float32(compiled):
+  # Latent weights are, in four parts, and what is computed of them.
+  largest_part = 9 * 256**2 // 4
+  for row in compiled:
+    _, _, entry = row.text.partition('\nENTRY')
+    sizes = re.findall(r'\bf32\[([\d,]+)\]', entry)
+    elements = [math.prod(map(int, size.split(','))) for size in sizes]
+    assert elements and max(elements) <= largest_part, row.name
+
+
+@pytest.mark.parametrize('network', ['resnet50', 'mobilenet_v2'])
+def test_a_device_holds_its_share_of_the_state(tmp_path, network):
+  config = importlib.import_module(f'configs.{network}').get_config()
+  config.data.data_dir = str(tmp_path)
+  config.mesh.fsdp = 8
+  setup = setup_lib.prepare_shapes(config_lib.validate(config), jax.devices())
+  state = compile_only.describe_state(setup)
+  whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  assert whole / 8 <= compile_only.count_bytes(state) <= 1.1 * whole / 8
