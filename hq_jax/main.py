@@ -50,6 +50,12 @@ _COMPILE_ONLY = flags.DEFINE_string(
   ' it what the run would compile, prints memory, collectives and operations,'
   ' and trains nothing.',
 )
+_COMPILE_CACHE = flags.DEFINE_string(
+  'compile_cache',
+  None,
+  'The folder, or gs://BUCKET/FOLDER, where compiled programs are kept for the'
+  ' next start, ~/.cache/hq_jax by default; it may be deleted. Empty: none.',
+)
 
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
@@ -141,12 +147,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _describe_flags() -> str:
   """What `--help` says where it is said of no config."""
-  names = ('config', 'workdir', 'evaluate', 'compile_only', 'coordinator')
+  names = ('config', 'workdir', 'evaluate', 'compile_only', 'compile_cache')
   lines = [
     textwrap.fill(
       f'--{name}: {flags.FLAGS[name].help}', 78, subsequent_indent=' ' * 4
     )
-    for name in (*names, 'num_processes', 'process_id')
+    for name in (*names, 'coordinator', 'num_processes', 'process_id')
   ]
   more = [
     '--config=FILE --help: what a config takes, all its fields and defaults.',
@@ -163,11 +169,13 @@ def main(argv: Sequence[str]) -> int:
   # After the flags: what they import takes seconds.
   if _COMPILE_ONLY.value is not None:
     return _compile_only(_COMPILE_ONLY.value)
+  from hq_jax.runtime import compile_cache
   from hq_jax.runtime import distributed
   from hq_jax.runtime import preemption
 
   listener = preemption.listen()
   try:
+    warning = compile_cache.keep(_COMPILE_CACHE.value)
     distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
@@ -175,6 +183,8 @@ def main(argv: Sequence[str]) -> int:
     return _refuse(error)
   # JAX may have a handler of its own by now, for SIGTERM alone.
   listener.take_signals()
+  if warning and distributed.is_primary():
+    print(f'hq_jax: {warning}', file=sys.stderr)
   if distributed.is_single_process():
     return _run(listener)
   try:

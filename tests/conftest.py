@@ -69,10 +69,12 @@ def quick():
   jax.config.update('jax_disable_most_optimizations', before)
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='session', autouse=True)
 def compiled_dir(tmp_path_factory):
-  """Where compiled programs are kept."""
-  return str(tmp_path_factory.mktemp('compiled'))
+  """Where compiled programs are kept, by what a test starts always."""
+  folder = str(tmp_path_factory.mktemp('compiled'))
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
+  return folder
 
 
 @pytest.fixture(scope='module')

@@ -42,9 +42,7 @@ def make_process(
   if num_cpu_devices is not None:
     variables.append('JAX_PLATFORMS=cpu')
     variables.append(f'JAX_NUM_CPU_DEVICES={num_cpu_devices}')
-  if compile_cache is not None:
-    variables.append(f'JAX_COMPILATION_CACHE_DIR={compile_cache}')
-    # Small programs too, which JAX leaves out: there are many of them.
-    variables.append('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0')
   environment = ('env', *variables) if variables else ()
-  return (*environment, python, '-m', 'hq_jax.main', *arguments, *place)
+  cache = () if compile_cache is None else (f'--compile_cache={compile_cache}',)
+  words = *arguments, *cache, *place
+  return (*environment, python, '-m', 'hq_jax.main', *words)

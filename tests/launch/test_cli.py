@@ -142,10 +142,8 @@ def test_a_process_knows_its_place(capsys):
   port = first[-3].rpartition(':')[2]
   assert first == [
     *('env', 'JAX_PLATFORMS=cpu', 'JAX_NUM_CPU_DEVICES=4'),
-    'JAX_COMPILATION_CACHE_DIR=/c',
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0',
-    *('a b', '-m', 'hq_jax.main'),
-    *(*_RUN.split(), f'--coordinator=127.0.0.1:{port}'),
+    *('a b', '-m', 'hq_jax.main', *_RUN.split(), '--compile_cache=/c'),
+    f'--coordinator=127.0.0.1:{port}',
     *('--num_processes=2', '--process_id=0'),
   ]
   assert second == [*first[:-1], '--process_id=1']
@@ -191,7 +189,8 @@ def test_what_a_worker_is_given_to_run_it_can_read(capsys):
   status, out, _ = _main(capsys, f'--dry_run {line}')
   assert status == 0
   assert out.endswith(
-    f'hq_jax.main {_RUN} --config.x=1 --unchecked --coordinator=auto\n'
+    f'hq_jax.main {_RUN} --config.x=1 --unchecked --compile_cache=gs://b/c'
+    ' --coordinator=auto\n'
   )
 
 
