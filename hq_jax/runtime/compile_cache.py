@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 
@@ -13,7 +14,8 @@ def keep(folder: str | None) -> str | None:
   Where it is None and JAX was given none, by JAX_COMPILATION_CACHE_DIR, it is
   that of the user; where it is empty, nothing is kept.
   """
-  if folder is None and jax.config.read('jax_compilation_cache_dir'):
+  config: Any = jax.config
+  if folder is None and config.jax_compilation_cache_dir:
     return None
   if folder == '':
     jax.config.update('jax_enable_compilation_cache', False)
