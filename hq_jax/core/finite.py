@@ -17,10 +17,8 @@ def choose(
   """One of two trees, inside `jit`."""
 
   # A state may change its dtypes in the first update; keys have no other.
-  def like(a, b):
+  def pick(a, b):
     a, b = jnp.asarray(a), jnp.asarray(b)
-    return b if a.dtype == b.dtype else b.astype(a.dtype)
+    return jnp.where(is_new, a, b if a.dtype == b.dtype else b.astype(a.dtype))
 
-  old = jax.tree.map(like, new, old)
-  # A branch: a choice would be one more program for each leaf.
-  return jax.lax.cond(is_new, lambda: new, lambda: old)
+  return jax.tree.map(pick, new, old)

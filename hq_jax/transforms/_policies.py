@@ -25,34 +25,26 @@ def check(field: str, policy: str, policies: Sequence[str]) -> None:
 
 
 def check_finite(
-  gradients: chex.ArrayTree, moves: chex.ArrayTree, policy: str
+  tree: chex.ArrayTree, policy: str, others: bool | jax.Array = True
 ) -> jax.Array:
-  """Whether both trees are finite; with 'raise', the host names what is not.
+  """Whether a tree is finite; with 'raise', the host names what is not.
 
-  Leaves that are not floating point count as finite.
+  Leaves that are not floating point count as finite. `others` holds, too.
   """
   largest = {
-    path: jnp.max(functools.reduce(jnp.maximum, leaves), initial=0.0)
-    for path, leaves in _zip(gradients, moves).items()
+    path: jnp.max(jnp.abs(leaf), initial=0.0)
+    for path, leaf in trees.flatten(tree).items()
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
   if not largest:
-    return jnp.ones([], bool)
+    return jnp.asarray(others)
   if policy == 'raise':
     _report_if(
       {path: ~jnp.isfinite(x) for path, x in largest.items()}, _raise_finite
     )
   # The largest magnitude is a NaN where any is, and read faster than bools.
-  return _settle(jnp.isfinite(functools.reduce(jnp.maximum, largest.values())))
-
-
-def _zip(*trees_: chex.ArrayTree) -> dict[str, list[jax.Array]]:
-  """The magnitudes in several trees, by path."""
-  found: dict[str, list[jax.Array]] = {}
-  for tree in trees_:
-    for path, leaf in trees.flatten(tree).items():
-      if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        found.setdefault(path, []).append(jnp.abs(leaf))
-  return found
+  most = functools.reduce(jnp.maximum, largest.values())
+  return _settle(jnp.isfinite(most) & others)
 
 
 def report_replaced(are_new: chex.ArrayTree, policy: str) -> jax.Array:

@@ -50,9 +50,10 @@ def straight_through(
   parameters. What the quantizer learns of its own, it learns from the same `g`,
   before the latents move.
 
-  Gradients of which any is NaN or infinite, selected or not, are never applied,
-  nor are updates of `inner` that are: parameters and state stay as they are,
-  but for `skipped_count`.
+  Gradients of which any is NaN or infinite, selected or not, are never applied:
+  parameters and state stay as they are, but for `skipped_count`. Nor are
+  updates of `inner` that are NaN or infinite where gradients were not; the
+  state of `inner` is its next one then.
 
   Parameters that are not those that the last update led to (pretrained ones
   put into a train state, an average, a checkpoint's) are noticed, kernel by
@@ -138,41 +139,47 @@ def straight_through(
     return branches.vary_as_any(state, params)
 
   @trees.jit_with_axes
-  def begin(axes, grads, state, kernels):
+  def begin(axes, gradients, state, kernels):
     """What comes before the inner transformation."""
+    new, are_finite = state, jnp.ones([], bool)
     if replaced != 'ignore':
-      state = _follow(quantizer, state, kernels, axes, replaced)
-    latents = quantizer.reinit(
-      state.latents, kernels, state.quantizer_state, axes
-    )
+      # Nor are parameters followed that are NaN or infinite.
+      new, are_finite = _follow(quantizer, state, kernels, axes, replaced)
+    finite = _policies.check_finite(gradients, non_finite, are_finite)
+    latents = quantizer.reinit(new.latents, kernels, new.quantizer_state, axes)
     quantizer_state = quantizer.learn(
-      grads, latents, state.quantizer_state, axes
+      trees.mask(gradients, axes), latents, new.quantizer_state, axes
     )
-    return state._replace(latents=latents, quantizer_state=quantizer_state)
+    begun = new._replace(latents=latents, quantizer_state=quantizer_state)
+    return finite, finite_lib.choose(finite, begun, state)
 
   @trees.jit_with_axes
-  def finish(axes, gradients, moves, old, new, kernels):
+  def finish(axes, finite, moves, state, inner_states, kernels):
     """What comes after it."""
-    finite = _policies.check_finite(gradients, moves, non_finite)
+    # What gradients alone decide is known before: a state changes in its place.
+    inner_state = finite_lib.choose(finite, *inner_states)
+    finite &= _policies.check_finite(moves, non_finite)
     latents = jax.tree.map(
       lambda w, u: w + u.astype(jnp.float32),
-      new.latents,
+      state.latents,
       trees.mask(moves, axes),
     )
+    latents = finite_lib.choose(finite, latents, state.latents)
     quantized, quantizer_state = quantizer.update(
-      latents, new.quantizer_state, kernels, axes
+      latents, state.quantizer_state, kernels, axes
     )
     moves = trees.map_selected(
       lambda _, u, q, p: _difference(q, p), axes, moves, quantized, kernels
     )
-    new = new._replace(
-      latents=latents,
+    new = state._replace(
+      latents=(),
       quantizer_state=quantizer_state,
-      made_count=new.made_count + 1,
+      made_count=state.made_count + 1,
     )
-    skipped = old._replace(skipped_count=old.skipped_count + 1)
+    skipped = state._replace(latents=(), skipped_count=state.skipped_count + 1)
     stay = jax.tree.map(jnp.zeros_like, moves)
-    return finite_lib.choose(finite, (moves, new), (stay, skipped))
+    moves, new = finite_lib.choose(finite, (moves, new), (stay, skipped))
+    return moves, new._replace(latents=latents, latent_opt_state=inner_state)
 
   def update_fn(updates, state, params=None, **extra_args):
     if params is None:
@@ -188,14 +195,14 @@ def straight_through(
       lambda _, g: g.astype(jnp.float32), axes, updates
     )
     inner_state = state.latent_opt_state
-    ours = state._replace(latent_opt_state=())
-    ours = begin(axes, trees.mask(updates, axes), ours, kernels)
+    old = state._replace(latent_opt_state=())
+    finite, begun = begin(axes, updates, old, kernels)
     moves, new_inner_state = inner.update(
-      updates, inner_state, trees.merge(ours.latents, params), **extra_args
+      updates, inner_state, trees.merge(begun.latents, params), **extra_args
     )
     _kernels.check_shapes(moves, params, 'straight_through')
-    new = ours._replace(latent_opt_state=new_inner_state)
-    return finish(axes, updates, moves, state, new, kernels)
+    inner_states = new_inner_state, inner_state
+    return finish(axes, finite, moves, begun, inner_states, kernels)
 
   return optax.GradientTransformationExtraArgs(
     _kernels.init_from(init_fn), update_fn
@@ -208,12 +215,13 @@ def _follow(
   params: chex.ArrayTree,
   axes: chex.ArrayTree,
   policy: str,
-) -> StraightThroughState:
-  """The state, with latents of the parameters that were replaced."""
+) -> tuple[StraightThroughState, jax.Array]:
+  """The state, with latents of what was replaced; whether that is finite."""
   made = _recall(quantizer, state, params, axes)
   if made is None:
-    return state
-  are_new = jax.tree.map(_is_replaced, params, made)
+    return state, jnp.ones([], bool)
+  differences = jax.tree.map(lambda p, q: jnp.max(jnp.abs(p - q)), params, made)
+  are_new = jax.tree.map(_is_replaced, params, differences)
   any_new = _policies.report_replaced(are_new, policy)
   latents = jax.tree.map(
     lambda is_new, p, w: jnp.where(is_new, p.astype(jnp.float32), w),
@@ -221,11 +229,12 @@ def _follow(
     params,
     state.latents,
   )
-  return state._replace(
+  new = state._replace(
     latents=latents,
     quantizer_state=quantizer.forget(state.quantizer_state, any_new),
     replaced_count=state.replaced_count + any_new,
   )
+  return new, jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(differences))))
 
 
 def _recall(
@@ -252,12 +261,11 @@ def _recall(
   )
 
 
-def _is_replaced(p: jax.Array, made: jax.Array) -> jax.Array:
-  """Whether they differ by more than the rounding of `p + (made - p)`."""
-  difference = jnp.abs(p - made)
+def _is_replaced(p: jax.Array, difference: jax.Array) -> jax.Array:
+  """Whether it is larger than the rounding of `p + (made - p)`."""
   most = 2 * jnp.finfo(p.dtype).eps * jnp.max(jnp.abs(p))
   # By what it is not: a NaN is a difference.
-  return ~(jnp.max(difference) <= most)
+  return ~(difference <= most)
 
 
 def _difference(q: jax.Array, p: jax.Array) -> jax.Array:

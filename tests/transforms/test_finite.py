@@ -81,6 +81,24 @@ def test_nothing_moves(name, value, leaf, rng, params):
   )
 
 
+def test_updates_of_the_optimizer_are_not_applied_either(rng, params):
+  broken = optax.inject_hyperparams(optax.sgd)(
+    lambda count: jnp.where(count == 1, jnp.nan, 0.1)
+  )
+  tx = TRANSFORMS['hq'](broken)
+  step = steps.make_step(tx)
+  grads = _gradients(rng, params)
+  first, state = step(params, tx.init(params), grads)
+  same, skipped = step(first, state, grads)
+  _assert_equal(same, first)
+  _assert_equal(skipped.latents, state.latents)
+  assert int(skipped.skipped_count) == 1
+  # It goes on.
+  moved, state = step(same, skipped, grads)
+  assert not np.array_equal(moved['b']['bias'], same['b']['bias'])
+  assert int(state.skipped_count) == 1
+
+
 @every_transform
 def test_an_error_names_the_leaf(name, rng, params, capfd):
   tx = TRANSFORMS[name](optax.sgd(0.1), non_finite='raise')
