@@ -3,13 +3,14 @@
   python -m benchmarks.step_overhead
   python -m benchmarks.step_overhead --only=compile
 
-ResNet-18 for 1,000 classes on 64-pixel images, batch 64, SGD with Nesterov
+ResNet-18 for 1,000 classes on 96-pixel images, batch 32, SGD with Nesterov
 momentum, everything in one process: a round runs each variant once, in an order
 that turns around every other round, and a ratio is taken within the round.
 Variants: plain optax; ours in the dense, the prune and the ternary phase; and
 plain optax on the same network with its weights fake-quantized to int2 by Qwix.
-The steps that find thresholds, every `refresh_steps`, are measured apart, and
-their share is added to the ratio of their phase.
+The steps that find thresholds, one in 50, are measured apart, and their share
+is added to the ratio of their phase. Of each step: the seconds that it takes,
+those that it took to trace and to compile, and its temporary memory.
 
 Also counts the bytes by which the optimizer's state grows; what ResNet-50's
 update and its whole step cost to trace and to compile, over clip + AdamW (see
@@ -42,6 +43,15 @@ PHASES = ('dense', 'prune', 'ternary')
 _REFRESH_STEPS = 50
 # Long enough that no phase ends while it is measured.
 _LONG_STEPS = 1_000_000
+_NAMES = {
+  'plain': 'plain optax',
+  'qwix': 'Qwix fake quantization, int2 weights',
+  'dense': 'dense phase',
+  'prune': 'prune phase',
+  'prune_refresh': 'prune phase, finds thresholds',
+  'ternary': 'ternary phase',
+  'ternary_refresh': 'ternary phase, finds thresholds',
+}
 _SHORT_STEPS = 4
 
 
@@ -51,10 +61,14 @@ class Variant(NamedTuple):
   Attributes:
     step: from the carry to the next, which it consumes.
     carry: parameters, batch statistics and optimizer state.
+    compile_seconds: until there was an executable.
+    temporary_bytes: of a step, besides what it is given and gives.
   """
 
   step: Callable[[Any], Any]
   carry: Any
+  compile_seconds: float
+  temporary_bytes: int
 
 
 def make_recipe(phase: str, refresh_steps: int) -> transforms.Recipe:
@@ -94,10 +108,17 @@ def make_variant(
     jnp.copy, (variables['params'], variables['batch_stats'])
   )
   carry = (params, batch_stats, jax.jit(tx.init)(params))
-  compiled = jax.jit(lambda carry: step(carry, batch), donate_argnums=0)
+  started = time.perf_counter()
+  compiled = (
+    jax.jit(lambda carry: step(carry, batch), donate_argnums=0)
+    .lower(carry)
+    .compile()
+  )
+  seconds = time.perf_counter() - started
+  memory: Any = compiled.memory_analysis()
   for _ in range(warmup_steps):
     carry = jax.block_until_ready(compiled(carry))
-  return Variant(compiled, carry)
+  return Variant(compiled, carry, seconds, memory.temp_size_in_bytes)
 
 
 def quantize_with_qwix(model: nn.Module) -> nn.Module:
@@ -128,14 +149,30 @@ def measure(
 
 
 def summarize(
-  seconds: dict[str, np.ndarray], refresh_steps: int
+  seconds: dict[str, np.ndarray],
+  variants: dict[str, Variant],
+  refresh_steps: int,
 ) -> dict[str, Any]:
-  """Median ratios over the plain step of the same round.
+  """Median ratios over the plain step of the same round, and medians.
 
   A phase costs `ordinary + (refreshing - ordinary) / refresh_steps`.
   """
   ratio = {
     name: float(np.median(values / seconds['plain']))
+    for name, values in seconds.items()
+  }
+  plain = variants['plain']
+  steps = {
+    name: {
+      'seconds': float(np.median(values)),
+      'over_plain': ratio[name],
+      'compile_seconds': variants[name].compile_seconds,
+      'compile_over_plain': variants[name].compile_seconds
+      / plain.compile_seconds,
+      'temporary_bytes': variants[name].temporary_bytes,
+      'temporaries_over_plain': variants[name].temporary_bytes
+      / plain.temporary_bytes,
+    }
     for name, values in seconds.items()
   }
   phases = {}
@@ -147,10 +184,23 @@ def summarize(
       'ordinary_over_plain': ordinary,
       'refreshing_over_plain': refreshing,
     }
+  worst = lambda key: max(
+    steps[name][key] for name in steps if name not in ('plain', 'qwix')
+  )
   return {
     'ours_over_plain': max(phase['over_plain'] for phase in phases.values()),
+    'ordinary_over_plain': max(
+      phase['ordinary_over_plain'] for phase in phases.values()
+    ),
+    'refresh_over_ordinary': max(
+      phase['refreshing_over_plain'] / phase['ordinary_over_plain']
+      for phase in phases.values()
+    ),
+    'compile_over_plain': worst('compile_over_plain'),
+    'temporaries_over_plain': worst('temporaries_over_plain'),
     'qwix_over_plain': ratio.get('qwix'),
     'phases': phases,
+    'steps': steps,
     'plain_seconds': float(np.median(seconds['plain'])),
     'pairs': len(seconds['plain']),
   }
@@ -173,19 +223,19 @@ def count_state(params: Any) -> dict[str, int]:
 
 
 def make_table(result: dict[str, Any]) -> str:
-  """A Markdown table of a result."""
+  """A Markdown table with a row for each step."""
   rows = [
-    [f'ours, {name}']
-    + [
-      f'{phase[key]:.4f}'
-      for key in ('over_plain', 'ordinary_over_plain', 'refreshing_over_plain')
+    [
+      _NAMES[name],
+      *(f'{step["seconds"]:.3f}', f'{step["over_plain"]:.3f}'),
+      *(f'{step["compile_seconds"]:.1f}', f'{step["compile_over_plain"]:.2f}'),
+      f'{step["temporary_bytes"] / 1e6:.0f}',
+      f'{step["temporaries_over_plain"]:.2f}',
     ]
-    for name, phase in result['phases'].items()
+    for name, step in result['steps'].items()
   ]
-  if result['qwix_over_plain'] is not None:
-    rows.append(['Qwix, int2 weights', f'{result["qwix_over_plain"]:.4f}'])
-  heads = ['step', 'over plain optax', 'ordinary step']
-  heads.append('step that finds thresholds')
+  heads = ['step', 'seconds', 'over plain', 'compiled in, s', 'over plain']
+  heads += ['temporaries, MB', 'over plain']
   return tabulate.tabulate(rows, heads, 'github', disable_numparse=True)
 
 
@@ -221,7 +271,7 @@ def run(
         transforms.hq(make_optimizer(), make_recipe(phase, 1)), steps=steps
       )
   return (
-    summarize(measure(variants, num_rounds), _REFRESH_STEPS)
+    summarize(measure(variants, num_rounds), variants, _REFRESH_STEPS)
     | count_state(variables['params'])
     | {
       'network': type(model).__name__,
@@ -235,8 +285,8 @@ def main() -> None:
   """Measures and prints."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--depth', type=int, default=18)
-  parser.add_argument('--image_size', type=int, default=64)
-  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--image_size', type=int, default=96)
+  parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--rounds', type=int, default=21)
   parser.add_argument('--compile_rounds', type=int, default=5)
   parser.add_argument('--only', choices=('step', 'compile', 'seeds'))
@@ -250,6 +300,8 @@ def main() -> None:
       num_rounds=arguments.rounds,
     )
     result['depth'] = arguments.depth
+    size = arguments.image_size
+    result[f'ours_over_plain_{size}px'] = result['ours_over_plain']
     print(make_table(result), end='\n\n')
   if arguments.only in (None, 'compile'):
     model = resnet.ResNet(num_classes=1000, depth=50)

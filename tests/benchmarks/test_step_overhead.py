@@ -20,15 +20,28 @@ def test_a_ratio_is_taken_within_the_round():
     'ternary_refresh': [1.5, 3.0, 6.0],
   }
   seconds = {name: np.array(values) for name, values in seconds.items()}
-  found = step_overhead.summarize(seconds, refresh_steps=50)
+  variants = {
+    name: step_overhead.Variant(None, None, 4.0, 1000) for name in seconds
+  }
+  variants['plain'] = step_overhead.Variant(None, None, 2.0, 500)
+  found = step_overhead.summarize(seconds, variants, refresh_steps=50)
   assert found['qwix_over_plain'] == pytest.approx(1.1)
   over = {name: phase['over_plain'] for name, phase in found['phases'].items()}
   assert over == pytest.approx({'dense': 1.02, 'prune': 1.03, 'ternary': 1.01})
   assert found['ours_over_plain'] == over['prune']
   assert found['pairs'] == 3
   (table,) = markdown.read_tables(step_overhead.make_table(found))
-  assert table[2] == ['ours, prune', '1.0300', '1.0100', '2.0100']
-  assert table[-1] == ['Qwix, int2 weights', '1.1000', '', '']
+  assert table[1] == [
+    'plain optax',
+    '2.000',
+    '1.000',
+    '2.0',
+    '1.00',
+    '0',
+    '1.00',
+  ]
+  assert table[4][1:] == ['2.020', '1.010', '4.0', '2.00', '0', '2.00']
+  assert found['refresh_over_ordinary'] == pytest.approx(2.01 / 1.01)
 
 
 @pytest.mark.parametrize('phase', step_overhead.PHASES)
