@@ -1,11 +1,28 @@
-"""A branch that is skipped under `vmap`, too."""
+"""A choice of two trees, and a branch that is skipped under `vmap`, too."""
 
 from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
+from jax import lax
 import jax.numpy as jnp
+
+
+def choose(
+  is_new: jax.Array, new: chex.ArrayTree, old: chex.ArrayTree
+) -> chex.ArrayTree:
+  """One of two trees, by a scalar, inside `jit`; both are computed."""
+
+  # A state may change its dtypes in the first update; keys have no other.
+  def pick(a, b):
+    if a is b:
+      return a
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    b = b if a.dtype == b.dtype else b.astype(a.dtype)
+    return lax.select_n(is_new, b, a)
+
+  return jax.tree.map(pick, new, old)
 
 
 def run_if(
@@ -13,7 +30,7 @@ def run_if(
 ) -> chex.ArrayTree:
   """What `compute` gives where it is due, and something else elsewhere.
 
-  A loop of one round or none. `jax.lax.cond` becomes a choice under `vmap`: it
+  A loop of one round or none. `lax.cond` becomes a choice under `vmap`: it
   would compute at every step what is due every twentieth.
 
   >>> run_if(jnp.bool_(False), lambda: jnp.ones(2), jnp.zeros(2))
@@ -28,7 +45,7 @@ def run_if(
     One of the two.
   """
   like = jax.eval_shape(compute)
-  _, result = jax.lax.while_loop(
+  _, result = lax.while_loop(
     lambda carry: carry[0],
     lambda carry: (place_like(jnp.zeros([], bool), due), compute()),
     (due, jax.tree.map(place_like, otherwise, like)),
@@ -55,7 +72,7 @@ def place_like(x: jax.Array, like: Any) -> jax.Array:
 def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
   """A value that varies over axes of a mesh, within `jax.shard_map`."""
   missing = tuple(axes - varying(x))
-  return jax.lax.pcast(x, missing, to='varying') if missing else x
+  return lax.pcast(x, missing, to='varying') if missing else x
 
 
 def varying(x: Any) -> frozenset[str]:

@@ -1,24 +1,18 @@
-"""Tests for finite numbers, and the choice of one of two trees."""
+"""Tests for finite numbers."""
 
-import chex
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 
 def is_finite(leaf: jax.Array) -> jax.Array:
   """Whether all of an array is finite, inside `jit`."""
-  # The largest magnitude is a NaN where any is, and read faster than bools.
-  return jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0.0))
+  return lax.is_finite(get_largest(leaf))
 
 
-def choose(
-  is_new: jax.Array, new: chex.ArrayTree, old: chex.ArrayTree
-) -> chex.ArrayTree:
-  """One of two trees, inside `jit`."""
-
-  # A state may change its dtypes in the first update; keys have no other.
-  def pick(a, b):
-    a, b = jnp.asarray(a), jnp.asarray(b)
-    return jnp.where(is_new, a, b if a.dtype == b.dtype else b.astype(a.dtype))
-
-  return jax.tree.map(pick, new, old)
+def get_largest(leaf: jax.Array) -> jax.Array:
+  """The largest magnitude: a NaN where any is, and read faster than bools."""
+  leaf = jnp.asarray(leaf)
+  if not leaf.size:
+    return jnp.zeros([], leaf.dtype)
+  return lax.reduce_max(lax.abs(leaf), range(leaf.ndim))

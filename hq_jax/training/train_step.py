@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hq_jax.core import finite as finite_lib
+from hq_jax.core import branches
 from hq_jax.runtime import sharding
 from hq_jax.training import finite_guard
 from hq_jax.training import losses
@@ -132,7 +132,7 @@ def make_train_step(
     )
     if skip_non_finite:
       kept = state.replace(step=new.step), jax.tree.map(jnp.zeros_like, sums)
-      new, sums = finite_lib.choose(jnp.all(finite), (new, sums), kept)
+      new, sums = branches.choose(jnp.all(finite), (new, sums), kept)
     return in_place(new), whole(sums), whole(finite)
 
   return jax.jit(train_step, donate_argnums=0)

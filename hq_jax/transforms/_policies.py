@@ -6,10 +6,12 @@ from typing import Any
 
 import chex
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from hq_jax.core import branches
+from hq_jax.core import finite as finite_lib
 from hq_jax.core import trees
 
 NON_FINITE = ('skip', 'raise')
@@ -25,26 +27,30 @@ def check(field: str, policy: str, policies: Sequence[str]) -> None:
 
 
 def check_finite(
-  tree: chex.ArrayTree, policy: str, others: bool | jax.Array = True
+  tree: chex.ArrayTree, policy: str, others: jax.Array
 ) -> jax.Array:
   """Whether a tree is finite; with 'raise', the host names what is not.
 
   Leaves that are not floating point count as finite. `others` holds, too.
   """
-  largest = {
-    path: jnp.max(jnp.abs(leaf), initial=0.0)
+  found = {
+    path: jnp.asarray(leaf)
     for path, leaf in trees.flatten(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
-  if not largest:
-    return jnp.asarray(others)
+  if not found:
+    return others
+  wide = functools.reduce(jnp.promote_types, [x.dtype for x in found.values()])
+  largest = {
+    path: finite_lib.get_largest(leaf).astype(wide)
+    for path, leaf in found.items()
+  }
   if policy == 'raise':
     _report_if(
-      {path: ~jnp.isfinite(x) for path, x in largest.items()}, _raise_finite
+      {path: ~lax.is_finite(x) for path, x in largest.items()}, _raise_finite
     )
-  # The largest magnitude is a NaN where any is, and read faster than bools.
-  most = functools.reduce(jnp.maximum, largest.values())
-  return _settle(jnp.isfinite(most) & others)
+  most = functools.reduce(lax.max, largest.values())
+  return _settle(lax.is_finite(most) & others)
 
 
 def report_replaced(are_new: chex.ArrayTree, policy: str) -> jax.Array:
@@ -78,7 +84,7 @@ def _report_if(
       report(found, len(paths))
 
   all_flags = jnp.stack(list(flags.values()))
-  jax.lax.cond(
+  lax.cond(
     jnp.any(all_flags),
     lambda flags: jax.debug.callback(look, flags),
     lambda flags: None,

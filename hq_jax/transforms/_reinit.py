@@ -108,7 +108,7 @@ def reinit(
       codes = get_codes(w_moved, a, threshold)
       target = parts.direct * w_moved + parts.ternary * codes
       difference = _kernels.lead_to(target, w, u)
-      return jnp.where(due, *_kernels.promote(difference, u))
+      return branches.choose(due, *_kernels.promote(difference, u))
 
     updates = jax.tree.map(move, updates, kernels, moved, axes, found, moves)
     return updates, ReinitState(count + 1)

