@@ -47,7 +47,8 @@ def fold(
   paired with (1 without one, or where that has none), its 'bias' `b`; its
   statistics go. A paired quantized kernel keeps its codes, or its indices and
   codewords, only; a pair whose kernel is not quantized changes neither of the
-  two. Computed in float64, rounded once.
+  two. Computed in float64, rounded once. Of a leaf that is quantized, the shape
+  counts alone.
 
   Args:
     variables: nested dicts, 'params' and 'batch_stats', of arrays.
@@ -88,10 +89,13 @@ def fold(
   >>> float(found['params/bn/scale'][0]), float(found['params/bn/bias'][0])
   (2.0, -5.0)
   """
-  leaves = _flatten(variables)
   if both := sorted(ternary.keys() & int8.keys()):
     raise ValueError(f'int8 is given for {both[0]!r}, which is in ternary too')
   quantized: dict[str, model_lib.Quantized] = {**ternary, **int8}
+  leaves = {
+    path: leaf if path in quantized else _finite(path, leaf)
+    for path, leaf in _flatten(variables).items()
+  }
   scales = _get_scales(quantized, leaves)
   _check_pairs(pairs, epsilons, leaves)
   for norm, epsilon in epsilons.items():
@@ -121,19 +125,21 @@ def fold(
   return found, {norm: float(epsilon) for norm, epsilon in epsilons.items()}
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  leaves: dict[str, Any] = {}
+def _flatten(
+  tree: Mapping[str, Any], prefix: str = ''
+) -> dict[str, np.ndarray]:
+  leaves: dict[str, np.ndarray] = {}
   for name, node in tree.items():
     path = f'{prefix}{name}'
     if isinstance(node, Mapping):
       leaves.update(_flatten(node, f'{path}/'))
     else:
-      leaves[path] = _finite(path, node)
+      leaves[path] = np.asarray(node)
   return leaves
 
 
 def _finite(path: str, values: Any) -> np.ndarray:
-  array = np.asarray(values, np.float64)
+  array = np.asarray(values)
   if not np.all(np.isfinite(array)):
     raise ValueError(f'{path!r}: NaN or infinity')
   return array
@@ -156,7 +162,7 @@ def _get_scales(
       _finite(f'{path}: codewords', tensor.codewords)
     if tensor.scale is None:
       continue
-    scales[path] = _finite(f'{path}: scale', tensor.scale)
+    scales[path] = _finite(f'{path}: scale', tensor.scale).astype(np.float64)
     single = np.zeros_like(scales[path], np.float32)
     spec = layout.spec_of(path, tensor._replace(scale=single))
     wanted = layout.shape_of_scale(spec)
@@ -202,7 +208,9 @@ def _affine(
   missing = [path for path in paths if path not in leaves]
   if missing:
     raise ValueError(f'norm {norm!r}: {missing[0]!r} is not in variables')
-  gamma, beta, mean, variance = (leaves[path] for path in paths)
+  gamma, beta, mean, variance = (
+    leaves[path].astype(np.float64) for path in paths
+  )
   if not gamma.shape == beta.shape == mean.shape == variance.shape:
     raise ValueError(f'norm {norm!r}: its four tensors differ in shape')
   if gamma.ndim != 1:

@@ -42,6 +42,11 @@ class Header(NamedTuple):
   folded_norms: dict[str, float]
 
 
+def make(artifact: model_lib.Artifact, specs: Sequence[layout.Spec]) -> Header:
+  """The header of an artifact whose tensors have these specs."""
+  return Header(*artifact[:5], sort_specs(specs), artifact.folded_norms)
+
+
 def sort_specs(specs: Sequence[layout.Spec]) -> tuple[layout.Spec, ...]:
   """Sorts into the order of the file: by the names of the path."""
   return tuple(sorted(specs, key=lambda spec: spec.path.split('/')))

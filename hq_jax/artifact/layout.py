@@ -213,6 +213,18 @@ def runs_by_encoding(specs: Sequence[Spec]) -> dict[str, list[Run]]:
   return {encoding: runs for encoding, runs in found.items() if runs}
 
 
+def get_values(tensor: Any, part: str) -> np.ndarray:
+  """A part of a tensor, in the order of the file."""
+  if part == SCALE:
+    values = tensor.scale
+  elif part == CODEWORDS:
+    values = tensor.codewords
+  else:
+    is_int8 = isinstance(tensor, qtensors.Int8Tensor)
+    values = tensor.codes if is_int8 else tensor
+  return np.asarray(values).ravel()
+
+
 def expected_sections(specs: Sequence[Spec]) -> list[str]:
   """The names of all sections of a file with these tensors, in order."""
   names = [HEADER] + ([CODES] if ternary(specs) else [])

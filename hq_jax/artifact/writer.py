@@ -13,7 +13,6 @@ from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
 from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
-from hq_jax.core import qtensors
 from hq_jax.runtime import atomic_write
 
 
@@ -31,6 +30,7 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
     ValueError: the artifact holds what a file cannot; the message names the
       field.
 
+  >>> from hq_jax.core import qtensors
   >>> codes = np.array([[1, 0], [0, -1]], np.int8)
   >>> kernel = qtensors.TernaryTensor(codes, np.ones((1, 2), np.float16))
   >>> data = dumps(
@@ -47,8 +47,10 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
     activation_ranges=tuple(artifact.activation_ranges),
   )
   model_lib.validate(artifact)
-  specs = headers.sort_specs([layout.spec_of(p, t) for p, t in found.items()])
-  header = headers.Header(*artifact[:5], specs, artifact.folded_norms)
+  header = headers.make(
+    artifact, [layout.spec_of(p, t) for p, t in found.items()]
+  )
+  specs = header.specs
   sections = [(layout.HEADER, headers.encode(header))]
   ternary = layout.ternary(specs)
   if ternary:
@@ -65,7 +67,7 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
     )
     sections.append((layout.INDICES, stream))
   for encoding, runs in layout.runs_by_encoding(specs).items():
-    values = [_values(found[run.path], run.part) for run in runs]
+    values = [layout.get_values(found[run.path], run.part) for run in runs]
     body = byte_planes.encode(np.concatenate(values))
     sections.append((layout.DTYPES[encoding][0], body))
   if artifact.activation_ranges:
@@ -114,12 +116,3 @@ def _to_numpy(path: str, tensor: Any) -> Any:
 def _native(values: Any) -> np.ndarray:
   array = np.asarray(values)
   return array.astype(array.dtype.newbyteorder('='), copy=False)
-
-
-def _values(tensor: Any, part: str) -> np.ndarray:
-  if part == layout.SCALE:
-    return np.ravel(tensor.scale)
-  if part == layout.CODEWORDS:
-    return np.ravel(tensor.codewords)
-  is_int8 = isinstance(tensor, qtensors.Int8Tensor)
-  return np.ravel(tensor.codes if is_int8 else tensor)

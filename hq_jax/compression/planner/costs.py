@@ -13,14 +13,17 @@ import numpy as np
 
 from hq_jax import artifact
 from hq_jax.compression import rate_control
+from hq_jax.compression.planner import ranking
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
 
 # The overhead of deflate's Huffman codes over the entropy of bytes.
 _DEFLATE_OVERHEAD = 1.01
 _NORMAL = statistics.NormalDist()
-# Weights that stand for those of a kernel of which only the shape is known.
-_ENOUGH_DRAWS = 1 << 16
+# At which scales are taken.
+_USUAL_SPARSITY = 0.9
+# Weights that stand for those of a kernel that has more.
+NUM_IN_PART = 1 << 17
 
 MAX_SPARSITY = 0.995
 # Where the curves are evaluated: what is kept falls by 3.6% from each to the
@@ -55,6 +58,8 @@ class Costs(NamedTuple):
     int8: with eight bits each, less what deflate saves.
     float16: with sixteen, less what deflate saves.
     num_layers: how many layers are stacked in it.
+    scales: float64, one for each channel of each layer, as of ternary codes
+      with 90% zeros; None where only its shape is known.
   """
 
   size: int
@@ -62,6 +67,7 @@ class Costs(NamedTuple):
   int8: Cost
   float16: Cost
   num_layers: int = 1
+  scales: np.ndarray | None = None
 
 
 def ternary_bytes(size: int, sparsity: float, num_layers: int = 1) -> float:
@@ -97,62 +103,63 @@ def to_matrices(
   )
 
 
-def ternary_distances(
-  kernel: np.ndarray, axes: trees.Axes | None = None
-) -> np.ndarray:
-  """The cosine distance between a kernel and its ternary codes, by sparsity.
+def _measure_ternary(
+  kernel: np.ndarray, axes: trees.Axes
+) -> tuple[np.ndarray, np.ndarray]:
+  """Cosine distances by sparsity, and scales: see `Costs`.
 
   `D(s) = mean_j (1 - sum_{i kept} abs(u_ij) / sqrt(k_j))`, with `u_j` the
   channel `j` divided by its norm, and kept the `k = max(1, round((1 - s) n))`
   largest `abs(u)` of the whole kernel, `k_j` of them in channel `j`; ties are
   kept in the order of their flat index. A channel of which nothing is kept is
-  at distance 1. One sort serves all sparsities. Of stacked layers, which have
-  such an order each, it is the mean.
+  at distance 1. Of stacked layers, which have such an order each, it is the
+  mean.
   """
-  layers = to_matrices(kernel, axes)
-  return np.mean([_get_distances(layer) for layer in layers], axis=0)
+  found = [_measure_layer(layer) for layer in to_matrices(kernel, axes)]
+  distances, scales = zip(*found, strict=True)
+  return np.mean(distances, axis=0), np.concatenate(scales)
 
 
-def _get_distances(kernel: np.ndarray) -> np.ndarray:
+def _measure_layer(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Those of a matrix of inputs by channels."""
-  num_channels = kernel.shape[-1]
-  norms = np.sqrt(_dot(kernel, kernel))
-  inverse = 1 / np.where(norms > 0, norms, 1)
-  magnitudes = np.abs(kernel * inverse).astype(np.float32).ravel()
-  size = magnitudes.size
-  # The largest first: integers that compare as the floats do, with the index
-  # behind them.
-  order = ~magnitudes.view(np.uint32)
-  keys = order.astype(np.uint64) << np.uint64(32)
-  keys |= np.arange(size, dtype=np.uint64)
-  keys.sort()
-  index = (keys & np.uint64(2**32 - 1)).astype(np.int64)
-  # By rank: how many are kept at the last sparsity, at the one before, ...
-  kept = np.clip(np.rint((1 - SPARSITIES[::-1]) * size), 1, size).astype(int)
-  cells = np.repeat(np.arange(len(kept)), np.diff(kept, prepend=0))
-  cells *= num_channels
-  cells += index % num_channels
-  total = lambda weights: (
-    np.bincount(cells, weights, len(kept) * num_channels)
-    .reshape(len(kept), num_channels)
-    .cumsum(axis=0)
-  )
-  counts, sums = total(None), total(magnitudes[index])
-  cosines = sums / np.sqrt(np.maximum(counts, 1))
-  return 1 - cosines.mean(axis=1)[::-1]
+  # How many are kept at the last sparsity, at the one before, ...
+  kept = np.rint((1 - SPARSITIES[::-1]) * weights.size)
+  kept = np.clip(kept, 1, weights.size).astype(int)
+  kernel = ranking.make_kernel(weights)
+  classify = ranking.make_classifier(kernel, kept)
+  usual = np.searchsorted(-SPARSITIES[::-1], -_USUAL_SPARSITY)
+  cosines, scales = np.zeros(len(kept)), []
+  for block in kernel.get_blocks():
+    num_channels = block.magnitudes.shape[1]
+    cells = classify(block).reshape(block.magnitudes.shape)
+    cells *= num_channels
+    cells += np.arange(num_channels)
+    counts, sums = (
+      np.bincount(cells.ravel(), weights, len(kept) * num_channels)
+      .reshape(len(kept), num_channels)
+      .cumsum(axis=0)
+      for weights in (None, block.magnitudes.ravel())
+    )
+    roots = np.sqrt(np.maximum(counts, 1))
+    cosines += (sums / roots).sum(axis=1)
+    norms = kernel.norms[block.channels] * (counts[usual] > 0)
+    scales.append(norms / roots[usual])
+  return 1 - cosines[::-1] / weights.shape[1], np.concatenate(scales)
 
 
 def measure(kernel: Any, axes: trees.Axes | None = None) -> Costs:
-  """What a kernel costs in each encoding."""
+  """What a kernel costs in each encoding.
+
+  Of a large one, a part says what it costs in int8 and in float16.
+  """
   size = math.prod(kernel.shape)
   axes = axes or trees.Axes((len(kernel.shape) - 1,))
   num_layers = math.prod(kernel.shape[axis] for axis in axes.layer)
+  values = get_part(kernel, axes, np.random.default_rng(0))
+  scales: np.ndarray | None = None
   if hasattr(kernel, '__array__'):
-    values = np.asarray(kernel).astype(np.float32)
-    distances = ternary_distances(values, axes)
+    distances, scales = _measure_ternary(np.asarray(kernel, np.float32), axes)
   else:
-    num_channels = math.prod(kernel.shape[axis] for axis in axes.channel)
-    values = _draw_gaussian(size // (num_layers * num_channels), num_channels)
     distances, axes = gaussian_distances(), None
   with np.errstate(over='ignore'):
     floats: np.ndarray = values.astype(np.float16)
@@ -165,15 +172,28 @@ def measure(kernel: Any, axes: trees.Axes | None = None) -> Costs:
     int8=_measure_cost(values, codes, size, axes),
     float16=_measure_cost(values, floats, size, axes),
     num_layers=num_layers,
+    scales=scales,
   )
 
 
-def _draw_gaussian(fan_in: int, num_channels: int) -> np.ndarray:
-  """Weights as they are drawn at first; a part of the channels will do."""
-  num_channels = min(num_channels, max(1, _ENOUGH_DRAWS // fan_in))
-  drawn = np.random.default_rng(0).standard_normal(
-    (min(fan_in, _ENOUGH_DRAWS), num_channels), np.float32
+def get_part(
+  kernel: Any, axes: trees.Axes, rng: np.random.Generator
+) -> np.ndarray:
+  """Weights that stand for all, where there are many: float32.
+
+  Of the places along the last axis, some are left out; or where only a shape is
+  known, they are drawn as weights are at first, with that axis and one more.
+  """
+  shape, size = kernel.shape, math.prod(kernel.shape)
+  if hasattr(kernel, '__array__'):
+    step = max(1, -(-size // NUM_IN_PART))
+    return np.asarray(kernel)[..., ::step].astype(np.float32, copy=False)
+  num_rows = size // shape[-1]
+  num_columns = min(shape[-1], max(1, NUM_IN_PART // num_rows))
+  drawn = rng.standard_normal(
+    (min(num_rows, NUM_IN_PART), num_columns), np.float32
   )
+  fan_in = size // math.prod(shape[axis] for axis in axes.kept)
   return drawn / np.float32(fan_in) ** 0.5
 
 

@@ -7,6 +7,7 @@ fewer are taken.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ def get_options(
   code_scale: float = 1.0,
 ) -> Options:
   """All sparsities from 1/3 to 99.5%, and the other encodings."""
+  count_bytes = functools.cache(costs.ternary_bytes)  # Many are alike.
   names, sparsities, num_bytes, distances = [], [], [], []
   if 'ternary' in encodings:
     grid = costs.SPARSITIES
@@ -56,7 +58,7 @@ def get_options(
       sparsities.append(grid[i])
       num_bytes.append(
         [
-          code_scale * costs.ternary_bytes(k.size, grid[i], k.num_layers)
+          code_scale * count_bytes(k.size, grid[i], k.num_layers)
           for k in kernels
         ]
       )

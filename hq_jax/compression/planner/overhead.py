@@ -1,10 +1,11 @@
-"""The bytes of a file besides its kernels, measured on one that is built.
+"""The bytes of a file besides its kernels, from shapes.
 
 The layout of a file (header, scales, norms, container) depends on shapes and
-encodings and hardly on values: a file with random ones is as long.
+encodings and hardly on values: with random ones it would be as long.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -12,13 +13,11 @@ import jax
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
-from hq_jax.compression import rate_control
+from hq_jax.artifact import layout
+from hq_jax.artifact import lengths
 from hq_jax.compression.planner import costs
 from hq_jax.core import qtensors
 from hq_jax.core import trees
-
-# At which the scales of known weights are taken, where none is given.
-_USUAL_SPARSITY = 0.9
 
 MakeArtifact = Callable[
   [
@@ -93,12 +92,17 @@ def measure(
   )
   kernels = read_kernels(params, axes)
   sizes = [math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(variables)]
+  measure_shape = functools.cache(costs.measure)  # Many are alike.
   return Network(
     variables,
     kernels,
     axes,
     {
       path: costs.measure(kernel, axes[path])
+      if hasattr(kernel, '__array__')
+      else measure_shape(
+        jax.ShapeDtypeStruct(kernel.shape, np.float32), axes[path]
+      )
       for path, kernel in kernels.items()
     },
     4 * sum(sizes),
@@ -137,7 +141,7 @@ def read_kernels(params: Any, paths: Iterable[str]) -> dict[str, Any]:
     kernel = leaves[path]
     if hasattr(kernel, '__array__'):
       with np.errstate(over='ignore'):
-        kernel = np.asarray(kernel).astype(np.float32)
+        kernel = np.asarray(kernel).astype(np.float32, copy=False)
       if not np.isfinite(kernel).all():
         raise ValueError(
           f'variables: {path} holds NaN, infinity or a number beyond float32,'
@@ -147,131 +151,114 @@ def read_kernels(params: Any, paths: Iterable[str]) -> dict[str, Any]:
   return kernels
 
 
-def fixed_bytes(
-  network: Network,
-  encodings: Mapping[str, str],
-  sparsities: Mapping[str, float] = {},
-) -> int:
+def fixed_bytes(network: Network, encodings: Mapping[str, str]) -> int:
   """The bytes of the file besides its kernels': header, scales, norms.
 
-  `len(file) - sum(what the kernels cost)`, of a file of this very layout with
-  random ternary codes, half of them zero, whose cost is their entropy; the
-  other encodings' is that of `Network.costs`. Values that are drawn differ
-  more in size than those of a trained network, so that they compress less and
-  the file that results is no larger. A network of stacked layers has so many
-  that are folded into no norm, scales as well, that its own are taken, if they
-  are known, and have left their initial values.
+  Those of a file of this layout, less what int8 and float16 kernels take by
+  `Network.costs`. Its kernels are not made: a zero that is seen many times
+  stands for their codes, and a part for whatever else is large. Values that are
+  drawn differ more in size than those of a trained network, so that they
+  compress less and the file that results is no larger. A network of stacked
+  layers has so many that are folded into no norm, scales as well, that its own
+  are taken, if they are known, and have left their initial values.
   """
   rng = np.random.default_rng(0)
   is_stacked = any(axes.layer for axes in network.axes.values())
-  plain = trees.in_params(
-    {
-      path: kernel
-      for path, kernel in network.kernels.items()
-      if encodings[path] != 'ternary'
-    }
+  names = trees.in_params({path: path for path in network.kernels})
+  get_part = lambda path: costs.get_part(
+    network.kernels[path], network.axes[path], rng
   )
 
   def fill(key_path, leaf):
-    path = trees.path_string(key_path)
-    if path in plain:
-      plain[path] = _get_values(plain[path], rng)
-      return plain[path]
-    if not network.draw or (is_stacked and _is_varied(leaf)):
-      return np.asarray(leaf)
-    return np.exp2(2 * rng.standard_normal(leaf.shape)).astype('f4')
+    path = names.get(trees.path_string(key_path))
+    if path is None:
+      return _get_values(leaf, rng, network.draw, is_stacked)
+    if encodings[path] == 'float16':
+      return np.resize(get_part(path), _shorten(leaf.shape))
+    return np.broadcast_to(np.float32(0), leaf.shape)
 
   variables = jax.tree_util.tree_map_with_path(fill, network.variables)
-  ternary, int8, kernel_bytes = {}, {}, 0.0
+  ternary, int8, int8_codes = {}, {}, {}
   for path, kernel in network.kernels.items():
-    cost = network.costs[path]
+    zeros = np.broadcast_to(np.int8(0), kernel.shape)
     if encodings[path] == 'ternary':
-      axes = network.axes[path]
-      ternary[path], num_bytes = _draw_codes(kernel.shape, axes, rng)
-      kernel_bytes += num_bytes
+      kept = network.axes[path].kept
+      shape = [n if axis in kept else 1 for axis, n in enumerate(kernel.shape)]
+      scale = np.broadcast_to(np.float32(1), shape)
+      ternary[path] = qtensors.TernaryTensor(zeros, scale)
     elif encodings[path] == 'int8':
-      int8[path] = artifact_lib.quantize_int8(plain[f'params/{path}'])
-      kernel_bytes += round(cost.int8.num_bytes)
-    else:
-      kernel_bytes += round(cost.float16.num_bytes)
+      codes, scale = artifact_lib.quantize_int8(get_part(path))
+      scale = np.resize(scale, kernel.shape[-1:])
+      int8[path] = qtensors.Int8Tensor(zeros, scale)
+      int8_codes[path] = codes.ravel()
   built = network.make_artifact(variables, ternary, int8)
-  scales = trees.in_params(_find_scales(network, sparsities))
-  found = {
-    path: _draw_scale(x, scales.get(path), rng)
-    for path, x in built.tensors.items()
-  }
-  data = artifact_lib.dumps(built._replace(tensors=found))
-  return len(data) - int(kernel_bytes)
 
+  def get_values(run):
+    path, tensor = names.get(run.path), built.tensors[run.path]
+    if path in int8_codes and run.part == layout.VALUES:
+      return int8_codes[path]
+    values = layout.get_values(tensor, run.part)
+    if path in ternary and run.part == layout.SCALE:
+      return _get_scales(network, path, run.size, rng).astype(values.dtype)
+    return values
 
-def _is_varied(leaf: Any) -> bool:
-  """Whether values are known and not, as at the beginning, a few alone."""
-  if not hasattr(leaf, '__array__'):
-    return False
-  return 2 * len(np.unique(leaf)) >= leaf.size
-
-
-def _find_scales(
-  network: Network, sparsities: Mapping[str, float]
-) -> dict[str, np.ndarray]:
-  """Those of stacked layers, where weights are known."""
-  found = {}
-  for path, kernel in network.kernels.items():
-    axes = network.axes[path]
-    if not axes.layer or not hasattr(kernel, '__array__'):
-      continue
-    every = set(range(kernel.ndim))
-    summed = tuple(every.difference(axes.kept))
-    squares = np.square(kernel, dtype=np.float64)
-    norms = np.sqrt(squares.sum(summed, keepdims=True))
-    unit = np.abs(kernel) / np.where(norms > 0, norms, 1)
-    least = np.quantile(
-      unit,
-      sparsities.get(path, _USUAL_SPARSITY),
-      tuple(every.difference(axes.layer)),
-      keepdims=True,
-    )
-    counts = np.sum(unit > least, summed, keepdims=True)
-    found[path] = norms / np.sqrt(np.maximum(counts, 1)) * (counts > 0)
-  return found
-
-
-def _draw_scale(
-  tensor: artifact_lib.Tensor,
-  known: np.ndarray | None,
-  rng: np.random.Generator,
-) -> artifact_lib.Tensor:
-  """Another scale, where it was folded into no norm."""
-  if not isinstance(tensor, qtensors.TernaryTensor) or tensor.scale is None:
-    return tensor
-  drawn = np.exp2(rng.standard_normal(tensor.scale.shape))
-  drawn = drawn if known is None else known
-  return tensor._replace(scale=drawn.astype(tensor.scale.dtype))
-
-
-def _draw_codes(
-  shape: tuple[int, ...], axes: trees.Axes, rng: np.random.Generator
-) -> tuple[qtensors.TernaryTensor, float]:
-  """Half of those of each layer zero, and their entropy in bytes."""
-  first = [shape[axis] for axis in axes.layer]
-  num_layers = math.prod(first)
-  size = math.prod(shape) // num_layers
-  pattern = np.tile(np.array([0, 1, 0, -1], np.int8), -(-size // 4))[:size]
-  drawn = np.stack([rng.permutation(pattern) for _ in range(num_layers)])
-  rest = [n for axis, n in enumerate(shape) if axis not in axes.layer]
-  codes = np.moveaxis(
-    drawn.reshape(*first, *rest), range(len(first)), axes.layer
+  num_bytes = lengths.predict(built, _get_specs(network, built), get_values)
+  return num_bytes - sum(
+    round(getattr(network.costs[path], encoding).num_bytes)
+    for path, encoding in encodings.items()
+    if encoding != 'ternary'
   )
-  scale = [n if axis in axes.kept else 1 for axis, n in enumerate(shape)]
-  num_nonzero = int(np.count_nonzero(pattern))
-  num_bytes = num_layers * rate_control.entropy_bytes(size, num_nonzero)
-  return qtensors.TernaryTensor(codes, np.ones(scale, 'f4')), num_bytes
 
 
-def _get_values(kernel: Any, rng: np.random.Generator) -> np.ndarray:
-  """A kernel's own weights, or Gaussian ones where only its shape is known."""
-  if hasattr(kernel, '__array__'):
-    return kernel
-  fan_in = max(1, math.prod(kernel.shape[:-1]))
-  values = rng.standard_normal(kernel.shape, np.float32)
-  return values / np.float32(fan_in) ** 0.5
+def _get_specs(
+  network: Network, built: artifact_lib.Artifact
+) -> list[layout.Spec]:
+  """Those of the whole tensors."""
+  shapes = {
+    path: np.shape(leaf)
+    for path, leaf in trees.flatten(network.variables).items()
+  }
+  specs = []
+  for path, tensor in built.tensors.items():
+    spec = layout.spec_of(path, tensor)
+    shape = shapes.get(path, spec.shape)
+    if spec.shape == _shorten(shape):
+      spec = spec._replace(shape=shape)
+    specs.append(spec)
+  return specs
+
+
+def _shorten(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """That of a part: of all but the last axis as little as will do.
+
+  >>> _shorten((3, 3, 64, 64)), _shorten((12, 1024, 512)), _shorten((1 << 20,))
+  ((3, 3, 64, 64), (1, 256, 512), (1048576,))
+  """
+  found = list(shape)
+  for axis in range(len(shape) - 1):
+    others = math.prod(shape[axis + 1 :])
+    found[axis] = min(found[axis], max(1, costs.NUM_IN_PART // max(1, others)))
+  return tuple(found)
+
+
+def _get_values(
+  leaf: Any, rng: np.random.Generator, draw: bool, is_stacked: bool
+) -> np.ndarray:
+  """Those of a leaf that is no kernel, or others: of a large one, some."""
+  shape = _shorten(np.shape(leaf))
+  if not draw or (is_stacked and hasattr(leaf, '__array__')):
+    values = np.asarray(leaf)[tuple(map(slice, shape))]
+    # Or else they are, as at first, a few numbers alone.
+    if not draw or 2 * len(np.unique(values)) >= values.size:
+      return values
+  return np.exp2(2 * rng.standard_normal(shape)).astype('f4')
+
+
+def _get_scales(
+  network: Network, path: str, size: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Of a ternary kernel: its own, or some that are drawn."""
+  known = network.costs[path].scales
+  if known is not None and (network.axes[path].layer or not network.draw):
+    return known
+  return np.exp2(rng.standard_normal(min(size, costs.NUM_IN_PART)))

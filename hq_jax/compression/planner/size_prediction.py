@@ -63,7 +63,7 @@ def predict(
   found = resolve_sparsity(sparsity, list(network.kernels))
   check_fraction(code_fraction)
   encodings = dict.fromkeys(network.kernels, 'ternary')
-  fixed = overhead.fixed_bytes(network, encodings, found)
+  fixed = overhead.fixed_bytes(network, encodings)
   return make_plan(network, fixed, encodings, found, code_fraction)
 
 

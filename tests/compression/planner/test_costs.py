@@ -71,7 +71,7 @@ def test_distances_are_those_of_the_definition(rng, kind):
     w[..., 2] = 0
   elif kind == 'tiny':
     w = w[:1, :1, :1, :2] * np.float32(1e-20)
-  found = costs.ternary_distances(w)
+  found = costs.measure(w).ternary
   assert found.shape == costs.SPARSITIES.shape
   for i in range(0, len(found), 8):
     kept = max(1, round((1 - costs.SPARSITIES[i]) * w.size))
@@ -84,7 +84,7 @@ def test_distances_are_those_of_training(rng, sparsity):
   w = rng.standard_normal((3, 3, 8, 16)).astype(np.float32)
   threshold = thresholds.get_thresholds({'w': w}, sparsity)['w']
   value = ternary.dequantize(ternary.ternarize(w, threshold))
-  found = np.interp(sparsity, costs.SPARSITIES, costs.ternary_distances(w))
+  found = np.interp(sparsity, costs.SPARSITIES, costs.measure(w).ternary)
   wanted = sphere.cosine_distance(w, value).mean()
   assert found == pytest.approx(float(wanted), abs=1e-3)
 
