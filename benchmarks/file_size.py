@@ -38,6 +38,7 @@ import orbax.checkpoint as ocp
 import tabulate
 import zstandard
 
+from benchmarks import memory
 from configs import digits
 from hq_jax import artifact
 from hq_jax.core import qtensors
@@ -210,7 +211,7 @@ def measure(path: str, rounds: int) -> dict[str, float]:
   """
   if hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-  peak = _peak_of(lambda: artifact.read(path))
+  peak = memory.measure_peak(lambda: artifact.read(path))
   writes, reads = [], []
   for _ in range(rounds):
     started = time.perf_counter()
@@ -225,20 +226,6 @@ def measure(path: str, rounds: int) -> dict[str, float]:
     'read_seconds': statistics.median(reads),
     'read_peak_bytes': peak,
   }
-
-
-def _peak_of(read: Callable[[], Any]) -> int:
-  with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
-    file.write('5')  # The peak starts at what is resident now.
-  before = _memory('VmHWM')
-  read()
-  return _memory('VmHWM') - before
-
-
-def _memory(field: str) -> int:
-  with open('/proc/self/status', encoding='ascii') as file:
-    lines = dict(line.split(':', 1) for line in file)
-  return 1024 * int(lines[field].split()[0])
 
 
 def measure_alone(codes: Codes, rounds: int) -> dict[str, float]:

@@ -47,3 +47,30 @@ def test_inflate_refuses_a_bomb():
     assert tracemalloc.get_traced_memory()[1] < 1 << 17
   finally:
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+@pytest.mark.parametrize('sizes', [(0,), (3, 0, 70_000), (98_000, 5)])
+def test_the_length_of_short_runs_is_exact(rng, sizes, dtype):
+  runs = [rng.standard_normal(size).astype(dtype) for size in sizes]
+  written = byte_planes.encode(np.concatenate(runs))
+  found = byte_planes.predict_length([(run.size, run) for run in runs])
+  assert found == len(written)
+
+
+def test_the_length_of_long_runs_is_near(rng):
+  # Each of another size: what they share a block with makes it longer.
+  runs = [
+    (rng.standard_normal(size) * gain).astype(np.float16)
+    for size, gain in ((150_000, 1), (500_000, 64), (1000, 1), (400_000, 1e-3))
+  ]
+  written = byte_planes.encode(np.concatenate(runs))
+  found = byte_planes.predict_length([(x.size, x[:120_000]) for x in runs])
+  top = len(written) - sum(run.size for run in runs)
+  assert found == pytest.approx(len(written), abs=0.001 * top)
+
+
+def test_the_length_of_a_long_run_of_zeros():
+  zeros = np.zeros(1 << 20, np.float16)
+  found = byte_planes.predict_length([(zeros.size, zeros[: 1 << 17])])
+  assert found == pytest.approx(len(byte_planes.encode(zeros)), rel=0.001)

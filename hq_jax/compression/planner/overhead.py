@@ -142,7 +142,7 @@ def read_kernels(params: Any, paths: Iterable[str]) -> dict[str, Any]:
     if hasattr(kernel, '__array__'):
       with np.errstate(over='ignore'):
         kernel = np.asarray(kernel).astype(np.float32, copy=False)
-      if not np.isfinite(kernel).all():
+      if not np.isfinite([kernel.min(), kernel.max()]).all():
         raise ValueError(
           f'variables: {path} holds NaN, infinity or a number beyond float32,'
           ' wanted finite ones'
@@ -179,12 +179,12 @@ def fixed_bytes(network: Network, encodings: Mapping[str, str]) -> int:
 
   variables = jax.tree_util.tree_map_with_path(fill, network.variables)
   ternary, int8, int8_codes = {}, {}, {}
+  scales = _find_scales(network)
   for path, kernel in network.kernels.items():
     zeros = np.broadcast_to(np.int8(0), kernel.shape)
     if encodings[path] == 'ternary':
-      kept = network.axes[path].kept
-      shape = [n if axis in kept else 1 for axis, n in enumerate(kernel.shape)]
-      scale = np.broadcast_to(np.float32(1), shape)
+      shape = _get_scale_shape(kernel.shape, network.axes[path])
+      scale = scales.get(path, np.broadcast_to(np.float32(1), shape))
       ternary[path] = qtensors.TernaryTensor(zeros, scale)
     elif encodings[path] == 'int8':
       codes, scale = artifact_lib.quantize_int8(get_part(path))
@@ -198,8 +198,9 @@ def fixed_bytes(network: Network, encodings: Mapping[str, str]) -> int:
     if path in int8_codes and run.part == layout.VALUES:
       return int8_codes[path]
     values = layout.get_values(tensor, run.part)
-    if path in ternary and run.part == layout.SCALE:
-      return _get_scales(network, path, run.size, rng).astype(values.dtype)
+    if path in ternary and path not in scales:
+      drawn = rng.standard_normal(min(run.size, costs.NUM_IN_PART))
+      return np.exp2(drawn).astype(values.dtype)
     return values
 
   num_bytes = lengths.predict(built, _get_specs(network, built), get_values)
@@ -254,11 +255,25 @@ def _get_values(
   return np.exp2(2 * rng.standard_normal(shape)).astype('f4')
 
 
-def _get_scales(
-  network: Network, path: str, size: int, rng: np.random.Generator
-) -> np.ndarray:
-  """Of a ternary kernel: its own, or some that are drawn."""
-  known = network.costs[path].scales
-  if known is not None and (network.axes[path].layer or not network.draw):
-    return known
-  return np.exp2(rng.standard_normal(min(size, costs.NUM_IN_PART)))
+def _get_scale_shape(
+  shape: tuple[int, ...], axes: trees.Axes
+) -> tuple[int, ...]:
+  return tuple(n if axis in axes.kept else 1 for axis, n in enumerate(shape))
+
+
+def _find_scales(network: Network) -> dict[str, np.ndarray]:
+  """Those of ternary kernels which are taken as they are, not drawn."""
+  found = {}
+  for path, cost in network.costs.items():
+    axes, shape = network.axes[path], network.kernels[path].shape
+    if cost.scales is None or (network.draw and not axes.layer):
+      continue
+    order = (*axes.layer, *axes.channel)
+    scales = cost.scales.reshape([shape[axis] for axis in order])
+    # As `core.ternary` rounds them.
+    significands, exponents = np.frexp(scales.transpose(np.argsort(order)))
+    rounded = np.ldexp(np.rint(significands * 2**11), exponents - 11)
+    found[path] = rounded.astype(np.float32).reshape(
+      _get_scale_shape(shape, axes)
+    )
+  return found
