@@ -61,7 +61,9 @@ def plan(
     layer_axes: along which axes layers are stacked in them; see
       `trees.find_axes`. Layers of a stack have one sparsity.
     make_artifact: from variables, ternary and int8 kernels by path inside
-      params, to the artifact; by default one without a header or folding.
+      params, to the artifact; by default one without a header or folding. It is
+      called with codes that are all zero, and parts of other large arrays: it
+      has to keep their paths.
     code_fraction: the bytes that ternary codes take over their order-0 entropy,
       in (0, 2]: below 1 where contexts are known to save more.
 

@@ -135,10 +135,10 @@ def _measure_layer(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cells *= num_channels
     cells += np.arange(num_channels)
     counts, sums = (
-      np.bincount(cells.ravel(), weights, len(kept) * num_channels)
+      np.bincount(cells.ravel(), values, len(kept) * num_channels)
       .reshape(len(kept), num_channels)
       .cumsum(axis=0)
-      for weights in (None, block.magnitudes.ravel())
+      for values in (None, block.magnitudes.ravel())
     )
     roots = np.sqrt(np.maximum(counts, 1))
     cosines += (sums / roots).sum(axis=1)
