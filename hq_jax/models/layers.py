@@ -31,7 +31,13 @@ def conv(
     use_bias=False,
     dtype=dtype,
     name=name,
+    conv_general_dilated=_convolve,
   )
+
+
+def _convolve(x, kernel, strides, padding, **unused):
+  """What Flax calls in place of `jax.lax.conv_general_dilated`."""
+  return convolutions.convolve(x, kernel, strides[0], padding[0][0])
 
 
 class DepthwiseConv(nn.Module):

@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from hq_jax.core import convolutions
 from hq_jax.models import layers
 
 # Blocks of each stage, and whether they are bottlenecks, by depth.
@@ -67,7 +68,7 @@ class ResNet(nn.Module):
     num_blocks, bottleneck = _DEPTHS[self.depth]
     x = layers.conv(64, 7, 2, self.dtype, 'conv_stem')(x)
     x = nn.relu(layers.norm(x, train, self.dtype, 'norm_stem'))
-    x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
+    x = convolutions.max_pool(x, 3, 2, 1)
     for stage, num in enumerate(num_blocks, start=1):
       for block in range(1, num + 1):
         x = Block(
