@@ -47,7 +47,7 @@ def convolve(
     y = form(x.astype(wide), kernel.astype(wide), stride, padding)
     return y.astype(x.dtype)
 
-  return _by_platform(cpu, plain, x, kernel)
+  return by_platform(cpu, plain, x, kernel)
 
 
 def convolve_plainly(
@@ -157,7 +157,7 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
 
   The gradient goes to the first one of them.
   """
-  return _by_platform(
+  return by_platform(
     lambda x: _pool_slices(x, size, stride, padding),
     lambda x: _pool_plainly(x, size, stride, padding),
     x,
@@ -195,7 +195,7 @@ def _move(
   ]
 
 
-def _by_platform(cpu, plain, *args):
+def by_platform(cpu, plain, *args):
   """One function where a program is compiled for a CPU, elsewhere another."""
   choose = lambda *args: lax.platform_dependent(*args, cpu=cpu, default=plain)
   # Without it a GPU would keep for the gradient what only the CPU's form needs.
