@@ -118,10 +118,7 @@ def _norm(layer, weights, x):
 
 def _max_pool(layer, weights, x):
   del weights
-  window = (1, layer.size, layer.size, 1)
-  strides = (1, layer.stride, layer.stride, 1)
-  sides = ((0, 0), *[(layer.padding, layer.padding)] * 2, (0, 0))
-  return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, sides)
+  return convolutions.max_pool(x, layer.size, layer.stride, layer.padding)
 
 
 def _class_token(layer, weights, x):
