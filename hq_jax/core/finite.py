@@ -14,5 +14,5 @@ def get_largest(leaf: jax.Array) -> jax.Array:
   """The largest magnitude: a NaN where any is, and read faster than bools."""
   leaf = jnp.asarray(leaf)
   if not leaf.size:
-    return jnp.zeros([], leaf.dtype)
+    return jnp.zeros([], jnp.finfo(leaf.dtype).dtype)
   return lax.reduce_max(lax.abs(leaf), range(leaf.ndim))

@@ -33,23 +33,21 @@ def check_finite(
 
   Leaves that are not floating point count as finite. `others` holds, too.
   """
-  found = {
-    path: jnp.asarray(leaf)
+  largest = {
+    path: finite_lib.get_largest(leaf)
     for path, leaf in trees.flatten(tree).items()
     if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
   }
-  if not found:
+  if not largest:
     return others
-  wide = functools.reduce(jnp.promote_types, [x.dtype for x in found.values()])
-  largest = {
-    path: finite_lib.get_largest(leaf).astype(wide)
-    for path, leaf in found.items()
-  }
   if policy == 'raise':
     _report_if(
       {path: ~lax.is_finite(x) for path, x in largest.items()}, _raise_finite
     )
-  most = functools.reduce(lax.max, largest.values())
+  wide = functools.reduce(
+    jnp.promote_types, (x.dtype for x in largest.values())
+  )
+  most = functools.reduce(lax.max, (x.astype(wide) for x in largest.values()))
   return _settle(lax.is_finite(most) & others)
 
 

@@ -31,6 +31,8 @@ def test_what_is_large_or_empty_is_finite():
   assert finite_lib.is_finite(jnp.float32(-1.0))
   assert not finite_lib.is_finite(jnp.float32(jnp.nan))
   assert finite_lib.is_finite(jnp.float32(-1.0)).shape == ()
+  assert finite_lib.is_finite(jnp.complex64(1j))
+  assert not finite_lib.is_finite(jnp.array([1, jnp.nan * 1j], jnp.complex64))
 
 
 def test_one_of_two_trees_is_taken_whole():

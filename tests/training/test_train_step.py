@@ -137,6 +137,26 @@ def test_the_state_is_consumed_and_stays_in_place(batch):
     assert len(leaf.addressable_shards) == 8
 
 
+@pytest.mark.parametrize('gradients', ['masked', 'straight_through'])
+def test_all_phases_share_one_program(batch, gradients):
+  recipe = transforms.Recipe(
+    sparsity=0.6,
+    begin_step=1,
+    prune_steps=4,
+    num_stages=2,
+    prune_gradients=gradients,
+    refresh_steps=2,
+  )
+  state, mesh = _begin(tx := transforms.hq(_SGD, recipe), fsdp=4)
+  step_fn = train_step.make_train_step(_Net(), tx, mesh=mesh)
+  zeros = []
+  for _ in range(8):
+    state, _, _ = step_fn(state, sharding.to_global(batch, mesh))
+    zeros.append(np.count_nonzero(state.params['first']['kernel'] == 0))
+  assert zeros[0] == 0 and zeros[-1] == 24
+  assert step_fn._cache_size() == 1
+
+
 def test_gradients_are_taken_at_the_ternary_weights(batch):
   recipe = transforms.Recipe(sparsity=0.5)
   tx = transforms.hq(optax.sgd(0.05), recipe)
