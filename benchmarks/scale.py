@@ -125,12 +125,10 @@ def measure(
   network = models.build(model, num_classes=_NUM_CLASSES, arguments={})
   tx = make_optimizer(optimizer)
   shape = (image_size, image_size, 3)
-  init = (
-    jax.jit(lambda key: train_state.init(network, tx, key, shape, mesh))
-    .lower(jax.random.key(seed))
-    .compile()
+  init: Any = train_state.jit_init(network, tx, shape, mesh)
+  state = init.lower(jax.random.key(seed), {}).compile()(
+    jax.random.key(seed), {}
   )
-  state = init(jax.random.key(seed))
   row = {'devices': num_devices, **measure_state(state)}
 
   rng = np.random.default_rng(seed)

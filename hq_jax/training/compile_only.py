@@ -142,7 +142,7 @@ def _list_programs(
   dense_stage = stages.make_dense_stage(setup)
   init = train_state.jit_init(setup.model, dense_stage.tx, shape, mesh)
   abstract = lambda fn, *args: sharding.with_shardings(
-    jax.eval_shape(fn, *args), mesh
+    fn.eval_shape(*args), mesh
   )
   given = sharding.with_shardings(setup.pretrained, mesh)
   dense = abstract(init, key, given)

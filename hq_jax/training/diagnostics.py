@@ -61,7 +61,9 @@ def make_diagnose(
 
   if batch is not None:
     batch = sharding.to_global(batch, mesh)
-  compiled = jax.jit(diagnose, out_shardings=sharding.replicated(mesh))
+  compiled = sharding.jit(
+    diagnose, mesh, out_shardings=sharding.replicated(mesh)
+  )
   return lambda state: compiled(state, batch)
 
 

@@ -50,7 +50,7 @@ def make_eval_step(model: nn.Module, mesh: jax.sharding.Mesh) -> EvalStep:
     )
     return get_answers(variables, batch)
 
-  return jax.jit(eval_step)
+  return sharding.jit(eval_step, mesh)
 
 
 def evaluate(

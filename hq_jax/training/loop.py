@@ -1,6 +1,7 @@
 """The training loop: the steps of a stage, and what ends its epochs."""
 
 from collections.abc import Callable, Mapping
+import functools
 import os
 import time
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class Snapshot(NamedTuple):
 def fit(
   setup: setup_lib.Setup,
   stage: stages.Stage,
-  begin: Callable[[], train_state.TrainState],
+  begin: functools.partial[train_state.TrainState],
   history: workdir_lib.History,
   evaluate: Callable[..., dict[str, Any]],
   watch: preemption.Watch,
@@ -103,12 +104,15 @@ class _Run:
     )
     self._seconds = 0.0
 
-  def begin_or_resume(self, begin: Callable[[], train_state.TrainState]):
+  def begin_or_resume(
+    self, begin: functools.partial[train_state.TrainState]
+  ) -> None:
     """Makes the first state, or reads the newest checkpoint."""
     if self._checkpoints.latest_step() is None:
       self.state, self._sums = begin(), self._no_sums()
     else:
-      like = Snapshot(jax.eval_shape(begin), self._no_sums())
+      jitted: Any = begin.func
+      like = Snapshot(jitted.eval_shape(*begin.args), self._no_sums())
       like = sharding.with_shardings(like, self._mesh)
       self.state, self._sums = self._checkpoints.restore(like, self._iterator)
     self._step = int(self.state.step)

@@ -166,7 +166,7 @@ def fit_dense(
 ) -> train_state.TrainState:
   """Trains the dense network, or goes on with it."""
   stage = stages.make_dense_stage(setup)
-  begin = lambda: train_state.init(
+  begin = train_state.make_init(
     setup.model,
     stage.tx,
     jax.random.key(setup.config.seed),
@@ -197,7 +197,7 @@ def compress(
     )
   teacher = dense.variables if setup.config.distill.weight else None
   stage = stages.make_compress_stage(setup, plan, teacher)
-  begin = lambda: train_state.restart(dense, stage.tx, setup.mesh)
+  begin = train_state.make_restart(dense, stage.tx, setup.mesh)
   return plan, loop.fit(setup, stage, begin, history, evaluation, watch)
 
 

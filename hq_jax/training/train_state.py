@@ -1,6 +1,7 @@
 """The state of training, and how it begins."""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any
 
 import chex
@@ -43,17 +44,17 @@ def _begin(
   return TrainState(step, params, batch_stats, tx.init(params))
 
 
-def init(
+def make_init(
   model: nn.Module,
   tx: optax.GradientTransformation,
   key: chex.PRNGKey,
   input_shape: tuple[int, ...],
   mesh: jax.sharding.Mesh,
   pretrained: Mapping[str, Any] | None = None,
-) -> TrainState:
-  """Initializes a model and its optimizer, already in their places."""
+) -> functools.partial[TrainState]:
+  """What initializes a model and its optimizer, already in their places."""
   given = sharding.to_devices(pretrained or {}, mesh)
-  return jit_init(model, tx, input_shape, mesh)(key, given)
+  return functools.partial(jit_init(model, tx, input_shape, mesh), key, given)
 
 
 def jit_init(
@@ -61,7 +62,7 @@ def jit_init(
   tx: optax.GradientTransformation,
   input_shape: tuple[int, ...],
   mesh: jax.sharding.Mesh,
-) -> Callable[..., TrainState]:
+) -> jax.stages.Wrapped:
   """The compiled function from a key and pretrained variables to a state."""
 
   def build(key, pretrained):
@@ -74,7 +75,7 @@ def jit_init(
 
 def _jit_in_place(
   build: Callable[..., TrainState], mesh: jax.sharding.Mesh
-) -> Callable[..., TrainState]:
+) -> jax.stages.Wrapped:
   """Compiles a function that makes a state, with each array in its place."""
 
   def in_place(*args):
@@ -83,7 +84,7 @@ def _jit_in_place(
       state, sharding.state_sharded(state, mesh)
     )
 
-  return jax.jit(in_place)
+  return sharding.jit(in_place, mesh)
 
 
 def _overlay(below: Any, above: Any) -> Any:
@@ -96,18 +97,20 @@ def _overlay(below: Any, above: Any) -> Any:
   }
 
 
-def restart(
+def make_restart(
   state: TrainState,
   tx: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
-) -> TrainState:
-  """Begins another stage with the weights of the last."""
-  return jit_restart(tx, mesh)(state.params, state.batch_stats)
+) -> functools.partial[TrainState]:
+  """What begins another stage with the weights of the last."""
+  return functools.partial(
+    jit_restart(tx, mesh), state.params, state.batch_stats
+  )
 
 
 def jit_restart(
   tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
-) -> Callable[..., TrainState]:
+) -> jax.stages.Wrapped:
   """The compiled function from parameters and statistics to a state."""
   build = lambda params, batch_stats: _begin(params, batch_stats, tx)
   return _jit_in_place(build, mesh)

@@ -135,4 +135,4 @@ def make_train_step(
       new, sums = branches.choose(jnp.all(finite), (new, sums), kept)
     return in_place(new), whole(sums), whole(finite)
 
-  return jax.jit(train_step, donate_argnums=0)
+  return sharding.jit(train_step, mesh, donate_argnums=0)

@@ -87,10 +87,8 @@ def _describe(tree):
 
 
 def _init(model, tx, shape):
-  return jax.eval_shape(
-    lambda key: train_state.init(model, tx, key, shape, sharding.make_mesh()),
-    jax.random.key(0),
-  )
+  init = train_state.jit_init(model, tx, shape, sharding.make_mesh())
+  return init.eval_shape(jax.random.key(0), {})
 
 
 @functools.lru_cache

@@ -24,9 +24,9 @@ def _train(setup, data, fsdp, num_steps=4):
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
   stage = stages.make_dense_stage(setup)
-  state = train_state.init(
+  state = train_state.make_init(
     setup.model, stage.tx, jax.random.key(3), setup.dataset.image_shape, mesh
-  )
+  )()
   step = train_step.make_train_step(setup.model, stage.tx, mesh=mesh)
   batches = train_batches.make_train_iterator(
     setup.dataset, batch_size=64, seed=5, max_shift=1

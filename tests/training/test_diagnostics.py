@@ -326,7 +326,7 @@ def test_the_bias_is_measured_where_it_was_asked_for(network):
   diagnose = diagnostics.make_diagnose(
     model, sharding.make_mesh(), watched, None
   )
-  found = jax.eval_shape(diagnose, dense)
+  found = diagnose(dense)
   assert found.keys() == {'cosine_distance', 'sparsity', 'dead_channels'}
   assert found['sparsity'].keys() == {'head/kernel'}
 

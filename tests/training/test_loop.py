@@ -206,13 +206,13 @@ def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   # What is on the disk is sound.
   assert _list_steps(setup) == [3]
   stage = stages.make_dense_stage(setup)
-  like = train_state.init(
+  like = train_state.make_init(
     setup.model,
     stage.tx,
     jax.random.key(9),
     setup.dataset.image_shape,
     setup.mesh,
-  )
+  )()
   sums = {name: np.zeros(2, np.float32) for name in ('loss', 'accuracy')}
   like = loop.Snapshot(like, sharding.to_devices(sums, setup.mesh))
   checkpoints = manager.Checkpoints(

@@ -60,9 +60,9 @@ def end(setup):
 
 def restore(setup, stage):
   """The state in which a stage ended, from its newest checkpoint."""
-  state = train_state.init(
+  state = train_state.make_init(
     setup.model, stage.tx, jax.random.key(9), (8, 8, 1), setup.mesh
-  )
+  )()
   like = loop.Snapshot(state, sharding.to_devices(metrics.zeros(), setup.mesh))
   checkpoints = checkpoint.Checkpoints(
     os.path.join(setup.workdir, 'checkpoints', stage.name), setup.identity

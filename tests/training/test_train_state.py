@@ -30,7 +30,9 @@ _TX = transforms.hq(optax.adam(0.1), transforms.Recipe(sparsity=0.5))
 
 def _init(seed=0, model=None, tx=_TX):
   mesh = sharding.make_mesh()
-  return train_state.init(model or _Net(), tx, jax.random.key(seed), (3,), mesh)
+  return train_state.make_init(
+    model or _Net(), tx, jax.random.key(seed), (3,), mesh
+  )()
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +92,7 @@ def test_another_stage_begins_with_copies_of_the_weights(state):
   before = jax.tree.map(np.array, state)
   old = state.replace(step=jnp.int32(7))
   tx = optax.sgd(0.1, momentum=0.9)
-  found = train_state.restart(old, tx, mesh)
+  found = train_state.make_restart(old, tx, mesh)()
   assert found.step == 0
   _assert_equal(found.variables, state.variables)
   _assert_equal(found.opt_state, tx.init(state.params))
@@ -111,9 +113,9 @@ def test_pretrained_weights_take_the_place_of_initial_ones(make_mesh):
       x = nn.BatchNorm(use_running_average=not train, name='norm')(x)
       return nn.Dense(2, name='head')(x)
 
-  init = lambda pretrained: train_state.init(
+  init = lambda pretrained: train_state.make_init(
     Net(), optax.adam(1.0), jax.random.key(3), (4,), make_mesh(8), pretrained
-  )
+  )()
   plain = init(None)
   kernel = np.arange(12.0, dtype=np.float32).reshape(4, 3)
   mean = np.full(3, 7.0, np.float32)
@@ -148,7 +150,7 @@ def _assert_sharded(state, mesh):
 
 def test_devices_share_the_state_that_begins(state):
   mesh = sharding.make_mesh(4)
-  found = train_state.init(_Net(), _TX, jax.random.key(0), (3,), mesh)
+  found = train_state.make_init(_Net(), _TX, jax.random.key(0), (3,), mesh)()
   _assert_equal(found, state)
   _assert_sharded(found, mesh)
   # The weights, their latents and both moments of Adam; no vector.
@@ -162,9 +164,9 @@ def test_devices_share_the_state_that_begins(state):
 
 def test_devices_share_the_state_of_another_stage(state):
   mesh = sharding.make_mesh(4)
-  old = train_state.init(_Net(), _TX, jax.random.key(0), (3,), mesh)
+  old = train_state.make_init(_Net(), _TX, jax.random.key(0), (3,), mesh)()
   tx = optax.sgd(0.1, momentum=0.9)
-  found = train_state.restart(old, tx, mesh)
+  found = train_state.make_restart(old, tx, mesh)()
   _assert_sharded(found, mesh)
   _assert_equal(found.variables, state.variables)
   momentum = optax.tree.get(found.opt_state, 'trace')['Dense_0']['kernel']

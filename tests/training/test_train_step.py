@@ -38,7 +38,7 @@ _SGD = optax.sgd(0.1, momentum=0.9)
 def _begin(tx=_SGD, fsdp=1, net=None):
   mesh = sharding.make_mesh(fsdp)
   key = jax.random.key(0)
-  return train_state.init(net or _Net(), tx, key, (5,), mesh), mesh
+  return train_state.make_init(net or _Net(), tx, key, (5,), mesh)(), mesh
 
 
 @pytest.fixture
@@ -213,9 +213,9 @@ def test_mixed_images_have_mixed_targets(rng):
   images = rng.normal(size=(8, 4, 4, 1)).astype(np.float32)
   labels = np.array([0, 0, 1, 1, 2, 2, 0, 1], np.int32)
   batch = {'image': images, 'label': labels}
-  begin = lambda: train_state.init(
+  begin = lambda: train_state.make_init(
     _Images(), tx, jax.random.key(0), (4, 4, 1), mesh
-  )
+  )()
   found = []
   step_fn = train_step.make_train_step(_Images(), tx, seed=5, mixup_alpha=0.4)
   for step in (0, 1):
