@@ -50,9 +50,13 @@ class Data:
 
   Attributes:
     name: `digits`, which is made here, any set that `hq-jax
-      prepare` has prepared (`imagenet2012`, ...), or `folder`.
+      prepare` has prepared (`imagenet2012`, ...), or one of your own files:
+      `folder`, `idx` or `arrays`.
     data_dir: where TFDS keeps prepared sets, None for its own default; for
-      `folder`, the folder of images.
+      `folder`, the folder of images; for `idx`, that of the four files of
+      MNIST; for `arrays`, a `.npz` file of `x_train`, `y_train`, `x_test` and
+      `y_test`, images in uint8.
+    class_names: of `idx` and `arrays`, by label; None for their numbers.
     train_split: of a prepared set; None for `train`.
     test_split: of a prepared set; None for its labelled test or validation set.
     image_size: the side of the model's input in pixels: images are cropped and
@@ -64,6 +68,8 @@ class Data:
     flip: training images are mirrored at random.
     max_shift: training images that are not cropped are shifted by up to so many
       pixels.
+    max_erased: the largest part of a training image that a rectangle in it may
+      cover, in half of the images; 0 for none. See `augment.random_boxes`.
     mixup_alpha: see `mixing.mixup`; 0 for none.
     cutmix_alpha: see `mixing.cutmix`; 0 for none.
     max_unreadable: so many images that cannot be read are skipped before the
@@ -80,6 +86,7 @@ class Data:
     lambda x: '://' not in x,
     'a folder of a file system: mount the bucket, as by gcsfuse',
   )
+  class_names: tuple[str, ...] | None = None
   train_split: str | None = None
   test_split: str | None = None
   image_size: int | None = _field(
@@ -93,6 +100,7 @@ class Data:
   )
   flip: bool = False
   max_shift: int = _at_least(0, 0)
+  max_erased: float = _fraction(0.0)
   mixup_alpha: float = _alpha()
   cutmix_alpha: float = _alpha()
   max_unreadable: int = _at_least(0, 10)

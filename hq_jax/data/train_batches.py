@@ -33,6 +33,7 @@ def make_train_iterator(
   seed: int,
   max_shift: int = 0,
   flip: bool = False,
+  max_erased: float = 0.0,
   min_area: float = 0.08,
   unreadable: threaded_reader.Unreadable | None = None,
   num_threads: int | None = None,
@@ -88,7 +89,12 @@ def make_train_iterator(
   local_first = process_index * local_size
 
   def make_batch(batch: int, indices: np.ndarray) -> Batch:
-    images, labels = read(indices, batch * batch_size + local_first)
+    first = batch * batch_size + local_first
+    images, labels = read(indices, first)
+    if max_erased:
+      size = dataset.image_shape[0], dataset.image_shape[1]
+      boxes = augment.random_boxes(seed, first, len(images), size, max_erased)
+      images = augment.erase(images, boxes, dataset.pixel_mean)
     images = normalization.normalize(images, preprocessing)
     return {'image': images, 'label': labels}
 

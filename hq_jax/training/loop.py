@@ -88,6 +88,7 @@ class _Run:
       setup,
       stage.seed,
       max_shift=config.data.max_shift,
+      max_erased=config.data.max_erased,
       flip=config.data.flip,
       min_area=config.data.min_area,
       num_workers=config.data.num_workers,

@@ -232,6 +232,7 @@ def load_dataset(
       crop_fraction=config.crop_fraction,
       train_split=config.train_split,
       test_split=config.test_split,
+      class_names=config.class_names,
     )
   except ValueError as error:
     raise config_lib.with_field(

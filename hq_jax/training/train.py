@@ -19,6 +19,7 @@ from hq_jax.compression import planner
 from hq_jax.core import trees
 from hq_jax.data import normalization
 from hq_jax.data import pictures
+from hq_jax.data.sets import datasets
 from hq_jax.runtime import distributed
 from hq_jax.runtime import preemption
 from hq_jax.runtime import provenance
@@ -36,7 +37,9 @@ from hq_jax.training import train_state
 
 
 def train(
-  config: Mapping[str, Any], workdir: str | os.PathLike[str]
+  config: Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  dataset: datasets.Dataset | None = None,
 ) -> dict[str, Any] | None:
   """Trains and compresses a network, and writes its file and a report.
 
@@ -48,6 +51,8 @@ def train(
   Args:
     config: of `config.get_defaults`, changed; or nested dictionaries.
     workdir: the run's folder, of this config alone; made where there is none.
+    dataset: None for what `config.data` names; or images of your own, see
+      `datasets.from_arrays`.
 
   Returns:
     The report, as in `report.json`; None in all processes but the first.
@@ -59,7 +64,7 @@ def train(
     ValueError: with the field and its value, before anything compiles; where
       the folder is another run's, or `model.hq` there is another model.
   """
-  setup = setup_lib.prepare(config, workdir)
+  setup = setup_lib.prepare(config, workdir, dataset)
   with setup_lib.claim(setup):
     return run(setup)
 

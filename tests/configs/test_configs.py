@@ -37,6 +37,12 @@ _ARGUMENTS = {
     'distill': 'distill=0.5',
     'data_dir': 'data_dir=/data',
   },
+  'fashion_mnist': _COMMON
+  | {
+    'data_dir': 'data_dir=/data',
+    'distill': 'distill=0.2',
+    'quick': 'quick',
+  },
   'folder': _COMMON
   | {
     'data_dir': 'data_dir=/data',
@@ -53,8 +59,9 @@ _ARGUMENTS = {
   'vit': _IMAGENET | {'model': 'model=vit_ti16'},
 }
 # Classes, and the images of sets that are not resized.
-_NUM_CLASSES = {'digits': 10, 'cifar10': 10, 'folder': 5}
-_STORED = {'digits': (8, 8, 1), 'cifar10': (32, 32, 3)}
+_NUM_CLASSES = dict.fromkeys(('digits', 'cifar10', 'fashion_mnist'), 10)
+_NUM_CLASSES |= {'folder': 5}
+_STORED = {'digits': (8, 8, 1), 'cifar10': (32, 32, 3), 'idx': (28, 28, 1)}
 _LARGE = ('mobilenet_v2', 'resnet50')
 _CASES = [
   pytest.param(name, arguments, marks=pytest.mark.slow)

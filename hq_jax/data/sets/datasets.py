@@ -1,12 +1,13 @@
-"""Data sets by name: generated, prepared by TFDS, or a folder of images."""
+"""Data sets by name: generated, prepared by TFDS, or files of your own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 import os
 import types
 from typing import Any, NamedTuple
 
 from hq_jax.data import sources
+from hq_jax.data.sets import array_files
 from hq_jax.data.sets import folders
 from hq_jax.data.sets import generated
 from hq_jax.data.tfds import builders
@@ -15,6 +16,10 @@ from hq_jax.data.tfds import lookup
 from hq_jax.data.tfds import prepared
 
 FOLDER = 'folder'
+# How files of arrays are opened.
+_OPEN_ARRAYS = {'arrays': array_files.open_npz, 'idx': array_files.open_idx}
+# Sets that are what `data_dir` names.
+OWN_FILES = (FOLDER, *_OPEN_ARRAYS)
 
 _ARRAYS = 'has arrays, which are not resized'
 _SIZES = 'has images of any size'
@@ -46,8 +51,8 @@ class Dataset(NamedTuple):
     resize: None where the examples are arrays of `image_shape`; otherwise they
       are image files, and this is the length that their shorter side is resized
       to before the centre crop of evaluation.
-    fingerprint: changes with the images' names, for a set that anyone may
-      change; None for the others.
+    fingerprint: changes with the images' names, or with arrays, for a set that
+      anyone may change; None for the others.
     ignored: how many files beside the images of a folder are none by their
       names, by ending.
   """
@@ -73,20 +78,34 @@ def load(
   crop_fraction: float = 0.875,
   train_split: str | None = None,
   test_split: str | None = None,
+  class_names: Sequence[str] | None = None,
   memory_limit_bytes: int = 2**30,
 ) -> Dataset:
   """Opens a data set; nothing is downloaded."""
   resize = None
   if image_size is not None:
     resize = round(image_size / crop_fraction)
-  has_own_splits = name == FOLDER or name in generated.SPECS
+  has_own_splits = name in OWN_FILES or name in generated.SPECS
   if has_own_splits and (train_split or test_split):
     raise ValueError(
       f'config.data.train_split is {train_split!r} and test_split'
       f' {test_split!r}, but {name} has splits of its own, wanted None'
     )
+  if class_names is not None and name not in _OPEN_ARRAYS:
+    raise ValueError(
+      f'config.data.class_names is {tuple(class_names)!r}, but {name} has names'
+      ' of its own, wanted None'
+    )
+  if data_dir is None and name in OWN_FILES:
+    what = 'the .npz file' if name == 'arrays' else 'the folder of images'
+    raise ValueError(f'config.data.data_dir is None, wanted {what}')
   if name == FOLDER:
     return _load_folder(data_dir, image_size, resize)
+  if name in _OPEN_ARRAYS:
+    if image_size is not None:
+      raise _wrong_size(image_size, name, _ARRAYS, 'None')
+    path = os.fspath(data_dir or '')
+    return _of_own_arrays(name, _OPEN_ARRAYS[name](path, class_names))
   root = lookup.get_root(data_dir)
   if name in generated.SPECS:
     if image_size is not None:
@@ -106,7 +125,8 @@ def load(
     raise ValueError(
       f'config.data.name is {name!r}, which is not prepared in {str(root)!r}:'
       f' run `{lookup.prepare_command(name, data_dir)}` (or name one of those'
-      f' that are made here: {", ".join(sorted(generated.SPECS))}, {FOLDER})'
+      f' that are made here: {", ".join(sorted(generated.SPECS))},'
+      f' {", ".join(OWN_FILES)})'
     )
   found = prepared.open_prepared(
     folder, train_split=train_split, test_split=test_split
@@ -123,7 +143,7 @@ def load_shapes(
 ) -> Dataset:
   """Opens a data set; without images where TFDS knows it, and has no files."""
   if (
-    name == FOLDER
+    name in OWN_FILES
     or lookup.parse_name(name)[0] in generated.SPECS
     or lookup.find(name, lookup.get_root(data_dir))
   ):
@@ -173,15 +193,56 @@ def load_generated(
   return _of_arrays(name, found, memory_limit_bytes, statistics)
 
 
+def from_arrays(
+  train: tuple[Any, Any],
+  test: tuple[Any, Any],
+  class_names: Sequence[str] | None = None,
+) -> Dataset:
+  """A data set of arrays in memory, for `train.train`.
+
+  >>> import numpy as np
+  >>> x, y = np.zeros((3, 28, 28), np.uint8), np.array([0, 1, 1])
+  >>> from_arrays((x, y), (x[:2], y[:2]), ['cat', 'dog']).image_shape
+  (28, 28, 1)
+
+  Args:
+    train: images, uint8 `[n, h, w]` or `[n, h, w, c]` with one or three
+      channels, and labels, integers `[n]` from 0 on.
+    test: those that accuracy is measured on.
+    class_names: in the order of the labels; None for their numbers.
+
+  Returns:
+    The data set; pixels are normalized by what the training images measure.
+
+  Raises:
+    ValueError: where an array is none of these, or they do not fit each other.
+  """
+  names = 'train[0]', 'train[1]', 'test[0]', 'test[1]'
+  found = array_files.make(train, test, class_names, names)
+  return _of_own_arrays('arrays', found)
+
+
+def _of_own_arrays(name: str, found: array_files.Arrays) -> Dataset:
+  mean, std = found.measure()
+  return Dataset(
+    name=name,
+    class_names=found.class_names,
+    image_shape=found.image_shape,
+    pixel_range=(0.0, 255.0),
+    pixel_mean=mean,
+    pixel_std=std,
+    train=found.train,
+    test=found.test,
+    fingerprint=found.fingerprint(),
+  )
+
+
 def _load_folder(
   data_dir: str | os.PathLike[str] | None,
   image_size: int | None,
   resize: int | None,
 ) -> Dataset:
-  if data_dir is None:
-    raise ValueError(
-      'config.data.data_dir is None, wanted the folder of images'
-    )
+  assert data_dir is not None
   if image_size is None:
     raise _wrong_size(None, FOLDER, _SIZES, 'a number of pixels')
   found = folders.open_folder(data_dir)

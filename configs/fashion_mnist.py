@@ -1,0 +1,67 @@
+"""A 40x smaller file from a small ResNet on Fashion-MNIST.
+
+  apt-get install dataset-fashion-mnist
+  python -m hq_jax.main --config=configs/fashion_mnist.py:quick \
+      --workdir=runs/fashion_quick
+  python -m hq_jax.main --config=configs/fashion_mnist.py \
+      --workdir=runs/fashion
+
+The images are those of Debian's package, or of any other folder with the four
+IDX files of the set.
+
+Arguments: `data_dir` (that folder; default
+`/usr/share/datasets/fashion-mnist`), `ratio` (float32 bytes over file bytes,
+default 40), `distill` (the weight of the dense network's answers in the loss,
+default 0), `seed` (default 0), `quick` (a network a quarter of the size for a
+third of the epochs), `debug` (one epoch of each phase of that: shows that
+everything works, and no more).
+
+Expected: *not trained whole by us yet*.
+"""
+
+from hq_jax import config as config_lib
+
+_CLASS_NAMES = ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat')
+_CLASS_NAMES += ('Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')
+
+
+def get_config(arguments=None):
+  """Returns the config for `name=value` arguments separated by commas."""
+  args = config_lib.parse_arguments(
+    arguments,
+    data_dir='/usr/share/datasets/fashion-mnist',
+    ratio=40.0,
+    distill=0.0,
+    seed=0,
+    quick=False,
+    debug=False,
+  )
+  config = config_lib.get_defaults()
+  config.seed = args.seed
+  config.target_ratio = args.ratio
+  config.batch_size = 64
+  config.data.name = 'idx'
+  config.data.data_dir = args.data_dir
+  config.data.class_names = _CLASS_NAMES
+  config.data.flip = True
+  config.data.max_shift = 2
+  config.data.max_erased = 0.25
+  config.model.name = 'small_resnet'
+  config.model.widths = (32, 64, 128)
+  config.model.num_blocks = (1, 1, 1)
+  config.distill.weight = args.distill
+  config.dense.epochs = 15
+  config.dense.learning_rate = 3e-3
+  config_lib.set_compression(config, 24, 7e-3)
+  config.recipe.distribution = 'cosine_distance'
+  config.recipe.refresh_steps = 50
+  if args.quick or args.debug:
+    config.model.widths = (16, 32, 64)
+    config.dense.epochs = 5
+    config_lib.set_compression(config, 8, 1.5e-2)
+  if args.debug:
+    config.checkpoint.every_epochs = 1
+    config.dense.epochs = 1
+    config.prune.epochs = 1
+    config.ternary.epochs = 1
+  return config
