@@ -39,6 +39,7 @@ _ARGUMENTS = {
   },
   'fashion_mnist': _COMMON
   | {
+    'ratio': 'ratio=60',
     'data_dir': 'data_dir=/data',
     'distill': 'distill=0.2',
     'quick': 'quick',
