@@ -110,11 +110,11 @@ def pop_runs(
   """The inverse of `push_runs`."""
   symbols = np.empty(sizes.sum(), np.uint8)
   floats = _to_floats(frequencies)
-  short: list[tuple[int, int]] = []
+  short: list[int] = []  # contexts of the runs before `start`
   start = 0
 
   def fill_short() -> None:
-    contexts = np.repeat(*np.array(short).T)
+    contexts = np.repeat(short, sizes[short])
     _fill(coder, symbols[start - len(contexts) : start], floats, contexts)
     short.clear()
 
@@ -124,7 +124,7 @@ def pop_runs(
         fill_short()
       _fill(coder, symbols[start : start + size], floats[context])
     elif size:
-      short.append((context, size))
+      short.append(context)
     start += size
   if short:
     fill_short()

@@ -25,6 +25,7 @@ _MIN_BAND = 1 << 9  # codes
 _MAX_BAND = 1 << 16
 _GROWTH = 8  # a band beside others may be 1 / 8 of what was coded before it
 _ZERO_CONTEXTS = ternary_contexts.NUM_BESIDE * NUM_CLASSES
+_CONTEXTS = np.arange(_ZERO_CONTEXTS + 1, dtype=np.uint8)
 
 
 class Arrangement(NamedTuple):
@@ -33,8 +34,8 @@ class Arrangement(NamedTuple):
   geometry: ternary_contexts.Geometry
   rows: np.ndarray  # where the arranged ones are in the layer
   columns: np.ndarray
-  row_classes: np.ndarray  # int8, ascending
-  column_classes: np.ndarray
+  row_classes: np.ndarray  # uint8, ascending
+  bins: np.ndarray  # uint8, [NUM_CLASSES, columns]: of a row of each class
 
 
 class Runs(NamedTuple):
@@ -69,17 +70,22 @@ def arrange(
   geometry: ternary_contexts.Geometry, classes: np.ndarray
 ) -> Arrangement:
   """Sorts rows and columns by class, those of one class as they are."""
-  by_axis = np.split(classes.view(np.int8), [geometry.rows])
-  orders = [axis.argsort(kind='stable') for axis in by_axis]
-  ordered = [a[order] for a, order in zip(by_axis, orders, strict=True)]
-  return Arrangement(geometry, *orders, *ordered)
+  by_row, by_column = np.split(classes, [geometry.rows])
+  rows, columns = (
+    by_row.argsort(kind='stable'),
+    by_column.argsort(kind='stable'),
+  )
+  offsets = np.arange(NUM_CLASSES, dtype=np.int8) - np.int8(NUM_CLASSES // 2)
+  bins = np.add.outer(offsets, by_column[columns].view(np.int8))
+  bins = np.clip(bins, 0, NUM_CLASSES - 1).view(np.uint8)
+  return Arrangement(geometry, rows, columns, by_row[rows], bins)
 
 
 def get_bands(arrangement: Arrangement) -> Iterator[ternary_contexts.Tile]:
   """Cuts a layer into bands of arranged rows, in the order of coding.
 
-  A band has 2^9 to 2^16 codes where rows allow it. In the first plane of a
-  filter it ends with a class of rows; in others, it has an eighth of the
+  A band has 2^9 to 2^16 codes, but for the end of a plane. In the first plane
+  of a filter it ends with a class of rows. In others it has an eighth of the
   codes of the planes before.
   """
   geometry = arrangement.geometry
@@ -94,9 +100,7 @@ def get_bands(arrangement: Arrangement) -> Iterator[ternary_contexts.Tile]:
     while top < geometry.rows:
       bottom = top + tall
       if tap[1:] == (0, 0):
-        bottom = next(
-          (end for end in ends if end >= top + least), geometry.rows
-        )
+        bottom = next((end for end in ends if end >= top + least), bottom)
         bottom = min(bottom, top + most)
       bottom = min(bottom, geometry.rows)
       yield ternary_contexts.Tile(tap, slice(top, bottom), columns)
@@ -116,7 +120,7 @@ def trace(
 ) -> Iterator[Runs]:
   """The runs of a layer, in the order in which they are decoded."""
   geometry = arrangement.geometry
-  model = ternary_contexts.start(geometry, nonzero)
+  zeros, agreed = _start(geometry, nonzero)
   shaped = codes.reshape(geometry)[..., arrangement.rows, :]
   shaped = shaped[..., arrangement.columns]
   for band in get_bands(arrangement):
@@ -125,7 +129,7 @@ def trace(
     contexts = np.broadcast_to(contexts, values.shape)
     order, sizes = _sort(contexts.ravel(), _ZERO_CONTEXTS)
     flags = (values != 0).view(np.uint8).ravel()
-    yield _make_runs(model, sizes, False, flags[order])
+    yield _make_runs(zeros, sizes, flags[order])
     found = np.flatnonzero(flags)
     minus = (values < 0).ravel()[found]
     sizes = np.array([len(found)])
@@ -134,7 +138,7 @@ def trace(
       minus ^= signs < 0
       order, sizes = _sort_signs(signs)
       minus = minus[order]
-    yield _make_runs(model, sizes, True, minus.view(np.uint8))
+    yield _make_runs(agreed, sizes, minus.view(np.uint8))
 
 
 def decode(
@@ -144,27 +148,34 @@ def decode(
   num_classes = geometry.rows + geometry.columns
   classes = index_coder.pop(coder, num_classes, NUM_CLASSES, CLASS_COUNTS)
   arrangement = arrange(geometry, classes)
-  model = ternary_contexts.start(geometry, nonzero)
+  zeros, agreed = _start(geometry, nonzero)
   codes = np.empty(geometry, np.int8)
   for band in get_bands(arrangement):
     values = codes[band.position]
     contexts, signs = _get_contexts(arrangement, codes, band)
-    flags = _pop_flags(coder, model, contexts, values.shape)
-    found = flags.view(bool).ravel().nonzero()[0]
+    _pop_flags(coder, zeros, contexts, values)
+    found = values.view(bool).ravel().nonzero()[0]
     if signs is None:
-      minus = _pop(coder, model, np.array([len(found)]), True)
+      minus = _pop(coder, agreed, np.array([len(found)]))
     else:
       signs = signs.ravel().take(found)
       order, sizes = _sort_signs(signs)
       minus = np.empty(len(found), np.int8)
-      minus[order] = _pop(coder, model, sizes, True)
+      minus[order] = _pop(coder, agreed, sizes)
       minus ^= (signs < 0).view(np.int8)
-    flags.ravel()[found] = 1 - 2 * minus
-    values[:] = flags
+    values.ravel()[found] = 1 - 2 * minus
   rows, columns = arrangement.rows.argsort(), arrangement.columns.argsort()
   for tap in ternary_contexts.get_taps(geometry):
     codes[tap] = codes[tap].take(rows, axis=0).take(columns, axis=1)
   return codes
+
+
+def _start(
+  geometry: ternary_contexts.Geometry, nonzero: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The counts of zeros and others, and of signs as expected and others."""
+  model = ternary_contexts.start(geometry, nonzero)
+  return model.zero_counts.reshape(-1, 2), model.sign_counts
 
 
 def _get_heights(geometry: ternary_contexts.Geometry) -> tuple[int, int]:
@@ -181,11 +192,7 @@ def _get_contexts(
   around = ternary_contexts.look_around(arrangement.geometry, codes, band)
   if around is None and classes[0] == classes[-1]:
     classes = classes[:1]
-  bins = np.add.outer(classes, arrangement.column_classes)
-  bins -= np.int8(NUM_CLASSES // 2)
-  np.maximum(bins, 0, out=bins)
-  np.minimum(bins, NUM_CLASSES - 1, out=bins)
-  contexts = bins.view(np.uint8)
+  contexts = arrangement.bins.take(classes, axis=0)
   if around is None:
     return contexts, None
   beside, signs = around
@@ -195,25 +202,24 @@ def _get_contexts(
 
 def _pop_flags(
   coder: ans.Coder,
-  model: ternary_contexts.Model,
+  zeros: np.ndarray,
   contexts: np.ndarray,
-  shape: tuple[int, ...],
-) -> np.ndarray:
-  """Which codes of a band are not zero: int8, 0 or 1."""
-  flags = np.empty(shape, np.int8)
-  if contexts.shape == shape:
+  values: np.ndarray,
+) -> None:
+  """Sets the codes of a band to 0 or 1: whether they are not zero."""
+  tall = len(values)
+  if contexts.shape == values.shape:
     order, sizes = _sort(contexts.ravel(), _ZERO_CONTEXTS)
-    flags.ravel()[order] = _pop(coder, model, sizes, False)
-    return flags
+    values.ravel()[order] = _pop(coder, zeros, sizes)
+    return
   # The columns of a context stand side by side.
   widths = _count_sorted(contexts[0], NUM_CLASSES)
-  symbols = _pop(coder, model, shape[0] * widths, False)
+  symbols = _pop(coder, zeros, tall * widths)
   left = 0
   for wide in widths.tolist():
-    part = symbols[shape[0] * left : shape[0] * (left + wide)]
-    flags[:, left : left + wide] = part.reshape(shape[0], wide)
+    part = symbols[tall * left : tall * (left + wide)]
+    values[:, left : left + wide] = part.reshape(tall, wide)
     left += wide
-  return flags
 
 
 def _sort(contexts: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,64 +234,46 @@ def _sort_signs(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _count_sorted(contexts: np.ndarray, number: int) -> np.ndarray:
-  ends = contexts.searchsorted(np.arange(number, dtype=np.uint8), side='right')
-  ends[1:] -= ends[:-1].copy()
-  return ends
+  starts = contexts.searchsorted(_CONTEXTS[: number + 1])
+  return starts[1:] - starts[:-1]
 
 
-def _pop(
-  coder: ans.Coder,
-  model: ternary_contexts.Model,
-  sizes: np.ndarray,
-  is_sign: bool,
-) -> np.ndarray:
-  frequencies = _get_frequencies(model, is_sign)
-  symbols = ans.pop_runs(coder, sizes, frequencies)
-  _update(model, sizes, is_sign, symbols)
+def _pop(coder: ans.Coder, counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  symbols = ans.pop_runs(coder, sizes, _get_frequencies(counts, sizes))
+  _update(counts, sizes, symbols)
   return symbols.view(np.int8)
 
 
 def _make_runs(
-  model: ternary_contexts.Model,
-  sizes: np.ndarray,
-  is_sign: bool,
-  symbols: np.ndarray,
+  counts: np.ndarray, sizes: np.ndarray, symbols: np.ndarray
 ) -> Runs:
-  frequencies = _get_frequencies(model, is_sign)[: len(sizes)]
-  counts = _update(model, sizes, is_sign, symbols)
-  return Runs(sizes, frequencies, symbols, counts)
+  frequencies = _get_frequencies(counts, sizes)
+  ones = _update(counts, sizes, symbols)
+  found = np.stack([sizes - ones, ones], axis=-1)
+  return Runs(sizes, frequencies, symbols, found)
 
 
-def _get_frequencies(
-  model: ternary_contexts.Model, is_sign: bool
-) -> np.ndarray:
-  """Of zero and not zero, or of the expected sign and the other."""
-  if is_sign:
-    ones = (1 << ternary_contexts.SIGN_BITS) - (
-      ternary_contexts.get_sign_chances(model)
-    )
-    ones <<= ternary_contexts.FREQUENCY_BITS
-  else:
-    ones = ternary_contexts.get_chances(model).ravel()
-    ones <<= ternary_contexts.SIGN_BITS
-  frequencies = np.empty((len(ones), 2), np.int64)
-  frequencies[:, 0] = (1 << ans.PRECISION) - ones
-  frequencies[:, 1] = ones
+def _get_frequencies(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  """Of the first and the second symbol in each context: int64."""
+  first, second = counts[: len(sizes)].T
+  part = (second << ternary_contexts.FREQUENCY_BITS) // (first + second)
+  least = ternary_contexts.MIN_FREQUENCY
+  part = np.maximum(np.minimum(part, ternary_contexts.TOTAL - least), least)
+  frequencies = np.empty((len(sizes), 2), np.int64)
+  frequencies[:, 1] = part << ternary_contexts.SIGN_BITS
+  frequencies[:, 0] = (1 << ans.PRECISION) - frequencies[:, 1]
   return frequencies
 
 
 def _update(
-  model: ternary_contexts.Model,
-  sizes: np.ndarray,
-  is_sign: bool,
-  symbols: np.ndarray,
+  counts: np.ndarray, sizes: np.ndarray, symbols: np.ndarray
 ) -> np.ndarray:
-  """Counts the symbols of runs; returns how many there are of each."""
-  counts = model.sign_counts if is_sign else model.zero_counts.reshape(-1, 2)
-  found = np.zeros((len(sizes), 2), np.int64)
+  """Counts the symbols of runs; returns how many of each run are 1."""
   used = sizes.nonzero()[0]
-  starts = (sizes.cumsum() - sizes)[used]
-  found[used, 1] = np.add.reduceat(symbols, starts, dtype=np.uint32)
-  found[:, 0] = sizes - found[:, 1]
-  counts[: len(sizes)] += ternary_contexts.UNIT * found
-  return found
+  starts = sizes.cumsum() - sizes
+  ones = np.zeros_like(sizes)
+  ones[used] = np.add.reduceat(symbols, starts[used], dtype=np.uint32)
+  learnt = counts[: len(sizes)]
+  learnt[:, 0] += ternary_contexts.UNIT * (sizes - ones)
+  learnt[:, 1] += ternary_contexts.UNIT * ones
+  return ones

@@ -28,7 +28,11 @@ TABLE_BYTES = 5  # per layer: its mode, two unsigned 16-bit integers
 
 Frequencies = tuple[int, int, int]  # of the codes 0, +1, -1, in this order
 
-_SMALL = 1 << 15  # codes; in larger layers contexts hardly save anything
+# Contexts are slow to read: they are taken only in layers of so few codes, and
+# only where they save so much.
+_SMALL = 1 << 16
+_GAIN = 1 / 256
+
 _CODES = np.array([0, 1, -1], np.int8)  # by symbol
 _NAME = 'ternary codes'
 
@@ -196,7 +200,8 @@ def _choose(codes: np.ndarray) -> tuple[Table, list[_Part]]:
     table = static._replace(mode=mode)
     found = list(_trace(codes, table))
     bits = sum(part.bits for part in found)
-    if tile_bits <= bits < least:
+    limit = least - least * _GAIN * (mode == CONTEXTS)
+    if tile_bits <= bits < limit:
       best, parts, least = table, found, bits
   return best, parts or list(_trace(codes, best))
 

@@ -218,11 +218,11 @@ def look_around(
   near = [*get(0, 1), *get(1, 0)]
   if not near:
     return None
-  beside, signs = np.abs(near[0]), near[0].copy()
+  beside, signs = np.abs(near[0]), near[0] + near[0]
   for other in near[1:]:
     beside += np.abs(other)
     signs += other
-  signs += signs
+    signs += other
   for other in (*get(1, 1), *get(1, -1)):
     signs += other
   return beside.view(np.uint8), signs
@@ -262,34 +262,19 @@ def get_offsets(counts: np.ndarray, total: Sequence[int]) -> np.ndarray:
   return (odds - odds[-1]).astype(np.int16)[:-1]
 
 
-def get_chances(model: Model) -> np.ndarray:
-  """What part of a context's codes are not zero, of 2^15.
-
-  int64, `[NUM_BESIDE, NUM_BINS]`.
-  """
-  return _divide(model.zero_counts, 1, FREQUENCY_BITS, MIN_FREQUENCY)
-
-
-def get_sign_chances(model: Model) -> np.ndarray:
-  """What part of an agreement's signs are as expected, of 2^9."""
-  return _divide(model.sign_counts, 0, SIGN_BITS, 1)
-
-
-def _divide(
-  counts: np.ndarray, which: int, bits: int, least: int
-) -> np.ndarray:
-  part = (counts[..., which] << bits) // (counts[..., 0] + counts[..., 1])
-  return np.maximum(np.minimum(part, (1 << bits) - least), least)
-
-
 def get_frequencies(model: Model) -> np.ndarray:
   """The coder's frequencies of the three symbols in every context.
 
-  `2^24 - 2^9 p`, `p q`, and `p (2^9 - q)`: `p` is of `get_chances`, `q` of
-  `get_sign_chances`.
+  `p` of 2^15 is the part of the codes in a context that are not zero, `q` of
+  2^9 that of the expected sign among these: `2^24 - 2^9 p`, `p q`, and
+  `p (2^9 - q)`.
   """
-  p = get_chances(model).reshape(-1, 1)
-  q = get_sign_chances(model)
+  zeros = model.zero_counts
+  p = (zeros[..., 1] << FREQUENCY_BITS) // zeros.sum(-1)
+  p = np.clip(p, MIN_FREQUENCY, TOTAL - MIN_FREQUENCY).reshape(-1, 1)
+  signs = model.sign_counts
+  q = (signs[:, 0] << SIGN_BITS) // signs.sum(-1)
+  q = np.clip(q, 1, (1 << SIGN_BITS) - 1)
   frequencies = np.empty((len(p), NUM_AGREEMENTS, 3), np.int64)
   frequencies[..., 0] = (1 << PRECISION) - (p << SIGN_BITS)
   frequencies[..., 1] = p * q

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from hq_jax import artifact
-from hq_jax.artifact import format as container
 from hq_jax.artifact import reader
 from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
@@ -86,9 +85,9 @@ def _product(shape, seed):
 def make_classes():
   """An artifact whose layers are written with classes."""
   codes = {
-    'conv': _codes((3, 3, 64, 64), 1),
-    'deep': _codes((2, 2, 3, 64, 48), 7),
-    'dense': _product((300, 120), 13),
+    'conv': _codes((3, 3, 32, 48), 1),
+    'deep': _codes((2, 2, 3, 40, 24), 7),
+    'dense': _product((200, 120), 13),
   }
   return make()._replace(
     tensors={
@@ -124,11 +123,6 @@ def test_codes_are_written_to_the_same_bytes(path, modes):
   assert has_one_symbol == [path == PATH and i == 4 for i in range(len(tables))]
 
 
-def test_layers_with_classes_are_written_again():
-  again = artifact.dumps(artifact.read(CLASSES))
-  found = container.unpack(CLASSES.read_bytes())
-  assert container.unpack(again)['CODE'] == found['CODE']
-
-
 if __name__ == '__main__':
+  ternary_coder._SMALL = 0  # no layer is so small that it gets other contexts
   artifact.write(CLASSES, make_classes())

@@ -195,10 +195,6 @@ class Contexts:
       assert beside == s == 0
     return beside, s
 
-  def get_chances(self, zero, sign):
-    p = max(89, min(2**15 - 89, 2**15 * zero[1] // sum(zero)))
-    return p, max(1, min(511, 512 * sign[0] // sum(sign)))
-
   def decode_tile(self, stream, planes, tap, rows, columns):
     by_row = {i: self.get_offset(*self.row[i]) for i in rows}
     by_column = {j: self.get_offset(*self.column[j]) for j in columns}
@@ -209,7 +205,8 @@ class Contexts:
         max(0, min(15, (by_row[i] + by_column[j] + 68) >> 3))
       ]
       sign = self.sign[min(4, abs(s))]
-      p, q = self.get_chances(zero, sign)
+      p = max(89, min(2**15 - 89, 2**15 * zero[1] // sum(zero)))
+      q = max(1, min(511, 512 * sign[0] // sum(sign)))
       symbol = stream.pop([2**24 - 512 * p, p * q, p * (512 - q)])
       code = (0, 1, -1)[symbol] * (-1 if s < 0 else 1)
       came.append((symbol, zero, sign, i, j))
@@ -270,18 +267,20 @@ class Classes(Contexts):
     came = []
     for at in sorted(contexts, key=lambda at: contexts[at]):
       beside, bin = contexts[at]
-      p, _ = self.get_chances(self.zero[beside][bin], [1, 1])
-      planes[tap][at] = stream.pop([2**24 - 512 * p, 512 * p])
+      planes[tap][at] = self.pop(stream, self.zero[beside][bin])
       came.append((self.zero[beside][bin], planes[tap][at]))
     found = [at for at in contexts if planes[tap][at]]
     for at in sorted(found, key=lambda at: min(4, abs(signs[at]))):
       sign = self.sign[min(4, abs(signs[at]))]
-      _, q = self.get_chances([1, 1], sign)
-      other = stream.pop([2**15 * q, 2**15 * (512 - q)])
+      other = self.pop(stream, sign)
       planes[tap][at] = (-1 if signs[at] < 0 else 1) * (-1 if other else 1)
       came.append((sign, other))
     for counts, symbol in came:
       counts[symbol] += 16
+
+  def pop(self, stream, counts):
+    p = max(89, min(2**15 - 89, 2**15 * counts[1] // sum(counts)))
+    return stream.pop([2**24 - 512 * p, 512 * p])
 
 
 def decode_stream(data, layers):

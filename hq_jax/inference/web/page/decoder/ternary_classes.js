@@ -6,6 +6,7 @@ import {BINS, findPlanes, Model} from './ternary_contexts.js';
 
 const CLASS_COUNTS = [0, 0, 0, 0, 0, 2, 4, 8, 12, 8, 4, 2, 0, 0, 0, 0];
 const AGREEMENTS = 5;
+const MIN = 89; // the least frequency of a symbol
 
 /** How many bands there are at most. */
 export function countBands(geometry) {
@@ -105,27 +106,16 @@ function decodeBand(stream, band, contexts, near, model) {
     contexts[i] += BINS * ((left ? 1 : 0) + (above ? 1 : 0));
     signs[i] = 2 * (left + above) + near.aboveLeft(i) + near.aboveRight(i);
   }
-  model.setWeights();
-  const order = group(contexts, model.weights.length);
+  const order = group(contexts, model.zeros.length);
   decodeRuns(
-    stream,
-    order,
-    contexts,
-    model.weights.map((weight) => 512 * weight),
-    model.zeros,
-    model.others,
+    stream, order, contexts, model.zeros, model.others,
     (i) => { band[i] = 1; });
   const agreements = signs.map((sign) => Math.min(4, Math.abs(sign)));
   const ones = order.filter((i) => band[i]).sort();
   const bySign = group(agreements, AGREEMENTS, ones);
   for (const i of ones) band[i] = signs[i] < 0 ? -1 : 1;
   decodeRuns(
-    stream,
-    bySign,
-    agreements,
-    model.signWeights.map((weight) => 2 ** 15 * (512 - weight)),
-    model.agree,
-    model.differ,
+    stream, bySign, agreements, model.agree, model.differ,
     (i) => { band[i] = -band[i]; });
 }
 
@@ -141,7 +131,11 @@ function group(groups, number, places = groups.keys()) {
 }
 
 /** Takes a symbol of two for each place; the second one is `found`. */
-function decodeRuns(stream, order, groups, weights, first, second, found) {
+function decodeRuns(stream, order, groups, first, second, found) {
+  const weights = Int32Array.from(second, (count, i) => {
+    const p = Math.floor((2 ** 15 * count) / (first[i] + count));
+    return 512 * Math.max(MIN, Math.min(2 ** 15 - MIN, p));
+  });
   for (const i of order) {
     const group = groups[i];
     const start = 2 ** 24 - weights[group];
