@@ -256,9 +256,12 @@ def _make_runs(
 def _get_frequencies(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
   """Of the first and the second symbol in each context: int64."""
   first, second = counts[: len(sizes)].T
-  part = (second << ternary_contexts.FREQUENCY_BITS) // (first + second)
-  least = ternary_contexts.MIN_FREQUENCY
-  part = np.maximum(np.minimum(part, ternary_contexts.TOTAL - least), least)
+  part = ternary_contexts.find_part(
+    second,
+    first,
+    ternary_contexts.FREQUENCY_BITS,
+    ternary_contexts.MIN_FREQUENCY,
+  )
   frequencies = np.empty((len(sizes), 2), np.int64)
   frequencies[:, 1] = part << ternary_contexts.SIGN_BITS
   frequencies[:, 0] = (1 << ans.PRECISION) - frequencies[:, 1]

@@ -269,17 +269,23 @@ def get_frequencies(model: Model) -> np.ndarray:
   2^9 that of the expected sign among these: `2^24 - 2^9 p`, `p q`, and
   `p (2^9 - q)`.
   """
-  zeros = model.zero_counts
-  p = (zeros[..., 1] << FREQUENCY_BITS) // zeros.sum(-1)
-  p = np.clip(p, MIN_FREQUENCY, TOTAL - MIN_FREQUENCY).reshape(-1, 1)
-  signs = model.sign_counts
-  q = (signs[:, 0] << SIGN_BITS) // signs.sum(-1)
-  q = np.clip(q, 1, (1 << SIGN_BITS) - 1)
+  ones, zeros = model.zero_counts[..., 1], model.zero_counts[..., 0]
+  p = find_part(ones, zeros, FREQUENCY_BITS, MIN_FREQUENCY).reshape(-1, 1)
+  expected, other = model.sign_counts.T
+  q = find_part(expected, other, SIGN_BITS, 1)
   frequencies = np.empty((len(p), NUM_AGREEMENTS, 3), np.int64)
   frequencies[..., 0] = (1 << PRECISION) - (p << SIGN_BITS)
   frequencies[..., 1] = p * q
   frequencies[..., 2] = p * ((1 << SIGN_BITS) - q)
   return frequencies.reshape(NUM_CONTEXTS, 3)
+
+
+def find_part(
+  counts: np.ndarray, others: np.ndarray, bits: int, least: int
+) -> np.ndarray:
+  """`counts / (counts + others)` of `2^bits`, and `least` or more of each."""
+  part = (counts << bits) // (counts + others)
+  return np.maximum(np.minimum(part, (1 << bits) - least), least)
 
 
 def update(
@@ -296,10 +302,10 @@ def update(
   model.zero_counts[..., 1] += by_zero[..., 1] + by_zero[..., 2]
   model.sign_counts[:] += UNIT * counts.sum((0, 1))[:, 1:]
   nonzero = symbols != 0
-  by_row = np.count_nonzero(nonzero, axis=1)
+  by_row = nonzero.sum(axis=1)
   model.row_counts[0, tile.rows] += by_row
   model.row_counts[1, tile.rows] += nonzero.shape[1]
-  model.column_counts[0, tile.columns] += np.count_nonzero(nonzero, axis=0)
+  model.column_counts[0, tile.columns] += nonzero.sum(axis=0)
   model.column_counts[1, tile.columns] += nonzero.shape[0]
   model.total[:] += int(by_row.sum()), nonzero.size
   return counts.reshape(NUM_CONTEXTS, 3)
