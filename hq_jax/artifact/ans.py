@@ -17,7 +17,11 @@ FREE_BYTES = 64
 CHUNK = 1 << 16  # symbols per call of the coder: bounds its copies
 
 Coder: TypeAlias = constriction.stream.stack.AnsCoder
+Categorical: TypeAlias = constriction.stream.model.Categorical
 
+# A call of the coder takes as long as a hundred symbols of one context.
+_SHORT = 128
+_BY_CONTEXT = Categorical(perfect=False)  # the parameters come with the symbols
 _MAX_BYTES_PER_CODE = 3  # no probability is below 2^-24
 # The words of the state that the encoder starts from, 2^32. A smaller one would
 # not grow with the likeliest symbols: as many as one likes would cost nothing.
@@ -66,10 +70,15 @@ def push(
   contexts: np.ndarray | None = None,
 ) -> None:
   """Encodes symbols by the same frequencies, or by those of each context."""
+  floats = _to_floats(frequencies)
+  model = _BY_CONTEXT if contexts is not None else _make_static(floats)
   for start in reversed(range(0, symbols.size, CHUNK)):
     chunk = slice(start, start + CHUNK)
-    model = _make_model(frequencies, contexts, chunk)
-    coder.encode_reverse(symbols[chunk].astype(np.int32), *model)
+    part = symbols[chunk].astype(np.int32)
+    if contexts is None:
+      coder.encode_reverse(part, model)
+    else:
+      coder.encode_reverse(part, model, floats.take(contexts[chunk], axis=0))
 
 
 def pop(
@@ -80,27 +89,76 @@ def pop(
 ) -> np.ndarray:
   """The inverse of `push`."""
   symbols = np.empty(size, np.uint8)
-  for start in range(0, size, CHUNK):
-    part = symbols[start : start + CHUNK]
-    chunk = slice(start, start + CHUNK)
-    model = _make_model(frequencies, contexts, chunk)
-    number = [part.size] if contexts is None else []
-    part[:] = coder.decode(*model, *number)
+  _fill(coder, symbols, _to_floats(frequencies), contexts)
   return symbols
 
 
-def _make_model(
-  frequencies: np.ndarray, contexts: np.ndarray | None, chunk: slice
-) -> tuple[Any, ...]:
-  """A model of constriction and its parameters, to the exact integers."""
+def push_runs(
+  coder: Coder,
+  symbols: np.ndarray,
+  frequencies: np.ndarray,
+  sizes: np.ndarray,
+) -> None:
+  """Encodes runs of symbols, one for each row of frequencies."""
+  contexts = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+  push(coder, symbols, frequencies, contexts)
+
+
+def pop_runs(
+  coder: Coder, sizes: np.ndarray, frequencies: np.ndarray
+) -> np.ndarray:
+  """The inverse of `push_runs`."""
+  symbols = np.empty(sizes.sum(), np.uint8)
+  floats = _to_floats(frequencies)
+  short: list[int] = []  # contexts of the runs before `start`
+  start = 0
+
+  def fill_short() -> None:
+    contexts = np.repeat(short, sizes[short])
+    _fill(coder, symbols[start - len(contexts) : start], floats, contexts)
+    short.clear()
+
+  for context, size in enumerate(sizes.tolist()):
+    if size >= _SHORT:
+      if short:
+        fill_short()
+      _fill(coder, symbols[start : start + size], floats[context])
+    elif size:
+      short.append(context)
+    start += size
+  if short:
+    fill_short()
+  return symbols
+
+
+def _fill(
+  coder: Coder,
+  symbols: np.ndarray,
+  floats: np.ndarray,
+  contexts: np.ndarray | None = None,
+) -> None:
+  if contexts is None:
+    model = _make_static(floats)
+    for start in range(0, len(symbols), CHUNK):
+      part = symbols[start : start + CHUNK]
+      part[:] = coder.decode(model, len(part))
+  else:
+    for start in range(0, len(symbols), CHUNK):
+      part = symbols[start : start + CHUNK]
+      parameters = floats.take(contexts[start : start + CHUNK], axis=0)
+      part[:] = coder.decode(_BY_CONTEXT, parameters)
+
+
+def _to_floats(frequencies: np.ndarray) -> np.ndarray:
+  """What constriction rebuilds the exact integers from."""
   # It gives each of n symbols frequency 1 and shares the other 2^24 - n in
   # proportion to the floats. These sum to exactly 2^24 - n, so that its factor
   # is one and every product and sum is an exact integer.
-  floats = (frequencies - 1).astype(np.float64)
-  make = constriction.stream.model.Categorical
-  if contexts is None:
-    return (make(floats, lazy=False, perfect=False),)
-  return make(perfect=False), floats.take(contexts[chunk], axis=0)
+  return (frequencies - 1).astype(np.float64)
+
+
+def _make_static(floats: np.ndarray) -> Any:
+  return Categorical(floats, lazy=False, perfect=False)
 
 
 def _is_at_start(words: np.ndarray) -> bool:

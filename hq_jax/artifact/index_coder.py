@@ -58,7 +58,7 @@ def encode(tensors: Sequence[np.ndarray], sizes: Sequence[int]) -> bytes:
     if size == 1:
       continue
     flat = tensor.reshape(-1)
-    for block, frequencies in reversed(list(_trace(flat, size))):
+    for block, frequencies in reversed(list(trace(flat, size))):
       ans.push(coder, flat[block], frequencies)
   return ans.to_bytes(coder)
 
@@ -78,16 +78,25 @@ def decode(
   coder = ans.from_bytes(stream, sum(coded), _NAME)
   found = []
   for size, shape in zip(sizes, shapes, strict=True):
-    flat = np.zeros(math.prod(shape), np.uint8)
-    if size > 1:
-      counts = np.zeros(size, np.int64)
-      for block in get_blocks(flat.size):
-        number = block.stop - block.start
-        flat[block] = ans.pop(coder, number, get_frequencies(counts))
-        counts += count(flat[block], size)
+    flat = pop(coder, math.prod(shape), size)
     found.append(flat.reshape(shape))
   ans.check_end(coder, _NAME)
   return found
+
+
+def pop(
+  coder: ans.Coder, number: int, size: int, first: Sequence[int] | None = None
+) -> np.ndarray:
+  """Takes a tensor off a stream, uint8, flat; counts start at `first` or 0."""
+  flat = np.zeros(number, np.uint8)
+  if size > 1:
+    counts = _start(size, first)
+    for block in get_blocks(number):
+      flat[block] = ans.pop(
+        coder, block.stop - block.start, get_frequencies(counts)
+      )
+      counts += count(flat[block], size)
+  return flat
 
 
 def count(tensor: np.ndarray, size: int) -> np.ndarray:
@@ -106,16 +115,22 @@ def tensor_bits(tensor: np.ndarray, size: int) -> float:
   flat = tensor.reshape(-1)
   return sum(
     float(np.sum(count(flat[block], size) * (ans.PRECISION - np.log2(f))))
-    for block, f in _trace(flat, size)
+    for block, f in trace(flat, size)
   )
 
 
-def _trace(flat: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
+def trace(
+  flat: np.ndarray, size: int, first: Sequence[int] | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
   """The blocks of a tensor and their frequencies."""
-  counts = np.zeros(size, np.int64)
+  counts = _start(size, first)
   for block in get_blocks(flat.size):
     yield block, get_frequencies(counts)
     counts += count(flat[block], size)
+
+
+def _start(size: int, first: Sequence[int] | None) -> np.ndarray:
+  return np.zeros(size, np.int64) if first is None else np.array(first)
 
 
 def _check_work(num_bytes: int, sizes: Sequence[int]) -> None:

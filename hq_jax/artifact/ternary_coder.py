@@ -1,8 +1,9 @@
 """The entropy coder of ternary codes: one ANS stream over all layers.
 
-A layer is coded in one of two modes, whichever takes fewer bytes: with a static
-model, three integer frequencies that sum to 2^15, or with the adaptive
-contexts of `ternary_contexts`.
+A layer is coded in one of three modes: with a static model, three integer
+frequencies that sum to 2^15; with the adaptive contexts of `ternary_contexts`,
+which save the most in some small layers; or with those of `ternary_classes`,
+which are quick to read. The shortest is taken.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hq_jax.artifact import ans
+from hq_jax.artifact import index_coder
+from hq_jax.artifact import ternary_classes
 from hq_jax.artifact import ternary_contexts
 
 FREQUENCY_BITS = ternary_contexts.FREQUENCY_BITS
@@ -20,9 +23,15 @@ TOTAL = ternary_contexts.TOTAL  # the three frequencies of a layer sum to this
 PRECISION = ans.PRECISION  # bits of the coder's own frequencies
 # Of one symbol, where there are two or more.
 MAX_FREQUENCY = TOTAL - ternary_contexts.MIN_FREQUENCY
+STATIC, CONTEXTS, CLASSES = range(3)  # the modes
 TABLE_BYTES = 5  # per layer: its mode, two unsigned 16-bit integers
 
 Frequencies = tuple[int, int, int]  # of the codes 0, +1, -1, in this order
+
+# Contexts are slow to read: they are taken only in layers of so few codes, and
+# only where they save so much.
+_SMALL = 1 << 16
+_GAIN = 1 / 256
 
 _CODES = np.array([0, 1, -1], np.int8)  # by symbol
 _NAME = 'ternary codes'
@@ -31,8 +40,13 @@ _NAME = 'ternary codes'
 class Table(NamedTuple):
   """How a layer is coded."""
 
-  has_contexts: bool  # or else by the frequencies alone
+  mode: int
   frequencies: Frequencies  # of the codes in the whole layer
+
+  @property
+  def has_contexts(self) -> bool:
+    """Whether it is coded below its entropy, not by frequencies alone."""
+    return self.mode != STATIC
 
 
 def count(codes: np.ndarray) -> tuple[int, int, int]:
@@ -93,8 +107,7 @@ def cost_bits(frequencies: Frequencies, counts: Sequence[int]) -> float:
 def pack_tables(tables: Sequence[Table]) -> bytes:
   """Five bytes per layer."""
   return b''.join(
-    struct.pack('<BHH', has_contexts, plus, minus)
-    for has_contexts, (_, plus, minus) in tables
+    struct.pack('<BHH', mode, plus, minus) for mode, (_, plus, minus) in tables
   )
 
 
@@ -104,8 +117,8 @@ def unpack_tables(data: bytes) -> list[Table]:
   for mode, plus, minus in struct.iter_unpack('<BHH', data):
     name = f'model table {len(tables)}'
     frequencies = TOTAL - plus - minus, plus, minus
-    if mode > 1:
-      raise ValueError(f'{name}: the mode is {mode}, wanted 0 or 1')
+    if mode > CLASSES:
+      raise ValueError(f'{name}: the mode is {mode}, wanted 0, 1 or 2')
     if min(frequencies) < 0 or MAX_FREQUENCY < max(frequencies) < TOTAL:
       raise ValueError(
         f'{name}: frequencies {frequencies}, wanted 0 to {MAX_FREQUENCY} each,'
@@ -113,16 +126,17 @@ def unpack_tables(data: bytes) -> list[Table]:
       )
     if mode and TOTAL in frequencies:
       raise ValueError(f'{name}: contexts for a layer of a single symbol')
-    tables.append(Table(bool(mode), frequencies))
+    tables.append(Table(mode, frequencies))
   return tables
 
 
 class _Part(NamedTuple):
-  """Symbols as they are coded: a tile, or a layer with a static model."""
+  """Symbols as they are coded: of a tile, or of a layer with a static model."""
 
-  symbols: np.ndarray  # int8, [n], 0 to 2
-  frequencies: np.ndarray  # [3], or one row for each context
+  symbols: np.ndarray  # [n], small integers
+  frequencies: np.ndarray  # of each symbol, or one row for each context
   contexts: np.ndarray | None  # uint8, [n]
+  runs: np.ndarray | None  # how many symbols of each context, in order
   bits: float  # what it costs
 
 
@@ -140,7 +154,10 @@ def encode(
   coder = ans.start()
   for _, parts in reversed(chosen):
     for part in reversed(parts):
-      ans.push(coder, part.symbols, part.frequencies, part.contexts)
+      if part.runs is None:
+        ans.push(coder, part.symbols, part.frequencies, part.contexts)
+      else:
+        ans.push_runs(coder, part.symbols, part.frequencies, part.runs)
   return [table for table, _ in chosen], ans.to_bytes(coder)
 
 
@@ -153,9 +170,7 @@ def decode(
   num_codes = _check_work(len(stream), tables, shapes)
   coder = ans.from_bytes(stream, num_codes, _NAME)
   layers = [
-    (_decode_contexts if table.has_contexts else _decode_static)(
-      coder, table.frequencies, shape
-    )
+    _DECODERS[table.mode](coder, table.frequencies, shape)
     for table, shape in zip(tables, shapes, strict=True)
   ]
   ans.check_end(coder, _NAME)
@@ -170,31 +185,45 @@ def layer_bits(codes: np.ndarray, table: Table) -> float:
 
 
 def _choose(codes: np.ndarray) -> tuple[Table, list[_Part]]:
-  """The shorter mode for a layer, and the layer in that mode."""
+  """The mode for a layer, and the layer in that mode."""
   counts = count(codes)
-  static = Table(False, find_frequencies(counts))
-  static_bits = cost_bits(static.frequencies, counts)
+  static = Table(STATIC, find_frequencies(counts))
+  best, parts = static, None
+  least = cost_bits(static.frequencies, counts)
   geometry = ternary_contexts.get_geometry(codes.shape)
-  tile_bits = (
-    8 * ternary_contexts.MIN_TILE_BYTES * ternary_contexts.count_tiles(geometry)
-  )
-  if ternary_contexts.is_allowed(geometry) and tile_bits <= static_bits:
-    table = static._replace(has_contexts=True)
-    parts = list(_trace(codes, table))
-    if tile_bits <= sum(part.bits for part in parts) < static_bits:
-      return table, parts
-  return static, list(_trace(codes, static))
+  modes = [CLASSES, CONTEXTS] if codes.size <= _SMALL else [CLASSES]
+  for mode in modes if ternary_contexts.is_allowed(geometry) else []:
+    tiles = _count_tiles(mode, geometry)
+    tile_bits = 8 * ternary_contexts.MIN_TILE_BYTES * tiles
+    if tile_bits > least:
+      continue
+    table = static._replace(mode=mode)
+    found = list(_trace(codes, table))
+    bits = sum(part.bits for part in found)
+    limit = least - least * _GAIN * (mode == CONTEXTS)
+    if tile_bits <= bits < limit:
+      best, parts, least = table, found, bits
+  return best, parts or list(_trace(codes, best))
+
+
+def _count_tiles(mode: int, geometry: ternary_contexts.Geometry) -> int:
+  """How many tiles a layer has, at most; two bands count as one."""
+  if mode == CLASSES:
+    return -(-ternary_classes.count_bands(geometry) // 2)
+  return ternary_contexts.count_tiles(geometry)
 
 
 def _trace(codes: np.ndarray, table: Table) -> Iterator[_Part]:
   """The parts of a layer, in the order in which they are decoded."""
   frequencies = table.frequencies
-  if table.has_contexts:
+  if table.mode == CLASSES:
+    yield from _trace_classes(codes, frequencies)
+  elif table.mode == CONTEXTS:
     yield from _trace_contexts(codes, frequencies)
   elif TOTAL not in frequencies:
     bits = cost_bits(frequencies, count(codes))
     scaled = scale_frequencies(frequencies)
-    yield _Part(_to_symbols(codes).ravel(), scaled, None, bits)
+    yield _Part(_to_symbols(codes).ravel(), scaled, None, None, bits)
 
 
 def _trace_contexts(
@@ -208,9 +237,30 @@ def _trace_contexts(
     symbols = _to_symbols(_flip(shaped[tile.position], signs))
     scaled = ternary_contexts.get_frequencies(model)
     counts = ternary_contexts.update(model, tile, contexts, symbols)
-    bits = float(np.sum(counts * (PRECISION - np.log2(scaled))))
+    bits = _find_bits(counts, scaled)
     scaled = scaled.astype(np.int32)
-    yield _Part(symbols.ravel(), scaled, contexts.ravel(), bits)
+    yield _Part(symbols.ravel(), scaled, contexts.ravel(), None, bits)
+
+
+def _trace_classes(
+  codes: np.ndarray, frequencies: Frequencies
+) -> Iterator[_Part]:
+  classes = ternary_classes.find_classes(codes)
+  number = ternary_classes.NUM_CLASSES
+  first = ternary_classes.CLASS_COUNTS
+  for block, found in index_coder.trace(classes, number, first):
+    counts = np.bincount(classes[block], minlength=number)
+    yield _Part(classes[block], found, None, None, _find_bits(counts, found))
+  geometry = ternary_contexts.get_geometry(codes.shape)
+  arrangement = ternary_classes.arrange(geometry, classes)
+  nonzero = sum(frequencies[1:])
+  for runs in ternary_classes.trace(codes, arrangement, nonzero):
+    sizes, found, symbols, counts = runs
+    yield _Part(symbols, found, None, sizes, _find_bits(counts, found))
+
+
+def _find_bits(counts: np.ndarray, frequencies: np.ndarray) -> float:
+  return float(np.sum(counts * (PRECISION - np.log2(frequencies))))
 
 
 def _check_work(
@@ -218,7 +268,7 @@ def _check_work(
 ) -> int:
   """Refuses what no writer would ask of a stream; returns how many codes.
 
-  A code costs at least 1/256 bit, a tile with contexts at least 16 bytes.
+  A code and a class cost at least 1/256 bit, a tile at least 16 bytes.
   """
   codes = tiles = 0
   for index, (table, shape) in enumerate(zip(tables, shapes, strict=True)):
@@ -228,7 +278,9 @@ def _check_work(
       geometry = ternary_contexts.get_geometry(shape)
       if not ternary_contexts.is_allowed(geometry):
         raise ValueError(f'model table {index}: contexts for shape {shape}')
-      tiles += ternary_contexts.count_tiles(geometry)
+      tiles += _count_tiles(table.mode, geometry)
+      if table.mode == CLASSES:
+        codes += geometry.rows + geometry.columns
   max_codes = ans.MAX_CODES_PER_BYTE * (num_bytes + ans.FREE_BYTES)
   max_tiles = (num_bytes + ans.FREE_BYTES) // ternary_contexts.MIN_TILE_BYTES
   if codes > max_codes or tiles > max_tiles:
@@ -268,6 +320,21 @@ def _decode_contexts(
     values = symbols - np.int8(3) * (symbols >> 1)  # 0, 1, 2 to 0, 1, -1
     codes[tile.position] = _flip(values, signs)
   return codes.reshape(shape)
+
+
+def _decode_classes(
+  coder: ans.Coder, frequencies: Frequencies, shape: tuple[int, ...]
+) -> np.ndarray:
+  geometry = ternary_contexts.get_geometry(shape)
+  nonzero = sum(frequencies[1:])
+  return ternary_classes.decode(coder, geometry, nonzero).reshape(shape)
+
+
+_DECODERS = {
+  STATIC: _decode_static,
+  CONTEXTS: _decode_contexts,
+  CLASSES: _decode_classes,
+}
 
 
 def _to_symbols(codes: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ updated after the tile. Counts, logarithms and probabilities are integers: the
 model is the same on every machine. `docs/format.md` specifies it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import itertools
 import math
 from typing import NamedTuple
@@ -33,17 +33,18 @@ NUM_BESIDE = 3  # of the two taps beside and above, how many are not zero
 NUM_AGREEMENTS = 5  # of the weighted sum of signs, 4 and more are one
 NUM_CONTEXTS = NUM_BINS * NUM_BESIDE * NUM_AGREEMENTS
 
+SIGN_BITS = PRECISION - FREQUENCY_BITS
+UNIT = 16  # of the counts in `Model`: one code counts 16
+
 MAX_CHANNELS = 1 << 16  # rows or columns of a layer with contexts
 MIN_TILE_BYTES = 16  # of the stream: bounds what a short file can ask for
 
-_SIGN_BITS = PRECISION - FREQUENCY_BITS
 _MIN_TILE = 1 << 10  # codes
 _MAX_TILE = 1 << 16
 _GRID = 64  # the first plane of taps has at most so many tiles
 _GROWTH = 8  # a tile may be 1 / 8 of what was coded before it
 _SHRINKAGE = 16  # pseudo-counts that pull a channel's density to the layer's
-_UNIT = 16  # of the counts in `Model`: one code counts 16
-_PRIOR = 8 * _UNIT  # weight of a density class's expected odds
+_PRIOR = 8 * UNIT  # weight of a density class's expected odds
 _SIGN_PRIOR = 8  # half a code for either sign
 _BIN_SHIFT = 3  # from 1/16 to 1/2 of a factor of two
 
@@ -97,6 +98,12 @@ def get_geometry(shape: tuple[int, ...]) -> Geometry:
   return Geometry(math.prod(lead), height, width, rows, columns)
 
 
+def get_taps(geometry: Geometry) -> Iterator[tuple[int, int, int]]:
+  """The planes in the order in which they are coded."""
+  depth, height, width = geometry[:3]
+  return itertools.product(range(depth), range(height), range(width))
+
+
 def get_tiles(geometry: Geometry) -> Iterator[Tile]:
   """Cuts a layer into tiles, in the order in which they are coded.
 
@@ -105,10 +112,9 @@ def get_tiles(geometry: Geometry) -> Iterator[Tile]:
   max(1024, n / 64, min(65536, d / 8))))`, the rows into `2^ceil(l / 2)` and
   the columns into `2^floor(l / 2)`. The parts of the first columns come first.
   """
-  depth, height, width, rows, columns = geometry
+  rows, columns = geometry[3:]
   size = rows * columns
-  taps = itertools.product(range(depth), range(height), range(width))
-  for index, tap in enumerate(taps):
+  for index, tap in enumerate(get_taps(geometry)):
     wanted = max(
       _MIN_TILE, size // _GRID, min(_MAX_TILE, index * size // _GROWTH)
     )
@@ -182,45 +188,78 @@ def get_contexts(
   np.maximum(bins, 0, out=bins)
   np.minimum(bins, NUM_BINS - 1, out=bins)
   contexts = bins.astype(np.uint8)
-  if model.geometry.height * model.geometry.width == 1:
+  around = look_around(model.geometry, codes, tile)
+  if around is None:
     contexts *= NUM_AGREEMENTS
     return contexts, None
-  depth, y, x = tile.tap
-  none = np.zeros((1, 1), np.int8)
-
-  def get(up: int, left: int) -> np.ndarray:
-    if y < up or not 0 <= x - left < model.geometry.width:
-      return none
-    return codes[depth, y - up, x - left, tile.rows, tile.columns]
-
-  left, above = get(0, 1), get(1, 0)
-  signs = left + above
-  signs = signs + signs + get(1, 1) + get(1, -1)
-  beside = np.abs(left) + np.abs(above)
-  contexts += np.uint8(NUM_BINS) * beside.view(np.uint8)
+  beside, signs = around
+  contexts += np.uint8(NUM_BINS) * beside
   contexts *= NUM_AGREEMENTS
-  contexts += np.minimum(np.abs(signs), NUM_AGREEMENTS - 1).view(np.uint8)
-  return contexts, np.broadcast_to(signs, contexts.shape)
+  contexts += get_agreements(signs)
+  return contexts, signs
+
+
+def look_around(
+  geometry: Geometry, codes: np.ndarray, tile: Tile
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """What stands beside and above a tile in the same filters.
+
+  Returns:
+    How many of the two taps are not zero, uint8, and the weighted sum of signs,
+    int8; None for a filter's first tap.
+  """
+  depth, y, x = tile.tap
+
+  def get(up: int, left: int) -> list[np.ndarray]:
+    if y < up or not 0 <= x - left < geometry.width:
+      return []
+    return [codes[depth, y - up, x - left, tile.rows, tile.columns]]
+
+  near = [*get(0, 1), *get(1, 0)]
+  if not near:
+    return None
+  beside, signs = np.abs(near[0]), near[0] + near[0]
+  for other in near[1:]:
+    beside += np.abs(other)
+    signs += other
+    signs += other
+  for other in (*get(1, 1), *get(1, -1)):
+    signs += other
+  return beside.view(np.uint8), signs
+
+
+def get_agreements(signs: np.ndarray) -> np.ndarray:
+  """How strongly the signs around agree, uint8."""
+  return np.minimum(np.abs(signs), NUM_AGREEMENTS - 1).view(np.uint8)
 
 
 def _get_offsets(model: Model, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
-  """Log-odds of channels' densities over the layer's: int16, in 1/16."""
-  nonzero, every = model.total.tolist()
+  rows = model.row_counts[:, tile.rows]
+  columns = model.column_counts[:, tile.columns]
+  counts = np.concatenate([rows, columns], axis=1)
+  offsets = get_offsets(counts, model.total.tolist())
+  num_rows = rows.shape[1]
+  return offsets[:num_rows], offsets[num_rows:]
+
+
+def get_offsets(counts: np.ndarray, total: Sequence[int]) -> np.ndarray:
+  """Log-odds of channels' densities over the layer's: int16, in 1/16.
+
+  Of the channels, `[2, n]`, and of the layer, `total`, they are given the codes
+  that are not zero, and all codes.
+  """
+  nonzero, every = total
   shift = max(0, every.bit_length() - 20)
   nonzero, every = max(1, nonzero >> shift), every >> shift
   every = max(every, nonzero + 1)
-  rows = model.row_counts[:, tile.rows]
-  columns = model.column_counts[:, tile.columns]
   # A channel without counts, the last one here, has the layer's own density.
-  ones, both = np.concatenate([rows, columns, np.zeros((2, 1), int)], axis=1)
+  ones, both = np.concatenate([counts, np.zeros((2, 1), int)], axis=1)
   found = np.stack([ones, both - ones])
   found *= every
   found += _SHRINKAGE * np.array([[nonzero], [every - nonzero]])
   logarithms = log2_16(found)
   odds = logarithms[0] - logarithms[1]
-  offsets = (odds - odds[-1]).astype(np.int16)
-  num_rows = rows.shape[1]
-  return offsets[:num_rows], offsets[num_rows:-1]
+  return (odds - odds[-1]).astype(np.int16)[:-1]
 
 
 def get_frequencies(model: Model) -> np.ndarray:
@@ -230,17 +269,23 @@ def get_frequencies(model: Model) -> np.ndarray:
   2^9 that of the expected sign among these: `2^24 - 2^9 p`, `p q`, and
   `p (2^9 - q)`.
   """
-  zeros = model.zero_counts
-  p = (zeros[..., 1] << FREQUENCY_BITS) // zeros.sum(-1)
-  p = np.clip(p, MIN_FREQUENCY, TOTAL - MIN_FREQUENCY).reshape(-1, 1)
-  signs = model.sign_counts
-  q = (signs[:, 0] << _SIGN_BITS) // signs.sum(-1)
-  q = np.clip(q, 1, (1 << _SIGN_BITS) - 1)
+  ones, zeros = model.zero_counts[..., 1], model.zero_counts[..., 0]
+  p = find_part(ones, zeros, FREQUENCY_BITS, MIN_FREQUENCY).reshape(-1, 1)
+  expected, other = model.sign_counts.T
+  q = find_part(expected, other, SIGN_BITS, 1)
   frequencies = np.empty((len(p), NUM_AGREEMENTS, 3), np.int64)
-  frequencies[..., 0] = (1 << PRECISION) - (p << _SIGN_BITS)
+  frequencies[..., 0] = (1 << PRECISION) - (p << SIGN_BITS)
   frequencies[..., 1] = p * q
-  frequencies[..., 2] = p * ((1 << _SIGN_BITS) - q)
+  frequencies[..., 2] = p * ((1 << SIGN_BITS) - q)
   return frequencies.reshape(NUM_CONTEXTS, 3)
+
+
+def find_part(
+  counts: np.ndarray, others: np.ndarray, bits: int, least: int
+) -> np.ndarray:
+  """`counts / (counts + others)` of `2^bits`, and `least` or more of each."""
+  part = (counts << bits) // (counts + others)
+  return np.maximum(np.minimum(part, (1 << bits) - least), least)
 
 
 def update(
@@ -252,15 +297,15 @@ def update(
   joint += symbols.astype(np.int16, copy=False)
   flat = np.bincount(joint.ravel(), minlength=3 * NUM_CONTEXTS)
   counts = flat.reshape(NUM_BESIDE, NUM_BINS, NUM_AGREEMENTS, 3)
-  by_zero = _UNIT * counts.sum(2)
+  by_zero = UNIT * counts.sum(2)
   model.zero_counts[..., 0] += by_zero[..., 0]
   model.zero_counts[..., 1] += by_zero[..., 1] + by_zero[..., 2]
-  model.sign_counts[:] += _UNIT * counts.sum((0, 1))[:, 1:]
+  model.sign_counts[:] += UNIT * counts.sum((0, 1))[:, 1:]
   nonzero = symbols != 0
-  by_row = np.count_nonzero(nonzero, axis=1)
+  by_row = nonzero.sum(axis=1)
   model.row_counts[0, tile.rows] += by_row
   model.row_counts[1, tile.rows] += nonzero.shape[1]
-  model.column_counts[0, tile.columns] += np.count_nonzero(nonzero, axis=0)
+  model.column_counts[0, tile.columns] += nonzero.sum(axis=0)
   model.column_counts[1, tile.columns] += nonzero.shape[0]
   model.total[:] += int(by_row.sum()), nonzero.size
   return counts.reshape(NUM_CONTEXTS, 3)

@@ -30,10 +30,16 @@ def test_apportion_adds_up(total, shares):
       assert abs(part - total * (share / sum(shares))) < 1.001
 
 
+def _draw_evenly(num_rows):
+  """Codes of four columns, half zeros in each row and, in all, each column."""
+  rows = [np.roll([0, 1, 0, -1], i) for i in range(num_rows)]
+  return np.array(rows, np.int8)
+
+
 def test_sizes_by_hand():
   # Half zeros and a quarter of each sign: 2 layers of 400 codes, 1.5 bits
   # each, 150 bytes in all; one layer of one symbol, which costs nothing.
-  codes = np.tile(np.array([0, 1, 0, -1], np.int8), 100).reshape(100, 4)
+  codes = _draw_evenly(100)
   found = {
     'params/a': qtensors.TernaryTensor(codes),
     'params/b': qtensors.TernaryTensor(codes, np.ones((1, 4), np.float32)),
@@ -80,7 +86,7 @@ def test_scales_share_a_section_with_other_tensors():
 
 
 def test_layers_of_a_stack_share_their_row():
-  codes = np.tile(np.array([0, 1, 0, -1], np.int8), 300).reshape(3, 100, 4)
+  codes = np.tile(_draw_evenly(100), (3, 1, 1))
   scale = np.ones((3, 1, 4), np.float32)
   found = {
     'a': qtensors.TernaryTensor(codes, scale),

@@ -123,12 +123,12 @@ def _one_symbol(size, spare=0):
   return _file(f'{{"k":["t",{size}]}}', [('CODE', body), *more])
 
 
-def _ternary(shape, has_contexts, density=0.1):
+def _ternary(shape, mode, density=0.1):
   rng = np.random.default_rng(1)
   p = [density / 2, 1 - density, density / 2]
   codes = rng.choice(np.array([-1, 0, 1], np.int8), shape, p=p)
   table = ternary_coder.Table(
-    has_contexts, ternary_coder.find_frequencies(ternary_coder.count(codes))
+    mode, ternary_coder.find_frequencies(ternary_coder.count(codes))
   )
   tables, stream = ternary_coder.encode([codes], [table])
   body = ternary_coder.pack_tables(tables) + stream
@@ -206,15 +206,20 @@ HOSTILE = {
   'int8 codes without opposite': lambda: _int8(4 * MIB, b'\x80'),
   'one symbol, free': lambda: _one_symbol(layout.FREE_CODES),
   'one symbol, as many as may be': lambda: _one_symbol(1100 << 14, 1000),
-  'static codes': lambda: _ternary((1000, 1000), False),
-  'contexts, all codes in one tile': lambda: _ternary((8, 1, 257, 255), True),
-  'contexts, many codes': lambda: _ternary((3, 3, 500, 500), True),
-  'contexts, many tiles': lambda: _ternary((1000, 1, 1, 16, 6), True, 0.66),
+  'static codes': lambda: _ternary((1000, 1000), 0),
+  'contexts, all codes in one tile': lambda: _ternary((8, 1, 257, 255), 1),
+  'contexts, many codes': lambda: _ternary((3, 3, 500, 500), 1),
+  'contexts, many tiles': lambda: _ternary((1000, 1, 1, 16, 6), 1, 0.66),
   'a stream for other codes': lambda: _stream(200, 4 * MIB),
-  'contexts, small kernels': lambda: _ternary((3, 3, 16, 16), True),
-  'contexts, 2^16 rows': lambda: _ternary((1 << 16, 1), True),
-  'contexts, 2^16 rows, taps': lambda: _ternary((3, 3, 1 << 16, 1), True),
-  'contexts, 2^16 columns': lambda: _ternary((1, 1 << 16), True),
+  'contexts, small kernels': lambda: _ternary((3, 3, 16, 16), 1),
+  'contexts, 2^16 rows': lambda: _ternary((1 << 16, 1), 1),
+  'contexts, 2^16 rows, taps': lambda: _ternary((3, 3, 1 << 16, 1), 1),
+  'contexts, 2^16 columns': lambda: _ternary((1, 1 << 16), 1),
+  'classes, one band': lambda: _ternary((3, 1, 512, 512), 2, 0.4),
+  'classes, many codes': lambda: _ternary((3, 3, 500, 500), 2),
+  'classes, many bands': lambda: _ternary((1000, 1, 1, 16, 32), 2, 0.66),
+  'classes, 2^16 rows': lambda: _ternary((3, 1, 1 << 16, 1), 2),
+  'classes, 2^16 columns': lambda: _ternary((3, 1, 1, 1 << 16), 2),
   'a bomb in HEAD': lambda: _bomb('HEAD', headers.MAX_BYTES),
   'a bomb in TI08': lambda: _bomb('TI08', 3),
   'a bomb in TF16': lambda: _bomb('TF16', 3),

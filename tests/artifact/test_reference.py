@@ -103,6 +103,26 @@ def get_static_weights(f):
   return [max(w, 1) for w in weights]
 
 
+def pop_indices(stream, K, size, extra):
+  """A tensor of K codewords; `extra` is added to what was counted."""
+  came = [0] * size if K == 1 else []
+  counts = list(extra)
+  while len(came) < size:
+    n, total = len(came), sum(counts)
+    weights = [1 + (2**24 - K) * (2 * c + 1) // (2 * total + K) for c in counts]
+    first = weights.index(max(weights))
+    weights[first] += 2**24 - sum(weights)
+    excess = max(0, weights[first] - (2**24 - 45568))
+    others = [0 if i == first else w for i, w in enumerate(weights)]
+    weights[first] -= excess
+    weights[others.index(max(others))] += excess
+    for _ in range(min(size - n, max(32, n // 8))):
+      came.append(stream.pop(weights))
+    for index in came[n:]:
+      counts[index] += 1
+  return came
+
+
 class Contexts:
   """The model of a layer, from the section Contexts."""
 
@@ -164,19 +184,23 @@ class Contexts:
       for j in range(self.columns)
     ]
 
-  def decode_tile(self, stream, planes, tap, rows, columns):
+  def look_around(self, planes, tap, i, j):
     d, y, x = tap
+    near = [
+      planes.get((d, y - up, x - left), {}).get((i, j), 0)
+      for up, left in ((0, 1), (1, 0), (1, 1), (1, -1))
+    ]
+    beside, s = abs(near[0]) + abs(near[1]), 2 * sum(near[:2]) + sum(near[2:])
+    if self.height * self.width == 1:
+      assert beside == s == 0
+    return beside, s
+
+  def decode_tile(self, stream, planes, tap, rows, columns):
     by_row = {i: self.get_offset(*self.row[i]) for i in rows}
     by_column = {j: self.get_offset(*self.column[j]) for j in columns}
     came = []
     for i, j in itertools.product(rows, columns):
-      near = [
-        planes.get((d, y - up, x - left), {}).get((i, j), 0)
-        for up, left in ((0, 1), (1, 0), (1, 1), (1, -1))
-      ]
-      beside, s = abs(near[0]) + abs(near[1]), 2 * sum(near[:2]) + sum(near[2:])
-      if self.height * self.width == 1:
-        assert beside == s == 0
+      beside, s = self.look_around(planes, tap, i, j)
       zero = self.zero[beside][
         max(0, min(15, (by_row[i] + by_column[j] + 68) >> 3))
       ]
@@ -196,6 +220,69 @@ class Contexts:
         counts[1] += 1
 
 
+class Classes(Contexts):
+  """The model of a layer, from the section Classes."""
+
+  def cut_bands(self, index, y, x, classes):
+    least = -(-512 // self.columns)
+    most = max(least, 2**16 // self.columns)
+    top = 0
+    while top < self.rows:
+      if y or x:
+        tall = -(-self.rows * min(index, 8) // 8)
+        end = top + max(least, min(most, tall))
+      else:
+        end = top + least
+        while end < self.rows and classes[end] == classes[end - 1]:
+          end += 1
+        end = min(end, top + most)
+      yield range(top, min(end, self.rows))
+      top = end
+
+  def decode(self, stream):
+    extra = [0, 0, 0, 0, 0, 2, 4, 8, 12, 8, 4, 2, 0, 0, 0, 0]
+    came = pop_indices(stream, 16, self.rows + self.columns, extra)
+    by_row, by_column = came[: self.rows], came[self.rows :]
+    rows = sorted(range(self.rows), key=lambda i: by_row[i])
+    columns = sorted(range(self.columns), key=lambda j: by_column[j])
+    by_row, by_column = sorted(by_row), sorted(by_column)
+    planes = {}
+    taps = itertools.product(*map(range, (self.depth, self.height, self.width)))
+    for index, tap in enumerate(taps):
+      planes[tap] = {}
+      for band in self.cut_bands(index, *tap[1:], by_row):
+        self.decode_band(stream, planes, tap, band, by_row, by_column)
+    return [
+      plane[rows.index(i), columns.index(j)]
+      for plane in planes.values()
+      for i in range(self.rows)
+      for j in range(self.columns)
+    ]
+
+  def decode_band(self, stream, planes, tap, band, by_row, by_column):
+    contexts, signs = {}, {}
+    for i, j in itertools.product(band, range(self.columns)):
+      beside, signs[i, j] = self.look_around(planes, tap, i, j)
+      contexts[i, j] = beside, max(0, min(15, by_row[i] + by_column[j] - 8))
+    came = []
+    for at in sorted(contexts, key=lambda at: contexts[at]):
+      beside, bin = contexts[at]
+      planes[tap][at] = self.pop(stream, self.zero[beside][bin])
+      came.append((self.zero[beside][bin], planes[tap][at]))
+    found = [at for at in contexts if planes[tap][at]]
+    for at in sorted(found, key=lambda at: min(4, abs(signs[at]))):
+      sign = self.sign[min(4, abs(signs[at]))]
+      other = self.pop(stream, sign)
+      planes[tap][at] = (-1 if signs[at] < 0 else 1) * (-1 if other else 1)
+      came.append((sign, other))
+    for counts, symbol in came:
+      counts[symbol] += 16
+
+  def pop(self, stream, counts):
+    p = max(89, min(2**15 - 89, 2**15 * counts[1] // sum(counts)))
+    return stream.pop([2**24 - 512 * p, 512 * p])
+
+
 def decode_stream(data, layers):
   """`layers`: triples (mode, three frequencies, shape); lists of codes."""
   stream = Stream(data)
@@ -206,7 +293,8 @@ def decode_stream(data, layers):
       assert mode == 0
       found.append([(0, 1, -1)[f.index(2**15)]] * size)
     elif mode:
-      found.append(Contexts(shape, f).decode(stream))
+      model = (Contexts, Classes)[mode - 1](shape, f)
+      found.append(model.decode(stream))
     else:
       weights = get_static_weights(f)
       codes = [(0, 1, -1)[stream.pop(weights)] for _ in range(size)]
@@ -221,22 +309,7 @@ def decode_indices(data, layers):
   stream = Stream(data)
   found = []
   for K, size in layers:
-    came = [0] * size if K == 1 else []
-    counts = [0] * K
-    while len(came) < size:
-      n = len(came)
-      weights = [1 + (2**24 - K) * (2 * c + 1) // (2 * n + K) for c in counts]
-      first = weights.index(max(weights))
-      weights[first] += 2**24 - sum(weights)
-      excess = max(0, weights[first] - (2**24 - 45568))
-      others = [0 if i == first else w for i, w in enumerate(weights)]
-      weights[first] -= excess
-      weights[others.index(max(others))] += excess
-      for _ in range(min(size - n, max(32, n // 8))):
-        came.append(stream.pop(weights))
-      for index in came[n:]:
-        counts[index] += 1
-    found.append(came)
+    found.append(pop_indices(stream, K, size, [0] * K))
   assert stream.state == 2**32 and not stream.words
   return found
 
@@ -290,7 +363,7 @@ def read_tables(body):
   found = []
   for mode, plus, minus in struct.iter_unpack('<BHH', body):
     f = [2**15 - plus - minus, plus, minus]
-    assert mode < 2 and min(f) >= 0 and (max(f) <= 2**15 - 89 or 2**15 in f)
+    assert mode < 3 and min(f) >= 0 and (max(f) <= 2**15 - 89 or 2**15 in f)
     found.append((mode, f))
   return found
 
@@ -453,8 +526,8 @@ def test_agrees_on_a_network(make_net, sparsity):
   _check(given._replace(tensors=small, folded_norms=norms))
 
 
-def _agree_on_layers(arrays):
-  tables, stream = ternary_coder.encode(arrays)
+def _agree_on_layers(arrays, tables=None):
+  tables, stream = ternary_coder.encode(arrays, tables)
   read = read_tables(ternary_coder.pack_tables(tables))
   layers = [(*t, a.shape) for t, a in zip(read, arrays, strict=True)]
   assert decode_stream(stream, layers) == [a.ravel().tolist() for a in arrays]
@@ -474,16 +547,22 @@ def test_agrees_on_any_stream(layers):
   'shape',
   [(3, 3, 12, 32), (2, 2, 3, 9, 31), (5, 40, 36), (96, 50), (3, 1, 1, 700)],
 )
-def test_agrees_on_contexts(shape):
+@pytest.mark.parametrize('mode', [1, 2])
+def test_agrees_on_contexts(shape, mode):
   codes = layers_lib.draw(np.random.default_rng(5), shape)
-  tables = _agree_on_layers([codes, np.zeros((4, 4), np.int8), -codes])
-  assert [table.has_contexts for table in tables] == [True, False, True]
+  arrays = [codes, np.zeros((4, 4), np.int8), -codes]
+  found = [ternary_coder.count(array) for array in arrays]
+  tables = [
+    ternary_coder.Table(way, ternary_coder.find_frequencies(counts))
+    for way, counts in zip((mode, 0, mode), found, strict=True)
+  ]
+  _agree_on_layers(arrays, tables)
 
 
 @hypothesis.given(
   st.integers(0, 32768),
   st.integers(0, 32768),
-  st.booleans(),
+  st.integers(0, 3),
   st.binary(max_size=40),
 )
 def test_agrees_on_any_table(first, second, mode, stream):

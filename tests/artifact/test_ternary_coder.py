@@ -10,7 +10,7 @@ from hq_jax.artifact import ternary_coder
 from tests.artifact import layers as layers_lib
 
 HALF = (16384, 8192, 8192)
-STATIC = ternary_coder.Table(False, HALF)
+STATIC = ternary_coder.Table(0, HALF)
 
 
 def _draw(rng, size, probabilities):
@@ -94,7 +94,7 @@ def test_decode_refuses_other_streams(stream, frequencies, size, message):
   [
     (b'\x00\x00\x80\x01\x00', r'frequencies \(-1, 32768, 1\)'),
     (b'\x00\xa8\x7f\x00\x00', r'frequencies \(88, 32680, 0\)'),
-    (b'\x02\x00\x20\x00\x20', 'mode is 2, wanted 0 or 1'),
+    (b'\x03\x00\x20\x00\x20', 'mode is 3, wanted 0, 1 or 2'),
     (b'\x01\x00\x80\x00\x00', 'contexts for a layer of a single symbol'),
   ],
 )
@@ -113,6 +113,11 @@ def test_unpack_tables_refuses(row, message):
     ((1, 65537), 1, r'table 0: contexts for shape \(1, 65537\)'),
     ((65537, 1), 1, r'table 0: contexts for shape \(65537, 1\)'),
     ((4, 0), 1, r'table 0: contexts for shape \(4, 0\)'),
+    ((4, 0), 2, r'table 0: contexts for shape \(4, 0\)'),
+    ((1, 65537), 2, r'table 0: contexts for shape \(1, 65537\)'),
+    # A band may be 8 rows of 64 codes, or be a plane of its own.
+    ((2, 1, 88, 64), 2, '11416 codes and 11 tiles .* wanted at most .* and 10'),
+    ((21, 1, 1, 1), 2, '23 codes and 11 tiles'),
   ],
 )
 def test_decode_refuses_work_that_no_writer_asks_for(shape, mode, message):
@@ -136,7 +141,7 @@ def test_contexts_save_bytes_and_cost_what_they_say(shape):
   bits = [
     ternary_coder.layer_bits(*pair) for pair in zip(layers, tables, strict=True)
   ]
-  assert bits[0] < 0.94 * entropy
+  assert bits[0] < 0.95 * entropy
   assert 0 <= 8 * len(stream) - sum(bits) <= 64
 
 
@@ -160,7 +165,7 @@ def test_short_layers_have_no_contexts():
 @hypothesis.given(
   st.binary(max_size=40),
   st.lists(
-    st.tuples(st.integers(90, 32679), st.integers(0, 9), st.booleans()),
+    st.tuples(st.integers(90, 32679), st.integers(0, 9), st.integers(0, 2)),
     max_size=3,
   ),
 )

@@ -1,6 +1,5 @@
 import itertools
 import math
-import zlib
 
 import numpy as np
 import pytest
@@ -46,13 +45,13 @@ def test_entropy_is_the_coders_own():
   assert file_size.entropy_bytes({'a': np.zeros((3, 2), np.int8)}) == 0
 
 
-@pytest.mark.parametrize('per_byte', [1, 4, 5])
+@pytest.mark.parametrize('per_byte', [4, 5])
 def test_packing_loses_nothing(per_byte):
   every = np.array(list(itertools.product([-1, 0, 1], repeat=5)), np.int8)
   codes = {'a': every, 'b': every[:, :2]}
   packed = file_size.pack(codes, per_byte)
   assert len(packed) == -(-every.size * 7 // 5 // per_byte)
-  base = {1: 3, 4: 4, 5: 3}[per_byte]
+  base = {4: 4, 5: 3}[per_byte]
   digits = [
     byte // base**place % base
     for byte in packed
@@ -74,9 +73,7 @@ def test_row_and_table(tmp_path):
   np.testing.assert_array_equal(found, codes['a/k'])
   assert row['entropy'] < row['ours'] < row['entropy'] + 300
   assert row['entropy'] < row['zstd'] < len(file_size.pack(codes, 4)) + 20
-  assert row['entropy'] < row['xz'] and row['entropy'] < row['orbax']
-  least = file_size.least_bytes(codes, zlib.compress)
-  assert row['entropy'] < least < row['codes'] / 4
+  assert row['entropy'] < min(row['brotli'], row['xz'], row['orbax'])
   table = file_size.make_table([row | {'entropy': 1000.0, 'ours': 1010}])
   ((_, cells),) = markdown.read_tables(table)
   assert cells[:5] == ['net', '4,608', '1,000', '1,010', '1.0100']

@@ -98,7 +98,8 @@ def _check(files):
 def test_files_of_all_kinds_decode_to_the_same():
   bases = mutations.make_bases(make_small())
   resnets = [artifact.dumps(make_resnet(zeros)) for zeros in (0.0, 0.7, 0.95)]
-  files = [test_golden.PATH.read_bytes(), *bases.values(), *resnets]
+  golden = [p.read_bytes() for p in (test_golden.PATH, test_golden.CLASSES)]
+  files = [*golden, *bases.values(), *resnets]
   assert _check(files) == 0
 
 

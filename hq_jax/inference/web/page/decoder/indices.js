@@ -19,28 +19,31 @@ export function decodeIndices(body, tensors) {
   const stream = new Stream(body, NAME);
   const found = tensors.map(({numCodewords, size}) => {
     const indices = new Uint8Array(size);
-    if (numCodewords > 1) decodeTensor(stream, indices, numCodewords);
+    if (numCodewords > 1) {
+      decodeTensor(stream, indices, new Array(numCodewords).fill(0));
+    }
     return indices;
   });
   stream.checkEnd();
   return found;
 }
 
-function decodeTensor(stream, indices, numCodewords) {
-  const counts = new Array(numCodewords).fill(0);
+/** Decodes one tensor into `indices`; `counts` are those to begin with. */
+export function decodeTensor(stream, indices, counts) {
   for (let start = 0; start < indices.length;) {
     const end = Math.min(
       indices.length, start + Math.max(FIRST, Math.floor(start / 8)));
-    decodeBlock(stream, indices.subarray(start, end), makeEnds(counts, start));
+    decodeBlock(stream, indices.subarray(start, end), makeEnds(counts));
     for (let i = start; i < end; i++) counts[indices[i]]++;
     start = end;
   }
 }
 
 /** Where the weights of the indices end, each being the start of the next. */
-function makeEnds(counts, number) {
+function makeEnds(counts) {
   // Products are up to 2^56 here: no doubles.
   const size = BigInt(counts.length);
+  const number = counts.reduce((sum, count) => sum + count, 0);
   const divisor = 2n * BigInt(number) + size;
   const weights = counts.map((count) => Number(
     1n + ((BigInt(TOTAL) - size) * (2n * BigInt(count) + 1n)) / divisor));

@@ -1,14 +1,17 @@
-// The codes of ternary tensors: one stream, each tensor static or by contexts.
+// The codes of ternary tensors: one stream, each tensor static, by contexts
+// or by classes.
 
 import {FREE_BYTES, MAX_CODES_PER_BYTE, Stream} from './ans.js';
+import {refuse} from './refusal.js';
+import {countBands, decodeClasses} from './ternary_classes.js';
 import {countTiles, decodeContexts, getGeometry, isAllowed} from
   './ternary_contexts.js';
-import {refuse} from './refusal.js';
 
 const NAME = 'ternary codes';
 const TOTAL = 2 ** 15;
 const MAX_FREQUENCY = TOTAL - 89;
 const MIN_TILE_BYTES = 16;
+const [STATIC, CONTEXTS, CLASSES] = [0, 1, 2]; // the modes
 export const TABLE_BYTES = 5;
 
 /** Decodes the section of slices with these shapes to Int8Arrays. */
@@ -37,11 +40,11 @@ function readTables(body, count) {
     const frequencies = [TOTAL - plus - minus, plus, minus];
     const isSingle = frequencies.includes(TOTAL);
     const isGood = frequencies[0] >= 0 &&
-      (isSingle ? mode === 0 : Math.max(...frequencies) <= MAX_FREQUENCY);
-    if (mode > 1 || !isGood) {
+      (isSingle ? mode === STATIC : Math.max(...frequencies) <= MAX_FREQUENCY);
+    if (mode > CLASSES || !isGood) {
       refuse(`model table ${i}: mode ${mode}, frequencies ${frequencies}`);
     }
-    return {hasContexts: mode === 1, frequencies, isSingle};
+    return {mode, frequencies, isSingle};
   });
 }
 
@@ -50,12 +53,17 @@ function checkWork(numBytes, tables, shapes) {
   let tiles = 0;
   tables.forEach((table, i) => {
     if (!table.isSingle) codes += count(shapes[i]);
-    if (table.hasContexts) {
+    if (table.mode !== STATIC) {
       const geometry = getGeometry(shapes[i]);
       if (!isAllowed(geometry)) {
         refuse(`model table ${i}: contexts for shape ${shapes[i]}`);
       }
-      tiles += countTiles(geometry);
+      if (table.mode === CONTEXTS) {
+        tiles += countTiles(geometry);
+      } else {
+        codes += geometry.rows + geometry.columns;
+        tiles += Math.ceil(countBands(geometry) / 2);
+      }
     }
   });
   if (codes > MAX_CODES_PER_BYTE * (numBytes + FREE_BYTES) ||
@@ -66,14 +74,15 @@ function checkWork(numBytes, tables, shapes) {
   }
 }
 
-function decodeTensor(stream, {hasContexts, frequencies, isSingle}, shape) {
+function decodeTensor(stream, {mode, frequencies, isSingle}, shape) {
   const codes = new Int8Array(count(shape));
   if (isSingle) return codes.fill([0, 1, -1][frequencies.indexOf(TOTAL)]);
-  if (hasContexts) {
-    const nonzero = frequencies[1] + frequencies[2];
-    decodeContexts(stream, codes, getGeometry(shape), nonzero);
-  } else {
+  if (mode === STATIC) {
     decodeStatic(stream, codes, frequencies);
+  } else {
+    const decode = mode === CONTEXTS ? decodeContexts : decodeClasses;
+    const nonzero = frequencies[1] + frequencies[2];
+    decode(stream, codes, getGeometry(shape), nonzero);
   }
   return codes;
 }

@@ -4,7 +4,7 @@
 const TOTAL = 2 ** 15;
 const MIN = 89; // the least frequency of zeros and of others
 const ODDS = [256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096];
-const BINS = 16;
+export const BINS = 16;
 
 // floor(16 log2 j) for j of up to 8 bits; -1 is never asked for.
 const LOGARITHMS = Int32Array.from({length: 256}, (_, j) =>
@@ -53,7 +53,7 @@ function getTileSize(plane, rows, columns) {
 }
 
 /** The counts of a tensor, and the weights that follow from them. */
-class Model {
+export class Model {
   constructor(geometry, nonzero) {
     this.geometry = geometry;
     // Codes that are not 0, and all codes, of each row and column.
@@ -131,7 +131,7 @@ export function decodeContexts(stream, codes, geometry, nonzero) {
 }
 
 /** How far before a plane those beside and above it begin; 0: there is none. */
-function findPlanes(plane, {height, width, rows, columns}) {
+export function findPlanes(plane, {height, width, rows, columns}) {
   const x = plane % width;
   const y = Math.floor(plane / width) % height;
   const size = rows * columns;
