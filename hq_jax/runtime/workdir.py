@@ -35,6 +35,9 @@ _FREE_FIELDS = (
   'pretrained',  # `inputs.pretrained` tells what is in it.
 )
 
+# Fields that were added later, with what runs did before.
+_LATER_FIELDS = {'data.class_names': None, 'data.max_erased': 0.0}
+
 # What has no field of its own.
 _INPUTS = {
   'inputs.images': (
@@ -136,7 +139,8 @@ def find_differences(
   theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> list[str]:
   """The fields that differ and decide the result of a run, in words."""
-  there, here = dict(_flatten(theirs)), dict(_flatten(ours))
+  there = _LATER_FIELDS | dict(_flatten(theirs))
+  here = _LATER_FIELDS | dict(_flatten(ours))
   return [
     f'config.{name} is {there.get(name)!r} there and {here.get(name)!r} here'
     for name in sorted(there.keys() | here.keys())

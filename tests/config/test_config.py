@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import pathlib
 import re
 
 import ml_collections
 import pytest
 
 from hq_jax import config as config_lib
+from hq_jax.runtime import workdir
 
 _NAN, _INF = float('nan'), float('inf')
 # Values that a field of a type refuses, whatever else it takes.
@@ -384,3 +386,15 @@ def test_not_a_number_passes_the_argument_but_not_the_config():
   config = ml_collections.ConfigDict({'target_ratio': found})
   message = _message(config_lib.validate, config)
   assert message == 'config.target_ratio is nan, wanted a number above 1'
+
+
+def test_a_run_of_an_earlier_version_goes_on():
+  # Fields that came later count as what runs did before.
+  path = pathlib.Path(__file__).with_name('old_config.json')
+  theirs = json.loads(path.read_text())
+  ours = config_lib.to_dict(config_lib.validate(config_lib.get_defaults()))
+  assert not workdir.find_differences(theirs, ours)
+  ours['data']['max_erased'] = 0.1
+  assert workdir.find_differences(theirs, ours) == [
+    'config.data.max_erased is 0.0 there and 0.1 here'
+  ]
