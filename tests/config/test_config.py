@@ -59,6 +59,7 @@ _FIELDS = {
     'a folder of a file system: mount the bucket, as by gcsfuse',
     ('gs://bucket/data',),
   ),
+  'data.class_names': ('tuple[str, ...]', (None, ('cat', 'dog'))),
   'data.train_split': ('str', (None, 'train[:90%]')),
   'data.test_split': ('str', (None, 'test')),
   'data.image_size': (
@@ -72,6 +73,7 @@ _FIELDS = {
   ),
   'data.flip': ('bool', (True,)),
   'data.max_shift': ('int', (0, 3), *_AT_LEAST(0)),
+  'data.max_erased': ('float', (0.0, 0.999), *_FRACTION),
   'data.mixup_alpha': ('float', (0.0, 1e-3, 1e3), *_ALPHA),
   'data.cutmix_alpha': ('float', (0.0, 1e-3, 1e3), *_ALPHA),
   'data.max_unreadable': ('int', (0, 10**6), *_AT_LEAST(0)),
@@ -213,9 +215,10 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
     (
       {'data': {'nme': 'digits'}},
       "config.data.nme is 'digits', but there is no such field; wanted one of:"
-      ' name, data_dir, train_split, test_split, image_size, crop_fraction,'
-      ' min_area, flip, max_shift, mixup_alpha, cutmix_alpha, max_unreadable,'
-      ' num_threads, num_workers; did you mean name?',
+      ' name, data_dir, class_names, train_split, test_split, image_size,'
+      ' crop_fraction, min_area, flip, max_shift, max_erased, mixup_alpha,'
+      ' cutmix_alpha, max_unreadable, num_threads, num_workers; did you mean'
+      ' name?',
     ),
     (
       {'seed': {'a': 1}},
