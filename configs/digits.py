@@ -8,7 +8,7 @@ weight of the dense network's answers in the loss, default 0), `seed` (default
 0), `debug` (a run of seconds that shows that everything works, and no more).
 
 Expected, means of seeds 0, 1, 2: dense 99.07%; the file 99.47% at 30x, 99.13%
-at 40x (README.md has the runs). About two minutes on two cores.
+at 40x (README.md has the runs). About a minute on two cores.
 """
 
 from hq_jax import config as config_lib
