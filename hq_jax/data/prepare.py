@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import tempfile
 
 import tensorflow_datasets as tfds
 
@@ -91,13 +92,17 @@ def _prepare(
     downloads.check_network(
       builder, root, manual, [_ANY_URL] if is_of_tfds else []
     )
-    config = tfds.download.DownloadConfig(
-      manual_dir=manual, try_download_gcs=False
-    )
-    try:
-      builders.write(builder, config)
-    except Exception as error:  # TFDS raises most kinds of it.
-      raise tfds_errors.explain(name, 'cannot be prepared', error) from error
+    with tempfile.TemporaryDirectory(prefix='hq_jax_') as restored:
+      config = tfds.download.DownloadConfig(
+        manual_dir=downloads.restore_headers(
+          builder, manual, pathlib.Path(restored)
+        ),
+        try_download_gcs=False,
+      )
+      try:
+        builders.write(builder, config)
+      except Exception as error:  # TFDS raises most kinds of it.
+        raise tfds_errors.explain(name, 'cannot be prepared', error) from error
   return folder
 
 

@@ -1,7 +1,9 @@
 """What a set is made from: put there by hand, downloaded, or out of reach."""
 
+import gzip
 import hashlib
 import http.server
+import io
 import pathlib
 import shutil
 import socket
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from configs import fashion_mnist
 from hq_jax.data import prepare
+from hq_jax.data.sets import datasets
 from hq_jax.data.tfds import downloads
 from tests import tiny_sets
 
@@ -182,3 +186,60 @@ def test_what_was_downloaded_before_needs_no_network(
   assert prepare.prepare('fetched_set', tmp_path) == folder
   assert tiny_sets.read(folder) == [(5, 0), (6, 1), (7, 0)]
   assert server.asked == []
+
+
+@pytest.mark.parametrize('is_damaged', [False, True])
+def test_files_of_a_debian_package_are_those_that_are_published(
+  is_damaged, tmp_path, capsys, monkeypatch
+):
+  # Debian leaves the name and the time out of a gzip file's header.
+  name = 'train-labels-idx1-ubyte.gz'
+  published = io.BytesIO()
+  with gzip.GzipFile(name[:-3], 'wb', 9, published, 1504176606) as file:
+    file.write(b'labels')
+  whole = bytearray(published.getvalue())
+  whole[8:10] = b'\0\x03'  # As gzip itself writes it.
+  info = tfds.download.checksums.UrlInfo(
+    size=tfds.core.units.Size(len(whole)),
+    checksum=hashlib.sha256(whole).hexdigest(),
+    filename=name,
+  )
+  url = f'http://set.invalid/{name}'
+  monkeypatch.setattr(FetchedSet, 'url', url)
+  monkeypatch.setattr(FetchedSet, 'url_infos', {url: info})
+  content = whole[10 + len(name[:-3]) + 1 :]
+  content[-1] ^= is_damaged
+  stripped = b'\x1f\x8b\x08\0\xed\x0a\xda\x5e\0\x03' + content
+  (tmp_path / name).write_bytes(stripped)
+  flags = [f'--data_dir={tmp_path / "data"}', f'--manual_dir={tmp_path}']
+  if is_damaged:
+    assert 'wrong checksum' in tiny_sets.check_refused(
+      capsys, 'fetched_set', *flags
+    )
+    return
+  assert tiny_sets.run(capsys, 'fetched_set', *flags)[0] == 0
+  found = tiny_sets.read(tmp_path / 'data' / 'fetched_set' / '1.0.0')
+  assert [pixel for pixel, _ in found] == sorted(whole)
+  assert (tmp_path / name).read_bytes() == stripped
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_prepared_from_debians_files(tmp_path):
+  pytest.importorskip('tensorflow')
+  data = fashion_mnist.get_config().data
+  if not pathlib.Path(data.data_dir).is_dir():
+    pytest.skip('no dataset-fashion-mnist')
+  prepare.prepare('fashion_mnist', tmp_path, data.data_dir)
+  found = datasets.load('fashion_mnist', tmp_path)
+  wanted = datasets.load('idx', data.data_dir, class_names=data.class_names)
+  np.testing.assert_allclose(found.pixel_mean, wanted.pixel_mean, rtol=1e-3)
+  # TFDS shuffles, and writes 'T - shirt / top'.
+  for split, same in ((found.train, wanted.train), (found.test, wanted.test)):
+    digests = [
+      sorted(
+        hash((image.tobytes(), int(label)))
+        for image, label in zip(x.images, x.labels, strict=True)
+      )
+      for x in (split, same)
+    ]
+    assert digests[0] == digests[1]
