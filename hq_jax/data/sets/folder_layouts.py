@@ -1,31 +1,52 @@
 """Layouts of a folder of images: its classes, and what is tested on.
 
-Two layouts are understood. In the first, `test` may be called `val` or
-`validation`, or be missing:
+Two layouts are understood. In the first, `train` may be called `training`, and
+`test` may be called otherwise, too, or be missing; capitals do not matter:
 
     ROOT/train/CLASS/*.jpg  ROOT/test/CLASS/*.jpg
     ROOT/CLASS/*.jpg
 
-Where there are no images to test on, a fifth of each class is held out.
+Names of classes are the same where they look the same: macOS and others write
+accents as different code points. Where there are no images to test on, a fifth
+of each class is held out.
 """
 
 from collections.abc import MutableMapping, Sequence
 import hashlib
 import pathlib
 import posixpath
+import unicodedata
 
 from hq_jax.data.sets import image_files
 
 _FILES = f'files that end in {" ".join(image_files.EXTENSIONS)}'
-_TRAIN = 'train'
-_TESTS = ('test', 'val', 'validation')
-# What may be meant as a split, and must not be taken for a class in silence.
-_SPLIT_WORDS = {_TRAIN, *_TESTS, 'training', 'testing', 'valid', 'eval'}
+# The first of each is how errors call it.
+_TRAINS = ('train', 'training')
+_TESTS = ('test', 'val', 'validation', 'valid', 'testing', 'eval')
+# An archive may hold a folder that holds another, and so on.
+_MAX_DEPTH = 4
 
 # The paths of the images by class; the paths are relative to ROOT.
 Classes = dict[str, list[str]]
 # How many files in the folders of the classes are no images, by their endings.
 _Ignored = MutableMapping[str, int]
+
+
+def find_root(folder: pathlib.Path) -> pathlib.Path:
+  """The folder of splits or classes, which may be the only one in a folder."""
+  for _ in range(_MAX_DEPTH):
+    folders, images, _ = image_files.scan(folder)
+    if images or len(folders) != 1 or _is_split(folders[0]):
+      break
+    inner, images, _ = image_files.scan(folder / folders[0])
+    if images or not inner:
+      break
+    folder = folder / folders[0]
+  return folder
+
+
+def _is_split(name: str) -> bool:
+  return name.lower() in (*_TRAINS, *_TESTS)
 
 
 def list_splits(
@@ -38,14 +59,14 @@ def list_splits(
   The classes are the folders in `ROOT/train`, or those in ROOT where it has no
   folder `train`, in the order of their names' code points.
 
-  The images to test on are those in `ROOT/test`, `ROOT/val` or
-  `ROOT/validation`. Without such a folder, `max(1, n // 5)` images are held out
+  The images to test on are those in `ROOT/test`, or how it is called there.
+  Without such a folder, `max(1, n // 5)` images are held out
   of each class of n >= 2: those whose path below the folder of the classes has
   the lowest SHA-256. So the choice is the same everywhere, and a file that is
   added or removed moves at most one other from one side to the other.
   """
   folders = _scan_classes(root, '')
-  if _TRAIN in folders:
+  if any(name.lower() in _TRAINS for name in folders):
     train, test = _list_train_and_test(root, folders, ignored)
   else:
     _check_no_splits(root, folders)
@@ -61,29 +82,29 @@ def _list_train_and_test(
   root: pathlib.Path, folders: Sequence[str], ignored: _Ignored
 ) -> tuple[Classes, Classes]:
   """Lists `ROOT/train` and what there is to test on."""
-  tests = [name for name in folders if name in _TESTS]
-  if len(tests) > 1:
-    raise image_files.folder_error(
-      root, f'has {" and ".join(tests)}, wanted one of them'
-    )
+  trains = [name for name in folders if name.lower() in _TRAINS]
+  tests = [name for name in folders if name.lower() in _TESTS]
+  for names in (trains, tests):
+    if len(names) > 1:
+      raise image_files.folder_error(
+        root, f'has {" and ".join(names)}, wanted one of them'
+      )
   for name in folders:
-    if name not in (_TRAIN, *tests) and image_files.list_images(
-      root, name, ignored
-    ):
+    if not _is_split(name) and image_files.list_images(root, name, ignored):
       raise image_files.folder_error(
         root / name,
-        f'holds images beside {_TRAIN!r}, wanted {", ".join(_TESTS)} or none'
-        f' (a class lies in {_TRAIN!r})',
+        f'holds images beside {trains[0]!r}, wanted {", ".join(_TESTS)} or none'
+        f' (a class lies in {trains[0]!r})',
       )
-  train = _list_training(root, _TRAIN, ignored)
+  train = _list_training(root, trains[0], ignored)
   if not tests:
-    return _hold_out(train, _TRAIN)
+    return _hold_out(train, trains[0])
   test = _list_classes(root, tests[0], ignored)
   unknown = sorted(test.keys() - train.keys())
   if unknown:
     raise image_files.folder_error(
       root / tests[0] / unknown[0],
-      f'is no class of {_TRAIN!r}, wanted one that it has',
+      f'is no class of {trains[0]!r}, wanted one that it has',
     )
   _check_any_image(root / tests[0], test)
   return train, test
@@ -91,12 +112,12 @@ def _list_train_and_test(
 
 def _check_no_splits(root: pathlib.Path, folders: Sequence[str]) -> None:
   for name in folders:
-    if name.lower() in _SPLIT_WORDS:
+    if _is_split(name):
       raise image_files.folder_error(
         root,
-        f'has a folder {name!r} and none called {_TRAIN!r}, wanted'
-        f' {_TRAIN!r}, alone or with one of {", ".join(_TESTS)} (a class of'
-        f' such a name lies in {_TRAIN!r})',
+        f'has a folder {name!r} and none called {_TRAINS[0]!r}, wanted'
+        f' {_TRAINS[0]!r}, alone or with one of {", ".join(_TESTS)} (a class of'
+        f' such a name lies in {_TRAINS[0]!r})',
       )
 
 
@@ -127,10 +148,11 @@ def _check_any_image(folder: pathlib.Path, classes: Classes) -> None:
 
 
 def _list_classes(root: pathlib.Path, split: str, ignored: _Ignored) -> Classes:
-  return {
-    name: image_files.list_images(root, posixpath.join(split, name), ignored)
-    for name in _scan_classes(root, split)
-  }
+  classes: Classes = {}
+  for name in _scan_classes(root, split):
+    paths = image_files.list_images(root, posixpath.join(split, name), ignored)
+    classes.setdefault(unicodedata.normalize('NFC', name), []).extend(paths)
+  return {name: sorted(classes[name]) for name in sorted(classes)}
 
 
 def _scan_classes(root: pathlib.Path, split: str) -> list[str]:
@@ -149,7 +171,8 @@ def _hold_out(classes: Classes, split: str) -> tuple[Classes, Classes]:
 
   def digest(path):
     # From the class on: a folder is split alike in both layouts.
-    return hashlib.sha256(path.removeprefix(f'{split}/').encode()).digest()
+    name = unicodedata.normalize('NFC', path.removeprefix(f'{split}/'))
+    return hashlib.sha256(name.encode()).digest()
 
   train, test = {}, {}
   for name, paths in classes.items():

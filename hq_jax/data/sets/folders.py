@@ -83,11 +83,13 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
   in one of `image_files.EXTENSIONS`, in capitals or not. Names that begin with
   a dot are skipped; links are followed, each folder counting once per class.
   Which folders are classes, and which images are tested on, is said at
-  `folder_layouts.list_splits`.
+  `folder_layouts.list_splits`; they may lie one folder deeper, or a few, where
+  each is the only one in the one around it.
   """
   root = pathlib.Path(os.path.expanduser(path)).absolute()
   if not os.fspath(path) or not root.is_dir():
     raise image_files.folder_error(path, 'is no folder, wanted one of images')
+  root = folder_layouts.find_root(root)
   ignored: dict[str, int] = {}
   train, test = folder_layouts.list_splits(root, ignored)
   class_names = tuple(train)

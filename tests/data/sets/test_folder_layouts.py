@@ -11,19 +11,21 @@ from tests.data import file_trees
 _SPLITS = ('train/a/1.jpg', 'train/b/1.jpg', 'test/a/1.jpg')
 
 
-@pytest.mark.parametrize('test', ['test', 'val', 'validation'])
-def test_train_and_test_as_they_lie(tmp_path, test):
-  file_trees.touch(tmp_path, 'train/b/2.jpg', 'train/b/10.jpg', 'train/a/x.png')
-  file_trees.touch(
-    tmp_path, 'train/c/x.png', f'{test}/b/y.jpg', f'{test}/c/y.jpg'
-  )
+@pytest.mark.parametrize('train', ['train', 'TRAIN', 'Training'])
+@pytest.mark.parametrize(
+  'test', ['test', 'val', 'validation', 'valid', 'Test', 'Testing']
+)
+def test_train_and_test_as_they_lie(tmp_path, train, test):
+  names = ('b/2.jpg', 'b/10.jpg', 'a/x.png', 'c/x.png')
+  file_trees.touch(tmp_path, *(f'{train}/{name}' for name in names))
+  file_trees.touch(tmp_path, f'{test}/b/y.jpg', f'{test}/c/y.jpg')
   folder = folders.open_folder(tmp_path)
   assert folder.class_names == ('a', 'b', 'c')
   assert folder.train.paths == (
-    'train/a/x.png',
-    'train/b/10.jpg',
-    'train/b/2.jpg',
-    'train/c/x.png',
+    f'{train}/a/x.png',
+    f'{train}/b/10.jpg',
+    f'{train}/b/2.jpg',
+    f'{train}/c/x.png',
   )
   assert folder.train.labels.tolist() == [0, 1, 1, 2]
   # No image of a to test on, which moves no label.
@@ -98,13 +100,14 @@ def test_folders_without_images_beside_train_do_not_matter(tmp_path):
     ([*_SPLITS, 'test/1.PNG'], "/test/1.PNG' is an image in no class"),
     ([*_SPLITS, '1.jpg'], "/1.jpg' is an image in no class"),
     (['a/1.jpg', 'b/1.jpg', 'x.gif'], "/x.gif' is an image in no class"),
-    ([*_SPLITS, 'valid/a/1.jpg'], "/valid' holds images beside 'train'"),
+    ([*_SPLITS, 'valid/a/1.jpg'], 'has test and valid, wanted one of them'),
+    ([*_SPLITS, 'Train/a/1.jpg'], 'has Train and train, wanted one of them'),
     ([*_SPLITS, 'cats/deep/1.jpg'], "/cats' holds images beside 'train'"),
     (['test/a/1.jpg', 'val/b/1.jpg'], "'test' and none called 'train'"),
-    (['Train/a/1.jpg', 'Test/a/1.jpg'], "'Test' and none called 'train'"),
+    (['Eval/a/1.jpg', 'Test/a/1.jpg'], "'Eval' and none called 'train'"),
     (['a/1.jpg', 'b/1.jpg', 'c/x.txt'], "/c' is a class without images"),
     ([*_SPLITS, 'train/c/.jpg'], "/train/c' is a class without images"),
-    (['flowers/a/1.jpg', 'flowers/b/1.jpg'], "one class, 'flowers'"),
+    (['flowers/a/1.jpg', 'flowers/2.jpg'], "one class, 'flowers'"),
     (['train/a/1.jpg', 'test/a/1.jpg'], "/train' has one class, 'a'"),
     (['a/1.txt', 'b/1.heic'], 'files that end in .bmp .gif .jpeg .jpg'),
     (['readme.txt'], 'has no images'),
@@ -122,3 +125,32 @@ def test_another_layout_is_refused(tmp_path, names, wanted):
 def test_an_empty_class_is_refused(tmp_path):
   (file_trees.both(tmp_path, 'a', 'b') / 'c').mkdir()
   assert "/c' is a class without images" in file_trees.error_of(tmp_path)
+
+
+@pytest.mark.parametrize('depth', [1, 2, 4])
+@pytest.mark.parametrize('prefix', ['', 'train/'])
+def test_an_archive_with_a_folder_around_it(tmp_path, depth, prefix):
+  inner = '/'.join(['flowers'] * depth)
+  names = [f'{prefix}{name}/{i}.jpg' for name in 'ab' for i in range(5)]
+  file_trees.touch(tmp_path, *(f'{inner}/{name}' for name in names))
+  file_trees.touch(tmp_path, 'readme.txt', '.DS_Store')
+  folder = folders.open_folder(tmp_path)
+  assert folder.class_names == ('a', 'b')
+  assert file_trees.paths_of(folder) == names
+  assert folder.train.root == tmp_path / inner
+  plain = file_trees.touch(tmp_path / 'plain', *names)
+  assert folders.open_folder(plain).train.paths == folder.train.paths
+
+
+def test_names_that_look_alike_are_one_class(tmp_path):
+  composed, decomposed = 'caf\u00e9', 'cafe\u0301'
+  file_trees.touch(
+    tmp_path,
+    *(f'train/{composed}/1.jpg', 'train/b/1.jpg'),
+    *(f'train/{decomposed}/2.jpg', f'test/{decomposed}/3.jpg'),
+  )
+  folder = folders.open_folder(tmp_path)
+  assert folder.class_names == ('b', composed)
+  assert folder.train.labels.tolist() == [0, 1, 1]
+  assert folder.test.paths == (f'test/{decomposed}/3.jpg',)
+  assert folder.test.labels.tolist() == [1]
