@@ -39,7 +39,7 @@ from hq_jax.training import train_state
 def train(
   config: Mapping[str, Any],
   workdir: str | os.PathLike[str],
-  dataset: datasets.Dataset | None = None,
+  arrays: tuple[tuple[Any, Any], tuple[Any, Any]] | None = None,
 ) -> dict[str, Any] | None:
   """Trains and compresses a network, and writes its file and a report.
 
@@ -51,8 +51,9 @@ def train(
   Args:
     config: of `config.get_defaults`, changed; or nested dictionaries.
     workdir: the run's folder, of this config alone; made where there is none.
-    dataset: None for what `config.data` names; or images of your own, see
-      `datasets.from_arrays`.
+    arrays: images and labels to train on, and those to test on, in place of
+      what `config.data.name` names: uint8 `[n, h, w]` or `[n, h, w, c]` with
+      one or three channels, and integers `[n]` from 0 on.
 
   Returns:
     The report, as in `report.json`; None in all processes but the first.
@@ -64,6 +65,10 @@ def train(
     ValueError: with the field and its value, before anything compiles; where
       the folder is another run's, or `model.hq` there is another model.
   """
+  dataset = None
+  if arrays is not None:
+    class_names = config_lib.validate(config).data.class_names
+    dataset = datasets.from_arrays(*arrays, class_names=class_names)
   setup = setup_lib.prepare(config, workdir, dataset)
   with setup_lib.claim(setup):
     return run(setup)

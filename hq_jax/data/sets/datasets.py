@@ -198,7 +198,7 @@ def from_arrays(
   test: tuple[Any, Any],
   class_names: Sequence[str] | None = None,
 ) -> Dataset:
-  """A data set of arrays in memory, for `train.train`.
+  """A data set of arrays in memory.
 
   >>> import numpy as np
   >>> x, y = np.zeros((3, 28, 28), np.uint8), np.array([0, 1, 1])

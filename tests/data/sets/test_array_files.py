@@ -164,17 +164,19 @@ def test_names_are_as_many_as_the_labels(rng, tmp_path):
 
 def test_own_arrays_are_trained_on_and_noticed_when_they_change(rng, tmp_path):
   arrays = _make(rng, num=100)
-  make = lambda: datasets.from_arrays(
-    (arrays['x_train'], arrays['y_train']), (arrays['x_test'], arrays['y_test'])
+  make = lambda: (
+    (arrays['x_train'], arrays['y_train']),
+    (arrays['x_test'], arrays['y_test']),
   )
   config = setups.get_config(
     tmp_path,
     **setups.PERCEPTRON,
     **{'target_ratio': 2.0, 'batch_size': 24, 'data.max_shift': 1},
+    **{'data.class_names': tuple('abcd')},
   )
   train.train(config, tmp_path / 'run', make())
   found = artifact.read(str(tmp_path / 'run' / 'model.hq'))
-  assert found.class_names == ('0', '1', '2', '3')
+  assert found.class_names == ('a', 'b', 'c', 'd')
   arrays['y_train'] = arrays['y_train'][::-1]
   with pytest.raises(ValueError, match='images'):
     train.train(config, tmp_path / 'run', make())
