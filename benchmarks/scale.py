@@ -125,10 +125,9 @@ def measure(
   network = models.build(model, num_classes=_NUM_CLASSES, arguments={})
   tx = make_optimizer(optimizer)
   shape = (image_size, image_size, 3)
-  init: Any = train_state.jit_init(network, tx, shape, mesh)
-  state = init.lower(jax.random.key(seed), {}).compile()(
-    jax.random.key(seed), {}
-  )
+  key = jax.random.key(seed)
+  init = train_state.jit_init(network, tx, shape, mesh).lower(key, {}).compile()
+  state = init(key, {})
   row = {'devices': num_devices, **measure_state(state)}
 
   rng = np.random.default_rng(seed)
