@@ -89,8 +89,8 @@ __main__.main()
   assert done.returncode == 2
   assert runs.only_line(done) == (
     "hq_jax: config is 'configs/digits.py', but there is no such file, wanted"
-    ' one, or a name: cifar10, digits, fashion_mnist, folder, mobilenet_v2, resnet18,'
-    ' resnet50, vit'
+    ' one, or a name: cifar10, digits, fashion_mnist, folder, mobilenet_v2,'
+    ' resnet18, resnet50, vit'
   )
 
 

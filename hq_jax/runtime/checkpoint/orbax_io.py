@@ -8,6 +8,7 @@ import logging as std_logging
 import re
 import sys
 from typing import TypeVar
+import warnings
 
 from absl import logging
 import jax
@@ -31,6 +32,10 @@ def silence_orbax() -> Callable[[], None]:
   """
   loggers = logging.get_absl_logger(), std_logging.getLogger('asyncio')
   is_ours = lambda record: not re.search('/(orbax|asyncio)/', record.pathname)
+  # What a full disk left undone is found at the very end, after `undo`.
+  warnings.filterwarnings(
+    'ignore', r"coroutine '.*write_fragment' was never awaited", RuntimeWarning
+  )
   hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
   for logger in loggers:
     logger.addFilter(is_ours)
