@@ -67,7 +67,7 @@ def restore_headers(
   """
   is_restored = False
   for url, info in (builder.url_infos or {}).items():
-    name = info.filename or posixpath.basename(parse.urlsplit(url).path)
+    name = _get_name(url, info)
     if not (manual / name).is_file():
       continue
     (folder / name).symlink_to((manual / name).absolute())
@@ -104,7 +104,7 @@ def check_network(
   downloads = root / 'downloads'
   get_name = tfds.download.resource.get_dl_fname
   for url, info in infos.items():
-    file = info.filename or posixpath.basename(parse.urlsplit(url).path)
+    file = _get_name(url, info)
     cached = get_name(url, info.checksum)
     places = (manual / file, downloads / cached)
     if any(
@@ -120,6 +120,11 @@ def check_network(
       f' cannot be reached ({failure}): is there a network, or a proxy, which'
       ' HTTPS_PROXY shall name? (Or put its files into --manual_dir.)'
     )
+
+
+def _get_name(url: str, info: tfds.download.checksums.UrlInfo) -> str:
+  """How a downloaded file is called."""
+  return info.filename or posixpath.basename(parse.urlsplit(url).path)
 
 
 def _probe(urls: Sequence[str]) -> str | None:
