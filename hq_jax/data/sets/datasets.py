@@ -96,16 +96,15 @@ def load(
       f'config.data.class_names is {tuple(class_names)!r}, but {name} has names'
       ' of its own, wanted None'
     )
-  if data_dir is None and name in OWN_FILES:
-    what = 'the .npz file' if name == 'arrays' else 'the folder of images'
-    raise ValueError(f'config.data.data_dir is None, wanted {what}')
-  if name == FOLDER:
-    return _load_folder(data_dir, image_size, resize)
-  if name in _OPEN_ARRAYS:
+  if name in OWN_FILES:
+    if data_dir is None:
+      what = 'the .npz file' if name == 'arrays' else 'the folder of images'
+      raise ValueError(f'config.data.data_dir is None, wanted {what}')
+    if name == FOLDER:
+      return _load_folder(data_dir, image_size, resize)
     if image_size is not None:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
-    path = os.fspath(data_dir or '')
-    return _of_own_arrays(name, _OPEN_ARRAYS[name](path, class_names))
+    return _of_own_arrays(name, _OPEN_ARRAYS[name](data_dir, class_names))
   root = lookup.get_root(data_dir)
   if name in generated.SPECS:
     if image_size is not None:
@@ -238,11 +237,10 @@ def _of_own_arrays(name: str, found: array_files.Arrays) -> Dataset:
 
 
 def _load_folder(
-  data_dir: str | os.PathLike[str] | None,
+  data_dir: str | os.PathLike[str],
   image_size: int | None,
   resize: int | None,
 ) -> Dataset:
-  assert data_dir is not None
   if image_size is None:
     raise _wrong_size(None, FOLDER, _SIZES, 'a number of pixels')
   found = folders.open_folder(data_dir)
