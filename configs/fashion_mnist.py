@@ -12,8 +12,7 @@ IDX files of the set.
 Arguments: `data_dir` (that folder; default
 `/usr/share/datasets/fashion-mnist`), `ratio` (float32 bytes over file bytes,
 default 40), `distill` (the weight of the dense network's answers in the loss,
-default 0), `seed` (default 0), `quick` (a network a quarter of the size for a
-third of the epochs), `debug` (one epoch of each phase of that: shows that
+default 0), `seed` (default 0), `quick` (a fifth of the epochs), `debug` (one epoch of each phase of that: shows that
 everything works, and no more).
 
 Expected: *not trained whole by us yet*.
@@ -47,18 +46,19 @@ def get_config(arguments=None):
   config.data.max_shift = 2
   config.data.max_erased = 0.25
   config.model.name = 'small_resnet'
-  config.model.widths = (32, 64, 128)
-  config.model.num_blocks = (1, 1, 1)
+  # A narrow stem at 28x28, and blocks from 14x14 on: most of the accuracy for a
+  # quarter of the time.
+  config.model.widths = (16, 32, 64, 128)
+  config.model.num_blocks = (0, 1, 1, 1)
   config.distill.weight = args.distill
-  config.dense.epochs = 15
+  config.dense.epochs = 30
   config.dense.learning_rate = 3e-3
-  config_lib.set_compression(config, 24, 7e-3)
+  config_lib.set_compression(config, 20, 7e-3)
   config.recipe.distribution = 'cosine_distance'
   config.recipe.refresh_steps = 50
   if args.quick or args.debug:
-    config.model.widths = (16, 32, 64)
-    config.dense.epochs = 5
-    config_lib.set_compression(config, 8, 1.5e-2)
+    config.dense.epochs = 4
+    config_lib.set_compression(config, 7, 7e-3)
   if args.debug:
     config.checkpoint.every_epochs = 1
     config.dense.epochs = 1

@@ -116,7 +116,9 @@ class Model:
     name: a name in `models`.
     widths: the channels of each stage of `small_resnet`, or the units of each
       hidden layer of `mlp`.
-    num_blocks: the blocks of each stage, of `small_resnet` alone.
+    num_blocks: the blocks of each stage, of `small_resnet` alone; with 0 in the
+      first stage, its width is that of the stem, and blocks begin at half the
+      resolution.
     patch_size: the side of the patches of `vit` in pixels.
     width: the channels of each token of `vit`.
     depth: the blocks of `vit`.
@@ -133,7 +135,7 @@ class Model:
     None, lambda x: x and min(x) >= 1, 'widths of at least 1'
   )
   num_blocks: tuple[int, ...] | None = _field(
-    None, lambda x: x and min(x) >= 1, 'numbers of at least 1'
+    None, lambda x: x and min(x) >= 0, 'numbers of at least 0'
   )
   patch_size: int | None = _at_least(1, None)
   width: int | None = _at_least(1, None)

@@ -91,8 +91,9 @@ def _check_argument(key: str, value: Any, default: Any) -> None:
     wanted = '' if is_good else f'an int from 1 to {_MOST[key]}'
   else:
     is_list = isinstance(value, list | tuple) and len(value) > 0
-    if not is_list or not all(type(x) is int and x > 0 for x in value):
-      wanted = 'ints of at least 1'
+    least = 0 if key == 'num_blocks' else 1
+    if not is_list or not all(type(x) is int and x >= least for x in value):
+      wanted = f'ints of at least {least}'
     elif sum(value) > _MOST[key]:
       wanted = f'at most {_MOST[key]} in all'
   if wanted:

@@ -68,6 +68,7 @@ _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # In all stages together: a file that asks for more is not traced, which takes
 # milliseconds for each block.
 _MOST = {'widths': 100_000, 'num_blocks': 1_000}
+_LEAST = {'widths': 1, 'num_blocks': 0}
 # Of a single number.
 _MOST_SINGLE = {
   'patch_size': 1_000,
@@ -120,7 +121,9 @@ def build(
     kwargs['dtype'] = _DTYPES[kwargs['dtype']]
   for key, most in _MOST.items():
     if key in kwargs:
-      kwargs[key] = _check_counts(f'model.{key}', kwargs[key], most)
+      kwargs[key] = _check_counts(
+        f'model.{key}', kwargs[key], _LEAST[key], most
+      )
   for key, most in _MOST_SINGLE.items():
     value = kwargs.get(key, 1)
     if type(value) is not int or not 1 <= value <= most:
@@ -140,11 +143,15 @@ def build(
   return entry.make(num_classes=num_classes, **entry.fixed, **kwargs)
 
 
-def _check_counts(name: str, value: Any, most: int) -> tuple[int, ...]:
-  """A tuple of positive ints, or an error: a file may say anything."""
+def _check_counts(
+  name: str, value: Any, least: int, most: int
+) -> tuple[int, ...]:
+  """A tuple of ints in a range, or an error: a file may say anything."""
   counts = tuple(value) if isinstance(value, list | tuple) else ()
-  if not counts or not all(type(x) is int and x >= 1 for x in counts):
-    raise ValueError(f'{name} is {value!r:.80}, wanted ints of at least 1')
+  if not counts or not all(type(x) is int and x >= least for x in counts):
+    raise ValueError(
+      f'{name} is {value!r:.80}, wanted ints of at least {least}'
+    )
   if sum(counts) > most:
     raise ValueError(f'{name} is {value!r:.80}, wanted at most {most} in all')
   return counts

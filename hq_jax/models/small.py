@@ -40,7 +40,7 @@ class SmallResNet(nn.Module):
 
   num_classes: int
   widths: tuple[int, ...] = (32, 64, 128)  # the channels of each stage
-  num_blocks: tuple[int, ...] = (1, 1, 1)  # of each stage
+  num_blocks: tuple[int, ...] = (1, 1, 1)  # of each stage; 0 for stem alone
   dtype: Any = jnp.float32  # of the computation; all else is float32
 
   @nn.compact

@@ -85,8 +85,8 @@ _FIELDS = {
     ((), (0,), (8, -1)),
   ),
   'model.num_blocks': (
-    *('tuple[int, ...]', (None, (1,), (2, 2, 2)), 'numbers of at least 1'),
-    ((), (0, 1)),
+    *('tuple[int, ...]', (None, (1,), (2, 2, 2)), 'numbers of at least 0'),
+    ((), (-1, 1)),
   ),
   'model.patch_size': ('int', (None, 1, 16), *_AT_LEAST(1)),
   'model.width': ('int', (None, 1, 384), *_AT_LEAST(1)),

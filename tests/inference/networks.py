@@ -9,6 +9,7 @@ NETWORKS = (
   ('mlp', {'widths': [16, 8]}, (6, 5, 2)),
   ('small_resnet', {'widths': [4, 8], 'num_blocks': [1, 2]}, (7, 6, 1)),
   ('small_resnet', {'widths': [4, 4], 'num_blocks': [1, 1]}, (1, 1, 1)),
+  ('small_resnet', {'widths': [4, 8], 'num_blocks': [0, 1]}, (8, 7, 1)),
   ('resnet20', {}, (32, 32, 3)),
   ('resnet56', {}, (32, 32, 3)),
   ('resnet18', {}, (40, 64, 3)),
