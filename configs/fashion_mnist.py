@@ -12,8 +12,8 @@ IDX files of the set.
 Arguments: `data_dir` (that folder; default
 `/usr/share/datasets/fashion-mnist`), `ratio` (float32 bytes over file bytes,
 default 40), `distill` (the weight of the dense network's answers in the loss,
-default 0), `seed` (default 0), `quick` (a fifth of the epochs), `debug` (one epoch of each phase of that: shows that
-everything works, and no more).
+default 0), `seed` (default 0), `quick` (a fifth of the epochs), `debug` (one
+epoch of each phase of that: shows that everything works, and no more).
 
 Expected: *not trained whole by us yet*.
 """

@@ -1,6 +1,6 @@
 """The baselines as methods: from a config to a quantizer, and its file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -79,7 +79,12 @@ class Baseline:
       variables,
     )
     params = variables['params']
-    axes = trees.find_axes(params, layer_axes=models.find_layer_axes(params))
+    encodings = self._find_encodings(list(kernels))
+    axes = trees.find_axes(
+      params,
+      lambda path, leaf: encodings.get(path, 'int8') != 'int8',
+      layer_axes=models.find_layer_axes(params),
+    )
     latents = trees.mask(params, axes)
     quantizer = self.make_quantizer()
     quantized, state = quantizer.update(
@@ -87,17 +92,26 @@ class Baseline:
     )
     assert quantizer.encode is not None  # Every baseline has one.
     found = transforms.flatten_quantized(quantizer.encode(latents, state, axes))
-    data = artifact_lib.dumps(self.make_artifact(variables, found))
+    leaves = trees.flatten(params)
+    int8 = {
+      path: artifact_lib.quantize_int8(leaves[path])
+      for path, encoding in encodings.items()
+      if encoding == 'int8'
+    }
+    data = artifact_lib.dumps(self.make_artifact(variables, found, int8))
     num_bytes = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
-    latents, values = trees.flatten(latents), trees.flatten(quantized)
+    values = trees.flatten(quantized) | {
+      path: tensor.codes.astype(np.float32) * tensor.scale
+      for path, tensor in int8.items()
+    }
     distance = lambda path: jnp.mean(
-      sphere.cosine_distance(latents[path], values[path], -1)
+      sphere.cosine_distance(leaves[path], values[path], -1)
     )
     layers = {
       path: planner.LayerPlan(
-        self.config.quantizer.name, 0.0, num_bytes[name], float(distance(path))
+        encodings[path], 0.0, num_bytes[name], float(distance(path))
       )
-      for name, path in trees.in_params({p: p for p in latents}).items()
+      for name, path in trees.in_params({p: p for p in encodings}).items()
     }
     return planner.Plan(
       layers,
@@ -130,9 +144,19 @@ class Baseline:
 
   def encode(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
     """What the file of a state holds."""
-    del plan
     found = sharding.to_host(self._encode(state.opt_state, state.params))
-    return self.make_artifact(sharding.to_host(state.variables), found)
+    variables = sharding.to_host(state.variables)
+    int8 = method_lib.quantize_int8(plan, variables)
+    return self.make_artifact(variables, found, int8)
+
+  def _find_encodings(self, paths: Sequence[str]) -> dict[str, str]:
+    config = self.config.quantizer
+    try:
+      return planner.encode_all(paths, config.name, config.int8)
+    except ValueError as error:
+      raise config_lib.with_field(
+        error, 'config.quantizer.', config_lib.Quantizer
+      ) from error
 
   @functools.cached_property
   def _encode(self) -> Callable[[Any, Any], Any]:

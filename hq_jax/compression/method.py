@@ -17,6 +17,7 @@ from hq_jax import models
 from hq_jax import transforms
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
+from hq_jax.core import qtensors
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
 from hq_jax.runtime import distributed
@@ -80,6 +81,17 @@ def select_quantized(plan: planner.Plan) -> Callable[[str, Any], bool]:
   return lambda path, leaf: path in paths
 
 
+def quantize_int8(
+  plan: planner.Plan, variables: Any
+) -> dict[str, qtensors.Int8Tensor]:
+  """The kernels of a plan that are int8 in the file, by path."""
+  leaves = trees.flatten(variables['params'])
+  return {
+    path: artifact_lib.quantize_int8(leaves[path])
+    for path in planner.with_encoding(plan, 'int8')
+  }
+
+
 def find_layers(plan: planner.Plan) -> trees.LayerAxes:
   """Along which axes layers are stacked in the kernels of a plan."""
   return lambda path, leaf: plan.layers[path].layer_axes
@@ -129,11 +141,10 @@ class Hyperspherical:
         allocation=recipe.distribution,
         layer_axes=models.find_layer_axes(variables['params']),
         make_artifact=self.make_artifact,
+        int8=self.config.quantizer.int8,
       )
     except ValueError as error:
-      raise config_lib.with_field(
-        error, 'config.', config_lib.Config
-      ) from error
+      raise _name_field(error) from error
     if not planner.sparsities(plan):
       raise ValueError(
         f'config.target_ratio is {target_ratio:g}, which is reached without a'
@@ -147,10 +158,13 @@ class Hyperspherical:
     params = variables['params']
     layer_axes = models.find_layer_axes(params)
     if recipe.distribution in sparsity_distributions.DISTRIBUTIONS:
-      kernels = trees.flatten_selected(params)
       sparsity = sparsity_distributions.distribute(
         recipe.distribution,
-        {path: kernel.shape for path, kernel in kernels.items()},
+        {
+          path: kernel.shape
+          for path, kernel in trees.flatten_selected(params).items()
+          if not planner.is_named(path, self.config.quantizer.int8)
+        },
         sparsity,
         layer_axes,
       )
@@ -159,6 +173,7 @@ class Hyperspherical:
       sparsity,
       layer_axes=layer_axes,
       make_artifact=self.make_artifact,
+      int8=self.config.quantizer.int8,
     )
 
   def make_recipe(self, plan: planner.Plan) -> transforms.Recipe:
@@ -235,14 +250,10 @@ class Hyperspherical:
       )
     )
     variables = sharding.to_host(state.variables)
-    leaves = trees.flatten(variables['params'])
     return self.make_artifact(
       variables,
       transforms.flatten_quantized(finalized),
-      {
-        path: artifact_lib.quantize_int8(leaves[path])
-        for path in planner.with_encoding(plan, 'int8')
-      },
+      quantize_int8(plan, variables),
     )
 
   def export(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
@@ -280,6 +291,13 @@ class Hyperspherical:
     scale = _find_density_scale(plan, exported, data, wanted)
     opt_state = transforms.with_density_scale(state.opt_state, scale)
     return state.replace(opt_state=opt_state), {'density_scale': scale}
+
+
+def _name_field(error: ValueError) -> ValueError:
+  found = config_lib.with_field(
+    error, 'config.quantizer.', config_lib.Quantizer
+  )
+  return config_lib.with_field(found, 'config.', config_lib.Config)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3), static_argnames='requantize')

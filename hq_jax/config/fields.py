@@ -227,12 +227,16 @@ class Quantizer:
     bits: of a weight, of `uniform` alone.
     group_size: weights that share a codeword, of `vector` alone.
     num_codewords: of each kernel at most, of `vector` alone.
+    int8: kernels that stay in int8 with any of them, by the names of their
+      layers, as `conv_stem` and `head`. None are by default, but that the
+      allocation cosine_distance, which takes no names, finds its own.
   """
 
   name: str = OURS
   bits: int = _field(2, lambda x: 2 <= x <= 8, 'an int of 2 to 8')
   group_size: int = _at_least(1, 4)
   num_codewords: int = _field(16, lambda x: 2 <= x <= 256, 'an int of 2 to 256')
+  int8: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

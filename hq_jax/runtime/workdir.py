@@ -36,7 +36,11 @@ _FREE_FIELDS = (
 )
 
 # Fields that were added later, with what runs did before.
-_LATER_FIELDS = {'data.class_names': None, 'data.max_erased': 0.0}
+_LATER_FIELDS: dict[str, Any] = {
+  'data.class_names': None,
+  'data.max_erased': 0.0,
+  'quantizer.int8': [],
+}
 
 # What has no field of its own.
 _INPUTS = {

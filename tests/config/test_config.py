@@ -123,6 +123,7 @@ _FIELDS = {
   'quantizer.bits': ('int', (2, 8), 'an int of 2 to 8', (1, 9)),
   'quantizer.group_size': ('int', (1, 9), *_AT_LEAST(1)),
   'quantizer.num_codewords': ('int', (2, 256), 'an int of 2 to 256', (1, 257)),
+  'quantizer.int8': ('tuple[str, ...]', ((), ('conv_stem', 'head'))),
 }
 for _phase in ('dense', 'prune', 'ternary'):
   _FIELDS |= {

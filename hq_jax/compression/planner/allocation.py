@@ -32,16 +32,16 @@ def plan(
   layer_axes: trees.LayerAxes = (),
   make_artifact: overhead.MakeArtifact | None = None,
   code_fraction: float = 1.0,
+  int8: Sequence[str] = (),
 ) -> records.Plan:
   """Finds what reaches a ratio: how many zeros, and which encodings.
 
   With the allocation 'cosine_distance' it is the least `sum_l D_l` over the
   kernels, each ternary at some sparsity in [1/3, 0.995], int8 or float16 (see
   `costs` and `lagrangian`), such that the file has at most `dense_bytes /
-  target_ratio` bytes. With 'uniform' and 'erdos_renyi_kernel' every kernel is
-  ternary, and the least overall sparsity from 1/3 on is found that reaches the
-  ratio (see
-  `sparsity_distributions`).
+  target_ratio` bytes. With 'uniform' and 'erdos_renyi_kernel' every kernel but
+  those of `int8` is ternary, and the least overall sparsity from 1/3 on is
+  found that reaches the ratio (see `sparsity_distributions`).
 
   >>> import numpy as np
   >>> kernel = np.random.default_rng(0).normal(size=(256, 512))
@@ -66,6 +66,8 @@ def plan(
       has to keep their paths.
     code_fraction: the bytes that ternary codes take over their order-0 entropy,
       in (0, 2]: below 1 where contexts are known to save more.
+    int8: layers whose kernels are int8, by the paths that these begin with;
+      none with 'cosine_distance', which finds its own.
 
   Returns:
     A plan whose `predicted_bytes` reach the ratio.
@@ -83,6 +85,11 @@ def plan(
     raise ValueError(
       f'encodings is {encodings!r}, wanted some of: {", ".join(_ENCODINGS)}'
     )
+  if int8 and allocation == 'cosine_distance':
+    raise ValueError(
+      f'int8 is {tuple(int8)!r}, wanted none with cosine_distance, which finds'
+      ' its own'
+    )
   size_prediction.check_fraction(code_fraction)
   network = overhead.measure(
     variables,
@@ -98,6 +105,7 @@ def plan(
     allocation=allocation,
     encodings=encodings,
     code_fraction=code_fraction,
+    int8=int8,
   )
   if found.predicted_bytes > wanted:
     raise ValueError(explain(found, target_ratio))
@@ -122,12 +130,13 @@ def allocate(
   allocation: str = 'cosine_distance',
   encodings: Sequence[str] = _ENCODINGS,
   code_fraction: float = 1.0,
+  int8: Sequence[str] = (),
 ) -> records.Plan:
   """The plan for a number of bytes, or the smallest where none has so few."""
   if allocation == 'cosine_distance':
     found = _minimise_distance(network, wanted, encodings, code_fraction)
   else:
-    found = _distribute(network, wanted, allocation, code_fraction)
+    found = _distribute(network, wanted, allocation, code_fraction, int8)
   return found._replace(target_bytes=wanted)
 
 
@@ -136,11 +145,16 @@ def _distribute(
   wanted: int,
   distribution: str,
   code_fraction: float,
+  int8: Sequence[str],
 ) -> records.Plan:
-  """The least overall sparsity that fits, every kernel being ternary."""
-  encodings = dict.fromkeys(network.kernels, 'ternary')
+  """The least overall sparsity of the ternary kernels that fits."""
+  encodings = size_prediction.encode_all(list(network.kernels), 'ternary', int8)
   fixed = overhead.fixed_bytes(network, encodings)
-  shapes = {path: kernel.shape for path, kernel in network.kernels.items()}
+  shapes = {
+    path: kernel.shape
+    for path, kernel in network.kernels.items()
+    if encodings[path] == 'ternary'
+  }
   layer_axes = {path: axes.layer for path, axes in network.axes.items()}
   make = lambda sparsity: size_prediction.make_plan(
     network,

@@ -28,8 +28,9 @@ def predict(
   layer_axes: trees.LayerAxes = (),
   make_artifact: overhead.MakeArtifact | None = None,
   code_fraction: float = 1.0,
+  int8: Sequence[str] = (),
 ) -> records.Plan:
-  """What file results where every kernel is ternary, at a given sparsity.
+  """What file results where kernels are ternary, at a given sparsity.
 
   >>> import numpy as np
   >>> params = {'a': {'kernel': np.ones((64, 64))}}
@@ -45,6 +46,7 @@ def predict(
     layer_axes: see `plan`.
     make_artifact: see `plan`.
     code_fraction: see `plan`.
+    int8: see `plan`.
 
   Returns:
     A plan.
@@ -60,9 +62,10 @@ def predict(
     layer_axes=layer_axes,
     make_artifact=make_artifact,
   )
-  found = resolve_sparsity(sparsity, list(network.kernels))
+  encodings = encode_all(list(network.kernels), 'ternary', int8)
+  ternary = [path for path, name in encodings.items() if name == 'ternary']
+  found = resolve_sparsity(sparsity, ternary)
   check_fraction(code_fraction)
-  encodings = dict.fromkeys(network.kernels, 'ternary')
   fixed = overhead.fixed_bytes(network, encodings)
   return make_plan(network, fixed, encodings, found, code_fraction)
 
@@ -101,6 +104,27 @@ def make_plan(
   predicted += _SLACK_BYTES
   rest = predicted - sum(layer.num_bytes for layer in layers.values())
   return records.Plan(layers, predicted, rest, network.dense_bytes)
+
+
+def encode_all(
+  paths: Sequence[str], encoding: str, int8: Sequence[str]
+) -> dict[str, str]:
+  """The encoding of each kernel: int8 for those of the named layers.
+
+  Raises:
+    ValueError: a name of no layer that has kernels.
+  """
+  for name in int8:
+    if not any(is_named(path, (name,)) for path in paths):
+      raise ValueError(
+        f'int8 is {name!r}, wanted layers of: {", ".join(paths)}'
+      )
+  return {path: 'int8' if is_named(path, int8) else encoding for path in paths}
+
+
+def is_named(path: str, layers: Sequence[str]) -> bool:
+  """Whether a kernel is in one of the layers that paths begin with."""
+  return any(f'{path}/'.startswith(f'{name}/') for name in layers)
 
 
 def resolve_sparsity(
