@@ -15,13 +15,18 @@ from hq_jax.report import drawing
 
 _COLOURS = {
   'hq': 'black',
-  'plain': '#D55E00',
+  'plain': '#F0A080',
+  'plain_int8': '#D55E00',
+  'plain_erk': '#A0522D',
+  'plain_planned': '#8B0000',
   'vector': '#0072B2',
   'binary': '#009E73',
   'uniform': '#CC79A7',
+  'uniform_4': '#9370DB',
+  'uniform_8': '#6A5ACD',
   'twn': '#E69F00',
 }
-_MARKERS = dict(zip(_COLOURS, 'osD^vP', strict=True))
+_MARKERS = dict(zip(_COLOURS, 'ossssD^vvvP', strict=True))
 
 
 def draw_accuracy(

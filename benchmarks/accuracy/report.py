@@ -6,6 +6,8 @@ The benchmark ends with it; alone, it shows what is there so far.
 """
 
 import argparse
+from collections.abc import Mapping
+import functools
 import json
 import os
 from typing import Any
@@ -23,28 +25,45 @@ def make(root: str) -> dict[str, Any]:
 
 
 def _read(root):
-  """Finals and traces."""
+  """Finals and traces at the best rates, and what searched for them."""
   searched = tables.read(root, 'search')
-  return [
+  finals, traces = (
     tables.at_best_rates(tables.read(root, kind), searched)
     for kind in ('final', 'trace')
-  ]
+  )
+  return finals, traces, searched
 
 
-def _make(results, traces) -> dict[str, Any]:
+def _make(results, traces, searched) -> dict[str, Any]:
   summaries = tables.summarize(results)
   return {
-    'cells': tables.make_cells(summaries),
+    'cells': tables.make_cells(results),
     'methods': [
       dict(zip(('set', 'network', 'method', 'ratio'), key, strict=True))
       | found._asdict()
       for key, found in sorted(summaries.items())
     ],
     'bias': tables.make_traces(traces),
-    'runs': len(results),
-    'commits': sorted({result['commit'] for result in results}),
-    'hardware': sorted({str(result['hardware']) for result in results}),
+    'runs': [_pack(result) for result in (*searched, *results)],
   }
+
+
+def _pack(result: Mapping[str, Any]) -> dict[str, Any]:
+  """A run on few lines: what the search got wrong is of no use later."""
+  is_final = result['kind'] == 'final'
+  return {k: x for k, x in result.items() if k != 'wrong' or is_final}
+
+
+def unpack(path: str, root: str) -> None:
+  """Puts the runs of a `results.json` into a workdir, but those it has."""
+  with open(path, encoding='utf-8') as file:
+    found = json.load(file)['runs']
+  os.makedirs(os.path.join(root, 'results'), exist_ok=True)
+  for result in found:
+    task = tasks.Task(**{name: result[name] for name in tasks.Task._fields})
+    if not os.path.exists(task.get_path(root)):
+      data = json.dumps(result, indent=1, sort_keys=True).encode()
+      atomic_write.write_bytes(task.get_path(root), data)
 
 
 def write(root: str) -> None:
@@ -52,8 +71,9 @@ def write(root: str) -> None:
 
   The last line that it prints is a JSON object of the cells.
   """
-  results, traces = _read(root)
-  found, summaries = _make(results, traces), tables.summarize(results)
+  results, traces, searched = _read(root)
+  found = _make(results, traces, searched)
+  summaries = tables.summarize(results)
   with drawing.style():
     pictures = {}
     if any(key[2] != 'dense' for key in summaries):
@@ -61,13 +81,21 @@ def write(root: str) -> None:
     if traces:
       pictures['bias.png'] = figures.draw_bias(traces)
     contents = {name: drawing.to_png(x) for name, x in pictures.items()}
-  text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False)
+  to_text = functools.partial(json.dumps, sort_keys=True, allow_nan=False)
+  # A line for each row: small, and a change shows what was run.
+  join = lambda rows: ',\n'.join(map(to_text, rows))
+  text = ',\n'.join(
+    f'"{name}": [\n{join(rows)}]' for name, rows in sorted(found.items())
+  )
+  text = f'{{{text}}}'
   contents['results.json'] = f'{text}\n'.encode()
   for name, content in contents.items():
     atomic_write.write_bytes(os.path.join(root, name), content)
   print(tables.make_tables(summaries, ('dense', 'hq', *tasks.RIVALS)))
   print()
-  print(tables.make_tables(summaries, ('hq', 'plain', *tasks.ABLATIONS)))
+  print(
+    tables.make_tables(summaries, ('hq', 'plain_planned', *tasks.ABLATIONS))
+  )
   print()
   print(json.dumps(found['cells'], sort_keys=True))
 

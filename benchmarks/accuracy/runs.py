@@ -1,19 +1,26 @@
 """One run of the benchmark, through the library's own loop."""
 
+import base64
 import functools
 import json
+import math
 import os
 import shutil
 import time
 from typing import Any
+import zlib
 
 from absl import logging
 from flax import serialization
 import numpy as np
 
+from benchmarks.accuracy import tables
 from benchmarks.accuracy import tasks
 from benchmarks.glyphs import glyphs
+from configs import fashion_mnist
 from hq_jax import config as config_lib
+from hq_jax import report
+from hq_jax.core import trees
 from hq_jax.data.sets import datasets
 from hq_jax.runtime import atomic_write
 from hq_jax.runtime import checkpoint
@@ -56,17 +63,37 @@ def run(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
 
 
 def fit(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
-  """As `tasks.fit`, found once for all seeds."""
+  """As `tasks.fit`, found once for all seeds.
+
+  What is not of the search is as much smaller as the files of the search were
+  too large.
+  """
+  kind = 'search' if task.kind == 'search' else 'final'
   name = (
-    f'{task.set.replace("/", "")}-{task.network}-{task.method}'
+    f'{kind}-{task.set.replace("/", "")}-{task.network}-{task.method}'
     f'-{task.ratio:g}x.json'
   )
   path = os.path.join(root, 'fitted', name)
   if os.path.exists(path):
     return _read(path)
-  fitted = tasks.fit(task, budget, _open(task.set))
+  excess = 1.0 if kind == 'search' else _find_excess(task, root)
+  fitted = tasks.fit(task, budget, _open(task.set), excess)
   _write(path, fitted)
   return fitted
+
+
+def _find_excess(task: tasks.Task, root: str) -> float:
+  """The bytes of the best network of the search over those wanted of it."""
+  found = [
+    result
+    for result in tables.read(root, 'search')
+    if tuple(result[name] for name in task._fields[:3]) == task[:3]
+  ]
+  if not found:
+    return 1.0
+  distance = lambda result: abs(math.log(result['ratio'] / task.ratio))
+  best = min(found, key=lambda result: (distance(result), -result['accuracy']))
+  return best['ratio'] / best['file_ratio']
 
 
 def get_start(
@@ -81,7 +108,8 @@ def get_start(
   widths = '-'.join(map(str, config.model.widths))
   name = (
     f'{kind}-{task.set.replace("/", "")}-{task.network}-{widths}'
-    f'-{config.dense.epochs}epochs-seed{task.seed}'
+    f'-{config.dense.epochs}epochs-rate{config.dense.learning_rate:g}'
+    f'-seed{task.seed}'
   )
   return os.path.join(root, 'dense', f'{name}.msgpack')
 
@@ -142,7 +170,7 @@ def _measure_dense(task, budget, root, dataset) -> dict[str, Any]:
   evaluation = evaluate.make_evaluation(
     config, model, dataset, sharding.make_mesh()
   )
-  return {'accuracy': evaluation(variables)['accuracy']}
+  return _describe(*evaluate.evaluate_answers(evaluation, variables))
 
 
 def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
@@ -163,7 +191,8 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
       folder, exported, export.get_calibration_images(setup)
     )
     file_bytes = os.path.getsize(path)
-    found, at_start = evaluation(in_file), evaluation(variables)
+    found = evaluate.evaluate_answers(evaluation, in_file)
+    at_start = evaluation(variables)
     last = history.rows[-1]
   shutil.rmtree(folder)
   traced = {'phase', 'epoch', 'test_accuracy', 'cosine_distance', 'ste_bias'}
@@ -171,14 +200,33 @@ def _measure_file(task, budget, root, dataset) -> dict[str, Any]:
     {name: value for name, value in row.items() if name in traced}
     for row in history.rows
   ]
+  leaves = trees.flatten(variables['params'])
+  distances = list(last['cosine_distance'].values())
+  sizes = [leaves[path].size for path in last['cosine_distance']]
+  return (
+    _describe(*found)
+    | {
+      'file_bytes': file_bytes,
+      'start_accuracy': at_start['accuracy'],
+      'train_accuracy': last['train_accuracy'],
+      'cosine_distance': float(np.mean(distances)),
+      'weighted_distance': float(np.average(distances, weights=sizes)),
+      'encodings': {path: x.encoding for path, x in plan.layers.items()},
+      'fitted': fitted,
+    }
+    | ({'history': history} if task.kind == 'trace' else {})
+  )
+
+
+def _describe(found: dict[str, Any], answers: report.Answers) -> dict[str, Any]:
+  """The accuracy, and which images are wrong, as bits in a text."""
+  is_wrong = answers.prediction != answers.label
+  packed = zlib.compress(np.packbits(is_wrong).tobytes(), 9)
   return {
     'accuracy': found['accuracy'],
-    'file_bytes': file_bytes,
-    'start_accuracy': at_start['accuracy'],
-    'train_accuracy': last['train_accuracy'],
-    'cosine_distance': float(np.mean(list(last['cosine_distance'].values()))),
-    'fitted': fitted,
-  } | ({'history': history} if task.kind == 'trace' else {})
+    'num_images': len(is_wrong),
+    'wrong': base64.b64encode(packed).decode(),
+  }
 
 
 def _load(task: tasks.Task) -> datasets.Dataset:
@@ -190,4 +238,9 @@ def _load(task: tasks.Task) -> datasets.Dataset:
 
 @functools.cache
 def _open(name: str) -> datasets.Dataset:
-  return glyphs.load(name) if name in glyphs.SPECS else datasets.load(name)
+  if name in glyphs.SPECS:
+    return glyphs.load(name)
+  if name == 'fashion_mnist':
+    config = config_lib.validate(fashion_mnist.get_config())
+    return setup_lib.load_dataset(config.data)
+  return datasets.load(name)

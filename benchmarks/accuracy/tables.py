@@ -1,11 +1,13 @@
 """Tables of the runs: means, standard errors, the best baseline."""
 
+import base64
 from collections.abc import Mapping, Sequence
 import glob
 import json
 import math
 import os
 from typing import Any, NamedTuple
+import zlib
 
 import numpy as np
 import tabulate
@@ -15,19 +17,24 @@ from benchmarks.accuracy import tasks
 NAMES = {
   'dense': 'dense',
   'hq': 'ours',
-  'plain': 'plain ternary STE',
+  'plain': 'plain STE, all layers ternary',
+  'plain_int8': 'plain STE, first and last int8',
+  'plain_erk': 'plain STE, Erdos-Renyi-kernel',
+  'plain_planned': 'plain STE, planned as ours',
   'vector': 'vector quantization',
   'binary': 'binary (BWN)',
   'uniform': '2-bit (LSQ)',
+  'uniform_4': '4-bit (LSQ), narrow',
+  'uniform_8': '8-bit (LSQ), narrow',
   'twn': 'TWN',
-  'hq_no_sphere': 'without the sphere',
-  'hq_no_prune': 'without pruning',
-  'hq_no_reinit': 'without reinitialization',
-  'hq_masked': 'masked gradients while pruning',
-  'hq_uniform': 'per-layer sparsity, the same in all',
-  'hq_tree': 'one threshold for all layers',
-  'hq_distill': 'with distillation',
-  'plain_planned': 'plain STE, planned sparsity',
+  'sphere': 'planned, with the sphere',
+  'rise': 'planned, with the rising sparsity',
+  'sphere_rise': 'planned, with both',
+  'rise_reinit': 'planned, rising sparsity and reinitialization',
+  'hq_masked': 'ours, masked gradients while pruning',
+  'hq_int8': 'ours, not planned: first and last int8',
+  'hq_tree': 'ours, one threshold for all layers',
+  'hq_distill': 'ours, with distillation',
   'plain_distill': 'plain STE, with distillation',
 }
 
@@ -65,17 +72,20 @@ def read(root: str, kind: str = 'final') -> list[dict[str, Any]]:
   return results
 
 
-def choose_rates(
-  results: Sequence[Mapping[str, Any]],
-) -> dict[tuple[str, str, str], float]:
-  """The rate of the best held-out accuracy, by set, network and method.
+def get_key(result: Mapping[str, Any]) -> Key:
+  """The set, network, method and ratio of a result."""
+  names = 'set', 'network', 'method', 'ratio'
+  return tuple(result[name] for name in names)  # type: ignore[return-value]
+
+
+def choose_rates(results: Sequence[Mapping[str, Any]]) -> dict[Key, float]:
+  """The rate of the best held-out accuracy, by set, network, method and ratio.
 
   What several seeds found is the mean; of equals it is the smaller rate.
   """
-  found: dict[tuple[str, str, str], dict[float, list[float]]] = {}
+  found: dict[Key, dict[float, list[float]]] = {}
   for result in results:
-    key = result['set'], result['network'], result['method']
-    by_rate = found.setdefault(key, {})
+    by_rate = found.setdefault(get_key(result), {})
     by_rate.setdefault(result['rate'], []).append(result['accuracy'])
   # Sums of the same accuracies in another order are equal too.
   get_mean = lambda accuracies: round(float(np.mean(accuracies)), 9)
@@ -90,7 +100,6 @@ def at_best_rates(
 ) -> list[dict[str, Any]]:
   """Without what was run at a rate that a longer search has overtaken."""
   rates = choose_rates(searched)
-  get_key = lambda found: (found['set'], found['network'], found['method'])
   return [
     result
     for result in results
@@ -102,13 +111,7 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
   """Means over seeds, by set, network, method and ratio."""
   groups: dict[Key, list[Mapping[str, Any]]] = {}
   for result in results:
-    key = (
-      result['set'],
-      result['network'],
-      result['method'],
-      result['ratio'],
-    )
-    groups.setdefault(key, []).append(result)
+    groups.setdefault(get_key(result), []).append(result)
   return {key: _summarize(group) for key, group in groups.items()}
 
 
@@ -127,57 +130,83 @@ def _summarize(group: Sequence[Mapping[str, Any]]) -> Summary:
   )
 
 
-def make_cells(summaries: Mapping[Key, Summary]) -> list[dict[str, Any]]:
-  """Ours beside the best baseline, for each set, network and ratio.
+def make_cells(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Ours beside every baseline, for each set, network and ratio.
 
-  Accuracies are fractions; `margin_in_se` is the difference over the root of
-  the sum of both squared standard errors.
+  Accuracies are fractions; see `compare` for the errors.
   """
+  groups: dict[Key, list[Mapping[str, Any]]] = {}
+  for result in results:
+    groups.setdefault(get_key(result), []).append(result)
   cells = []
-  for (set_name, network, method, ratio), ours in sorted(summaries.items()):
-    if method != 'hq':
-      continue
-    get = lambda name, at, where=(set_name, network): summaries.get(
-      (*where, name, at)
-    )
-    dense = get('dense', 0.0)
+  for (*where, method, ratio), ours in sorted(groups.items()):
+    dense = groups.get((*where, 'dense', 0.0))
     rivals = {
-      name: found for name in tasks.RIVALS if (found := get(name, ratio))
+      name: groups[key]
+      for name in tasks.RIVALS
+      if (key := (*where, name, ratio)) in groups
     }
-    if dense is None or not rivals:
+    if method != 'hq' or dense is None or not rivals:
       continue
-    best = max(rivals, key=lambda name: rivals[name].mean)
+    found = _summarize(ours)
     cells.append(
       {
-        'set': set_name,
-        'network': network,
+        'set': where[0],
+        'network': where[1],
         'ratio': ratio,
-        'seeds': ours.seeds,
-        'dense_mean': dense.mean,
-        'ours_mean': ours.mean,
-        'ours_se': ours.standard_error,
-        'rival': best,
-        'rival_mean': rivals[best].mean,
-        'rival_se': rivals[best].standard_error,
+        'seeds': found.seeds,
+        'ours_mean': found.mean,
+        'ours_se': found.standard_error,
+        'dense_mean': _summarize(dense).mean,
+        'dense': compare(ours, dense),
         'rivals': {
           name: {
-            'mean': found.mean,
-            'se': found.standard_error,
-            'file_bytes': found.file_bytes,
-            'margin_in_se': _margin(ours, found),
+            'mean': _summarize(group).mean,
+            'seeds': len(group),
+            'file_bytes': _summarize(group).file_bytes,
           }
-          for name, found in rivals.items()
+          | compare(ours, group)
+          for name, group in rivals.items()
         },
       }
     )
   return cells
 
 
-def _margin(ours: Summary, other: Summary) -> float | None:
-  if ours.standard_error is None or other.standard_error is None:
-    return None
-  error = math.hypot(ours.standard_error, other.standard_error)
-  return (ours.mean - other.mean) / error if error else None
+def compare(
+  ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """The lead of ours over another method, with its standard error.
+
+  Runs of the same seed begin with the same weights and see the same images: the
+  lead is the mean of their differences. Its error is the root of two squares:
+  that of the mean over seeds, and that of the mean over test images, whose
+  differences are averaged over the seeds; the second, which has a part of the
+  first in it, is what another set of images would change. With one seed there
+  is none.
+  """
+  by_seed = {result['seed']: result for result in theirs}
+  pairs = [(x, by_seed[x['seed']]) for x in ours if x['seed'] in by_seed]
+  if not pairs:
+    return {'lead': None, 'se': None, 'lead_in_se': None}
+  leads = [x['accuracy'] - y['accuracy'] for x, y in pairs]
+  lead, error = float(np.mean(leads)), None
+  if len(pairs) > 1:
+    error = float(np.std(leads, ddof=1)) / math.sqrt(len(pairs))
+    if all('wrong' in x for pair in pairs for x in pair):
+      by_image = np.mean(
+        [read_wrong(y) - read_wrong(x) for x, y in pairs], axis=0
+      )
+      error = math.hypot(error, by_image.std(ddof=1) / len(by_image) ** 0.5)
+  in_errors = lead / error if error else None
+  return {'lead': lead, 'se': error, 'lead_in_se': in_errors}
+
+
+def read_wrong(result: Mapping[str, Any]) -> np.ndarray:
+  """Whether each test image is wrong, float64 0 or 1."""
+  packed = zlib.decompress(base64.b64decode(result['wrong']))
+  bits = np.unpackbits(np.frombuffer(packed, np.uint8))
+  return bits[: result['num_images']].astype(np.float64)
 
 
 def make_traces(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

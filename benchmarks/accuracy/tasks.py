@@ -15,9 +15,13 @@ from hq_jax.compression import planner
 from hq_jax.data.sets import datasets
 from hq_jax.training import setup as setup_lib
 
-RATES = (1e-3, 3e-3, 7e-3, 1.5e-2, 3e-2)  # what is searched, for every method
-SEARCH_RATIO = 40.0
+# Learning rates, each about twice the one before. A search begins with some,
+# and goes on while the best one is the first or the last of those it tried.
+RATES = (2.5e-4, 5e-4, 1e-3, 3e-3, 7e-3, 1.5e-2, 3e-2, 6e-2, 0.12, 0.25, 0.5)
+FIRST_RATES = (7e-3, 1.5e-2, 3e-2)
 SEARCH_SEED = 100  # none of those that are reported
+
+_START_RATE = 3e-3  # of the dense network that is compressed
 
 # Of the training images, what a search keeps to measure accuracy on: one in
 # so many parts, another one for each of its seeds.
@@ -33,9 +37,9 @@ _NUM_CODEWORDS = tuple(
   sorted({round(4 * 2 ** (step / 8)) for step in range(49)}, reverse=True)
 )
 
-# 64ths of the reference network's widths, for methods whose bits a weight are
+# 512ths of the reference network's widths, for methods whose bits a weight are
 # given: what does not fit is made narrower, and what leaves room is wider.
-_WIDTHS = tuple(range(96, 15, -1))
+_WIDTHS = tuple(range(768, 63, -1))
 
 
 class Budget(NamedTuple):
@@ -45,7 +49,7 @@ class Budget(NamedTuple):
     dense_epochs: of the dense network that all start from.
     compress_epochs: of compression; of the reference, more dense ones.
     batch_size: images in a step.
-    max_shift: see `config.Data`.
+    augmentation: fields of `config.Data`.
     num_searches: seeds of the search of the learning rate, from `SEARCH_SEED`
       on, each with held-out images of its own: more than one where these are
       so few that one does not tell rates apart.
@@ -54,17 +58,20 @@ class Budget(NamedTuple):
   dense_epochs: int
   compress_epochs: int
   batch_size: int
-  max_shift: int
+  augmentation: Mapping[str, Any]
   num_searches: int = 1
 
 
+_CLOTHES = {'flip': True, 'max_shift': 2, 'max_erased': 0.25}
 BUDGETS = {
-  ('digits', 'mlp'): Budget(20, 40, 64, 0, num_searches=3),
-  ('digits', 'resnet'): Budget(15, 30, 64, 0, num_searches=3),
-  ('glyphs/16', 'mlp'): Budget(15, 20, 128, 0),
-  ('glyphs/16', 'resnet'): Budget(4, 6, 64, 0),
+  ('digits', 'mlp'): Budget(20, 40, 64, {}, num_searches=3),
+  ('digits', 'resnet'): Budget(15, 30, 64, {}, num_searches=3),
+  ('glyphs/16', 'mlp'): Budget(15, 20, 128, {}),
+  ('glyphs/16', 'resnet'): Budget(4, 6, 64, {}),
+  ('fashion_mnist', 'mlp'): Budget(10, 15, 128, {'flip': True, 'max_shift': 1}),
+  ('fashion_mnist', 'resnet_28'): Budget(8, 12, 64, _CLOTHES),
   # For a GPU.
-  ('glyphs/32_large', 'resnet20'): Budget(6, 10, 512, 0),
+  ('glyphs/32_large', 'resnet20'): Budget(6, 10, 512, {}),
 }
 NETWORKS: dict[str, dict[str, Any]] = {
   'mlp': {'name': 'mlp', 'widths': (256, 256, 256)},
@@ -72,6 +79,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'name': 'small_resnet',
     'widths': (16, 32, 64),
     'num_blocks': (1, 1, 1),
+  },
+  # The same for images of 28x28: its blocks begin at 14x14.
+  'resnet_28': {
+    'name': 'small_resnet',
+    'widths': (8, 16, 32, 64),
+    'num_blocks': (0, 1, 1, 1),
   },
   # With widths that a rival may choose.
   'resnet20': {
@@ -88,31 +101,46 @@ _PLAIN = {
   'recipe.reinit': False,
   'recipe.distribution': 'uniform',
 }
+_PLANNED = _PLAIN | {'recipe.distribution': 'cosine_distance'}
+_SPHERE = {'recipe.tangent': True, 'recipe.project': True}
+_RISE = {'recipe.prune': True}
 # All else that is ours is the default of a config.
 _OURS = {'recipe.distribution': 'cosine_distance'}
 _UNIFORM = {'recipe.distribution': 'uniform'}
 _DISTILL = {'distill.weight': 0.5}
+# The first and the last layer stay in int8, but for a first one that holds most
+# of the weights.
+_INT8 = {'quantizer.int8': True}
+_ENDS = {'mlp': ('head',)}
+_USUAL_ENDS = 'conv_stem', 'head'
 # Fields by method. What has a recipe is steered to its ratio.
 METHODS: dict[str, dict[str, Any]] = {
   'hq': _OURS,
   'plain': _PLAIN,
-  'vector': {'quantizer.name': 'vector', 'recipe.refresh_steps': 1},
-  'binary': {'quantizer.name': 'binary'},
-  'uniform': {'quantizer.name': 'uniform'},
-  'twn': {'quantizer.name': 'twn'},
-  # Without a part, or with another in its place.
-  'hq_no_sphere': _OURS | {'recipe.tangent': False, 'recipe.project': False},
-  'hq_no_prune': _OURS | {'recipe.prune': False},
-  'hq_no_reinit': _OURS | {'recipe.reinit': False},
+  'plain_int8': _PLAIN | _INT8,
+  'plain_erk': _PLAIN | _INT8 | {'recipe.distribution': 'erdos_renyi_kernel'},
+  'plain_planned': _PLANNED,
+  'vector': _INT8 | {'quantizer.name': 'vector', 'recipe.refresh_steps': 1},
+  'binary': _INT8 | {'quantizer.name': 'binary'},
+  'uniform': _INT8 | {'quantizer.name': 'uniform'},
+  'uniform_4': _INT8 | {'quantizer.name': 'uniform', 'quantizer.bits': 4},
+  'uniform_8': _INT8 | {'quantizer.name': 'uniform', 'quantizer.bits': 8},
+  'twn': _INT8 | {'quantizer.name': 'twn'},
+  # Of the three parts, the sphere, the rising sparsity and reinitialization,
+  # which needs the rise, those that are named: with all it is `hq`, without any
+  # `plain_planned`.
+  'sphere': _PLANNED | _SPHERE,
+  'rise': _PLANNED | _RISE,
+  'sphere_rise': _PLANNED | _SPHERE | _RISE,
+  'rise_reinit': _PLANNED | _RISE | {'recipe.reinit': True},
+  # Ours with another in the place of a part.
   'hq_masked': _OURS | {'recipe.prune_gradients': 'masked'},
-  'hq_uniform': _OURS | _UNIFORM,
+  'hq_int8': _OURS | _UNIFORM | _INT8,
   'hq_tree': _OURS | _UNIFORM | {'recipe.scope': 'tree'},
   'hq_distill': _OURS | _DISTILL,
-  # And what of it a plain straight-through estimator can have too.
-  'plain_planned': _PLAIN | {'recipe.distribution': 'cosine_distance'},
   'plain_distill': _PLAIN | _DISTILL,
 }
-RIVALS = ('plain', 'vector', 'binary', 'uniform', 'twn')
+RIVALS = tuple(METHODS)[1 : list(METHODS).index('sphere')]
 ABLATIONS = tuple(METHODS)[len(RIVALS) + 1 :]
 
 
@@ -125,7 +153,7 @@ class Task(NamedTuple):
     method: a name in `METHODS`, or 'dense'.
     ratio: float32 bytes of the reference network over bytes of the file; 0 for
       'dense'.
-    rate: the peak of the learning rate; 0 for 'dense'.
+    rate: the peak of the learning rate, of compression or of 'dense'.
     seed: of everything.
     kind: 'final'; 'search', whose accuracy is measured on held-out training
       images; or 'trace', which measures the bias after each epoch.
@@ -186,7 +214,7 @@ def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
   config.seed = task.seed
   config.batch_size = budget.batch_size
   config.data.name = task.set
-  config.data.max_shift = budget.max_shift
+  config.data.update(budget.augmentation)
   config.model.name = NETWORKS[task.network]['name']
   config.model.widths = NETWORKS[task.network]['widths']
   if 'num_blocks' in NETWORKS[task.network]:
@@ -194,14 +222,17 @@ def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
   config.checkpoint.every_epochs = 1000
   config.measure_bias = task.kind == 'trace'
   config.dense.epochs = budget.dense_epochs
-  config.dense.learning_rate = 3e-3
+  config.dense.learning_rate = _START_RATE
   config.prune.epochs = 0
   config.ternary.epochs = budget.compress_epochs
   if task.method == 'dense':
     config.dense.epochs += budget.compress_epochs
+    config.dense.learning_rate = task.rate
     return config
   config.target_ratio = task.ratio
   fields = dict(METHODS[task.method]) | dict(fitted)
+  if 'quantizer.int8' in fields:
+    fields['quantizer.int8'] = _ENDS.get(task.network, _USUAL_ENDS)
   config.prune.learning_rate = config.ternary.learning_rate = task.rate
   config.ternary.warmup_fraction = 0.1
   if fields.get('recipe.prune', True) and 'quantizer.name' not in fields:
@@ -213,18 +244,22 @@ def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
 
 
 def fit(
-  task: Task, budget: Budget, dataset: datasets.Dataset
+  task: Task,
+  budget: Budget,
+  dataset: datasets.Dataset,
+  excess: float = 1.0,
 ) -> dict[str, Any]:
   """The fields with which a method reaches its ratio.
 
   Of codebooks, the one of least cosine distance whose file is small enough; of
   binary and few-level networks, the widest one; on Gaussian weights, before
-  anything is trained. A network with a recipe is steered to its ratio.
+  anything is trained. What a trained file has over what was wanted of it, the
+  excess, is made up for. A network with a recipe is steered to its ratio.
   """
   name = METHODS[task.method].get('quantizer.name')
   if name is None:
     return {}
-  wanted = count_bytes(task, budget, dataset) / task.ratio
+  wanted = count_bytes(task, budget, dataset) / task.ratio / excess
   if name == 'vector':
     series = [
       [
@@ -235,12 +270,11 @@ def fit(
     ]
   else:
     widths = NETWORKS[task.network]['widths']
-    series = [
-      [
-        {'model.widths': tuple(round(part * width / 64) for width in widths)}
-        for part in _WIDTHS
-      ]
+    scaled = [
+      tuple(max(1, round(part * width / 512)) for width in widths)
+      for part in _WIDTHS
     ]
+    series = [[{'model.widths': found} for found in dict.fromkeys(scaled)]]
 
   plans: dict[tuple[Any, ...], planner.Plan] = {}
 
@@ -303,9 +337,15 @@ def _get_bytes(
   fields: Mapping[str, Any],
   plan: planner.Plan,
 ) -> float:
-  if METHODS[task.method]['quantizer.name'] != 'uniform':
+  if task.method != 'uniform':
     return plan.predicted_bytes
   _, shapes, _ = _build(task, budget, dataset, fields)
   kernels = planner.find_kernels(shapes['params'])
-  num_weights = sum(math.prod(kernel.shape) for kernel in kernels.values())
-  return plan.fixed_bytes + _UNIFORM_BITS / 8 * num_weights
+  num_bytes = float(plan.fixed_bytes)
+  for path, layer in plan.layers.items():
+    is_uniform = layer.encoding == 'uniform'
+    num_weights = math.prod(kernels[path].shape)
+    num_bytes += (
+      _UNIFORM_BITS / 8 * num_weights if is_uniform else layer.num_bytes
+    )
+  return num_bytes
