@@ -25,8 +25,10 @@ _COLOURS = {
   'uniform_4': '#9370DB',
   'uniform_8': '#6A5ACD',
   'twn': '#E69F00',
+  'ttq': '#B8860B',
+  'parq': '#556B2F',
 }
-_MARKERS = dict(zip(_COLOURS, 'ossssD^vvvP', strict=True))
+_MARKERS = dict(zip(_COLOURS, 'ossssD^vvvPPP', strict=True))
 
 
 def draw_accuracy(

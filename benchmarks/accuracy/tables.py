@@ -27,6 +27,8 @@ NAMES = {
   'uniform_4': '4-bit (LSQ), narrow',
   'uniform_8': '8-bit (LSQ), narrow',
   'twn': 'TWN',
+  'ttq': 'TTQ',
+  'parq': 'PARQ',
   'sphere': 'planned, with the sphere',
   'rise': 'planned, with the rising sparsity',
   'sphere_rise': 'planned, with both',

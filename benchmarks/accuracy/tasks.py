@@ -126,6 +126,8 @@ METHODS: dict[str, dict[str, Any]] = {
   'uniform_4': _INT8 | {'quantizer.name': 'uniform', 'quantizer.bits': 4},
   'uniform_8': _INT8 | {'quantizer.name': 'uniform', 'quantizer.bits': 8},
   'twn': _INT8 | {'quantizer.name': 'twn'},
+  'ttq': _INT8 | {'quantizer.name': 'ttq'},
+  'parq': _INT8 | {'quantizer.name': 'parq'},
   # Of the three parts, the sphere, the rising sparsity and reinitialization,
   # which needs the rise, those that are named: with all it is `hq`, without any
   # `plain_planned`.

@@ -100,6 +100,13 @@ def twn(threshold_factor: float = 0.7) -> _quantizer.Quantizer:
   return _quantizer.Quantizer(init_fn, update_fn, encode=encode_fn)
 
 
+def fit_scale(
+  w: jax.Array, p: jax.Array, threshold_factor: float = 0.7
+) -> jax.Array:
+  """The scale of each channel of a kernel, for parameters of a dtype."""
+  return _get_scale(w, threshold_factor * jnp.mean(jnp.abs(w)), p)
+
+
 def _get_codes(w: jax.Array, threshold: jax.Array) -> jax.Array:
   return ternary.get_codes(w, jnp.abs(w) > threshold)
 

@@ -18,7 +18,7 @@ _SMALLEST_STEP = 2.0**-24
 class UniformState(NamedTuple):
   """State of `uniform`."""
 
-  log_steps: chex.ArrayTree  # shape=(), float32 for each kernel: what is learnt
+  exact_steps: chex.ArrayTree  # shape=(), float32 for each kernel: as learnt
   steps: chex.ArrayTree  # shape=(), float32 for each kernel, as last used
   step_opt_state: Any  # of the optimizer of the steps
 
@@ -37,9 +37,9 @@ def uniform(
   `dL/ds = 1 / sqrt(N p) sum(dL/dq d)`, `d = round(v) - v` where `-n < v < p`,
   `-n` below and `p` above.
 
-  The optimizer is given `s dL/ds` and moves `log(s)`, so that the step stays
-  positive; the step that is used has few bits, so that float16 holds each
-  level. To the latents: see `transforms.straight_through`.
+  The optimizer moves `s`, by half of it at most towards zero; the step that is
+  used has few bits, so that float16 holds each level. To the latents: see
+  `transforms.straight_through`.
 
   A weight that is NaN stays NaN.
 
@@ -55,8 +55,8 @@ def uniform(
 
   Args:
     bits: of a weight, 2 to 8.
-    optimizer: of the logarithms of the steps; by default
-      `optax.adam(1e-3)`.
+    optimizer: of the steps, with a rate like that of the latents, whose size
+      they have; by default `optax.adam(1e-3)`.
 
   Returns:
     A `Quantizer` of kernels whose output channels are on the last axis, which
@@ -67,7 +67,9 @@ def uniform(
     ValueError: where the number of bits is out of range.
 
   Note: LSQ gives a latent that is clipped no gradient. Here it goes on moving,
-    as every latent does, and may come back.
+    as every latent does, and may come back. An optimizer that divides by
+    the gradient's size takes the factor `1 / sqrt(N p)` back, and does of
+    itself what that is for: a step changes by as large a part as the weights.
 
   Reference: Esser, McKinstry, Bablani, Appuswamy and Modha, Learned Step Size
     Quantization, ICLR 2020 (arXiv:1902.08153).
@@ -85,25 +87,25 @@ def uniform(
     codes = jnp.where(up, near + 1.0, jnp.where(down, near - 1.0, near))
     return jnp.clip(codes, lowest, highest)
 
-  def get_step(log_step, dtype):
+  def get_step(exact, dtype):
     # A level has `bits - 1` bits more than the step, and the difference of two
     # levels one more than that; see `ternary.get_scale_bits`.
     num_bits = min(12, ternary.get_scale_bits(dtype) + 2) - bits
-    step = ternary.round_significand(jnp.exp(log_step), max(num_bits, 1))
+    step = ternary.round_significand(exact, max(num_bits, 1))
     step = jnp.round(step / _SMALLEST_STEP) * _SMALLEST_STEP
     # Rounding has not made it zero, and its largest level is no infinity.
     return jnp.clip(step, _SMALLEST_STEP, 2.0 ** (16 - bits))
 
   def init_fn(latents, axes):
     _quantizer.check_last_axes(latents, axes)
-    log_steps = jax.tree.map(
-      lambda w: jnp.log(
-        jnp.maximum(2.0 * jnp.mean(jnp.abs(w)) / highest**0.5, _SMALLEST_STEP)
+    exact = jax.tree.map(
+      lambda w: jnp.maximum(
+        2.0 * jnp.mean(jnp.abs(w)) / highest**0.5, _SMALLEST_STEP
       ),
       latents,
     )
-    steps = jax.tree.map(lambda s: get_step(s, jnp.float32), log_steps)
-    return UniformState(log_steps, steps, step_optimizer.init(log_steps))
+    steps = jax.tree.map(lambda s: get_step(s, jnp.float32), exact)
+    return UniformState(exact, steps, step_optimizer.init(exact))
 
   def learn_fn(grads, latents, state, axes):
     def get_gradient(g, w, step):
@@ -112,19 +114,21 @@ def uniform(
       codes = get_codes(w, step)
       slope = jnp.where(inside, codes - v, codes)
       total = jnp.sum(g.astype(jnp.float32) * slope)
-      return step * total / (w.size * highest) ** 0.5
+      return total / (w.size * highest) ** 0.5
 
     moves, opt_state = step_optimizer.update(
       jax.tree.map(get_gradient, grads, latents, state.steps),
       state.step_opt_state,
-      state.log_steps,
+      state.exact_steps,
     )
-    log_steps = optax.apply_updates(state.log_steps, moves)
-    return UniformState(log_steps, state.steps, opt_state)
+    exact = jax.tree.map(
+      lambda s, move: jnp.maximum(s + move, 0.5 * s), state.exact_steps, moves
+    )
+    return UniformState(exact, state.steps, opt_state)
 
   def update_fn(latents, state, params, axes):
     steps = jax.tree.map(
-      lambda log_step, p: get_step(log_step, p.dtype), state.log_steps, params
+      lambda exact, p: get_step(exact, p.dtype), state.exact_steps, params
     )
     quantized = jax.tree.map(
       lambda w, step, p: (get_codes(w, step) * step).astype(p.dtype),

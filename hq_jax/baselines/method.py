@@ -22,14 +22,27 @@ from hq_jax.core import sphere
 from hq_jax.core import trees
 from hq_jax.runtime import sharding
 
+# Of the training steps, those until PARQ's weights are ternary.
+_ANNEALED = 0.75
+
+# From a config, the training steps and an optimizer.
 _QUANTIZERS: Mapping[str, Callable[..., transforms.Quantizer]] = {
-  'twn': lambda config, refresh_steps, optimizer: baselines.twn(),
-  'binary': lambda config, refresh_steps, optimizer: baselines.binary(),
-  'uniform': lambda config, refresh_steps, optimizer: baselines.uniform(
-    config.bits, optimizer
+  'twn': lambda config, num_steps, optimizer: baselines.twn(),
+  'ttq': lambda config, num_steps, optimizer: baselines.ttq(
+    optimizer=optimizer
   ),
-  'vector': lambda config, refresh_steps, optimizer: baselines.vector(
-    config.group_size, config.num_codewords, refresh_steps, optimizer
+  'parq': lambda config, num_steps, optimizer: baselines.parq(
+    max(1, round(_ANNEALED * num_steps))
+  ),
+  'binary': lambda config, num_steps, optimizer: baselines.binary(),
+  'uniform': lambda config, num_steps, optimizer: baselines.uniform(
+    config.quantizer.bits, optimizer
+  ),
+  'vector': lambda config, num_steps, optimizer: baselines.vector(
+    config.quantizer.group_size,
+    config.quantizer.num_codewords,
+    config.recipe.refresh_steps,
+    optimizer,
   ),
 }
 NAMES = tuple(_QUANTIZERS)
@@ -41,10 +54,12 @@ class Baseline:
 
   Attributes:
     config: validated; its quantizer is one of `NAMES`.
+    steps_per_epoch: as `method.Hyperspherical`.
     make_artifact: `to_artifact.make_artifact` with a header.
   """
 
   config: config_lib.Config
+  steps_per_epoch: int
   make_artifact: method_lib.MakeArtifact
 
   def __post_init__(self):
@@ -60,8 +75,8 @@ class Baseline:
   ) -> transforms.Quantizer:
     """The quantizer; what it learns of its own, it learns at that rate."""
     return _QUANTIZERS[self.config.quantizer.name](
-      self.config.quantizer,
-      self.config.recipe.refresh_steps,
+      self.config,
+      self.config.ternary.epochs * self.steps_per_epoch,
       None if schedule is None else optax.adam(schedule),
     )
 

@@ -221,9 +221,9 @@ class Quantizer:
 
   Attributes:
     name: `ternary` is the method of this library, as `recipe` and
-      `target_ratio` say. The others, `twn`, `binary`, `uniform` and `vector`,
-      see `quantizers`, have neither: they take no `prune.epochs`, and their
-      file has the size that it has.
+      `target_ratio` say. The others, `twn`, `ttq`, `parq`, `binary`, `uniform`
+      and `vector`, see `baselines`, have neither: they take no `prune.epochs`,
+      and their file has the size that it has.
     bits: of a weight, of `uniform` alone.
     group_size: weights that share a codeword, of `vector` alone.
     num_codewords: of each kernel at most, of `vector` alone.

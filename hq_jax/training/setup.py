@@ -175,7 +175,7 @@ def make_method(
   if name == config_lib.OURS:
     return method_lib.Hyperspherical(config, steps_per_epoch, make_artifact)
   if name in baselines.NAMES:
-    return baselines.Baseline(config, make_artifact)
+    return baselines.Baseline(config, steps_per_epoch, make_artifact)
   raise ValueError(
     f'config.quantizer.name is {name!r}, wanted one of: {", ".join(names)}'
   )

@@ -34,7 +34,7 @@ def make_method(name, **fields):
     'recipe': {'refresh_steps': 3},
     'quantizer': {'name': name, **fields},
   }
-  return method_lib.Baseline(config_lib.validate(config), make_artifact)
+  return method_lib.Baseline(config_lib.validate(config), 4, make_artifact)
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +123,7 @@ def test_the_schedule_is_that_of_the_learnt_step(schedule, rate):
   # first move is its rate.
   grads = {'a': jnp.array([[-1.0], [0.0], [0.0]])}
   learnt = quantizer.learn(grads, latents, state, axes)
-  moved = float(learnt.log_steps['a'] - state.log_steps['a'])
+  moved = float(learnt.exact_steps['a'] - state.exact_steps['a'])
   assert moved == pytest.approx(rate, rel=1e-3, abs=1e-9)
 
 

@@ -68,6 +68,8 @@ MORE = {
   'identity': _around(transforms.identity()),
   'binary': _around(baselines.binary()),
   'twn': _around(baselines.twn()),
+  'ttq': _around(baselines.ttq()),
+  'parq': _around(baselines.parq(3)),
   'uniform': _around(baselines.uniform(3)),
   'vector': _around(baselines.vector(num_codewords=4)),
   'hq_at_once': _hq(),
@@ -88,7 +90,7 @@ BEHIND = (
   'reinit_channel',
 )
 # These know no other channels than those on the last axis.
-LAST_AXIS_ONLY = ('binary', 'twn', 'uniform', 'vector')
+LAST_AXIS_ONLY = ('binary', 'parq', 'ttq', 'twn', 'uniform', 'vector')
 
 FIELDS = {
   'tangent': ['on_sphere'],

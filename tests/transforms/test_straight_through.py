@@ -240,5 +240,5 @@ def test_nothing_is_learnt_from_what_is_not_finite(rng):
   spoilt = grads | {'bias': grads['bias'].at[0].set(jnp.nan)}
   for given, moves in ((spoilt, False), (grads, True)):
     _, after = jax.jit(tx.update)(given, state, params)
-    before = state.quantizer_state.log_steps['kernel']
-    assert bool(after.quantizer_state.log_steps['kernel'] != before) == moves
+    before = state.quantizer_state.exact_steps['kernel']
+    assert bool(after.quantizer_state.exact_steps['kernel'] != before) == moves
