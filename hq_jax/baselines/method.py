@@ -18,6 +18,7 @@ from hq_jax import models
 from hq_jax import transforms
 from hq_jax.compression import method as method_lib
 from hq_jax.compression import planner
+from hq_jax.compression.planner import size_prediction
 from hq_jax.core import sphere
 from hq_jax.core import trees
 from hq_jax.runtime import sharding
@@ -167,7 +168,7 @@ class Baseline:
   def _find_encodings(self, paths: Sequence[str]) -> dict[str, str]:
     config = self.config.quantizer
     try:
-      return planner.encode_all(paths, config.name, config.int8)
+      return size_prediction.encode_all(paths, config.name, config.int8)
     except ValueError as error:
       raise config_lib.with_field(
         error, 'config.quantizer.', config_lib.Quantizer

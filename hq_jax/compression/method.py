@@ -17,6 +17,7 @@ from hq_jax import models
 from hq_jax import transforms
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
+from hq_jax.compression.planner import size_prediction
 from hq_jax.core import qtensors
 from hq_jax.core import sparsity_distributions
 from hq_jax.core import trees
@@ -163,7 +164,7 @@ class Hyperspherical:
         {
           path: kernel.shape
           for path, kernel in trees.flatten_selected(params).items()
-          if not planner.is_named(path, self.config.quantizer.int8)
+          if not size_prediction.is_named(path, self.config.quantizer.int8)
         },
         sparsity,
         layer_axes,

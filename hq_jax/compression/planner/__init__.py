@@ -8,8 +8,6 @@ from hq_jax.compression.planner.records import LayerPlan as LayerPlan
 from hq_jax.compression.planner.records import Plan as Plan
 from hq_jax.compression.planner.records import sparsities as sparsities
 from hq_jax.compression.planner.records import with_encoding as with_encoding
-from hq_jax.compression.planner.size_prediction import encode_all as encode_all
-from hq_jax.compression.planner.size_prediction import is_named as is_named
 from hq_jax.compression.planner.size_prediction import predict as predict
 from hq_jax.compression.rate_control import entropy_bytes as entropy_bytes
 
@@ -18,10 +16,8 @@ __all__ = [
   'LayerPlan',
   'Plan',
   'describe',
-  'encode_all',
   'entropy_bytes',
   'find_kernels',
-  'is_named',
   'plan',
   'predict',
   'sparsities',
