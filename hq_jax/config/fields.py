@@ -160,11 +160,17 @@ class Optimizer:
       `recipe.project`, from the prune phase on: on the sphere they have no
       length to lose.
     label_smoothing: the mass that is spread over all classes.
+    class_weights: with `balanced` all classes count alike in the loss, however
+      many training images they have; see `losses.balance`. None for all images
+      alike.
   """
 
   name: str = 'adamw'
   weight_decay: float = _not_negative(1e-4)
   label_smoothing: float = _fraction(0.0)
+  class_weights: str | None = _field(
+    None, ('balanced',).__contains__, 'balanced or None'
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,16 @@ def count_matrix(answers: Answers, num_classes: int) -> np.ndarray:
   return matrix
 
 
+def find_balanced(answers: Answers | None) -> float | None:
+  """The mean of the accuracies of the classes that have test images."""
+  if answers is None or not len(answers.label):
+    return None
+  totals = np.bincount(answers.label)
+  is_right = answers.prediction == answers.label
+  rights = np.bincount(answers.label, weights=is_right)
+  return float(np.mean(rights[totals > 0] / totals[totals > 0]))
+
+
 def summarize(
   answers: Answers | None, class_names: Sequence[str]
 ) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def make(
   for field in run_record.EVALUATIONS:
     report[f'{field}_accuracy'] = getattr(inputs, field)['accuracy']
     report[f'{field}_loss'] = getattr(inputs, field)['loss']
+  report['balanced_accuracy'] = answers_lib.find_balanced(inputs.answers)
   report |= answers_lib.summarize(inputs.answers, artifact.class_names)
   report |= {
     'parts': artifact_lib.sizes(data),

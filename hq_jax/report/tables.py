@@ -69,7 +69,19 @@ def describe_numbers(report: Mapping[str, Any]) -> str:
   return (
     f'{_RATIO[0].upper()}{_RATIO[1:]}. Test accuracy: on '
     f'{report["num_examples"]:,} images; that of the file is measured on the '
-    f'model read back from it.{_planned(report)}{_skipped(report)}'
+    f'model read back from it.{_balanced(report)}{_planned(report)}'
+    f'{_skipped(report)}'
+  )
+
+
+def _balanced(report: Mapping[str, Any]) -> str:
+  balanced = report.get('balanced_accuracy')
+  counts = [row['num_examples'] for row in report.get('classes', ())]
+  if balanced is None or not counts or max(counts) < 1.5 * min(counts):
+    return ''
+  return (
+    f' Classes have {min(counts):,} to {max(counts):,} of them: the mean of'
+    f" the classes' accuracies, each counting alike, is {balanced:.2%}."
   )
 
 

@@ -39,6 +39,7 @@ _FREE_FIELDS = (
 _LATER_FIELDS: dict[str, Any] = {
   'data.class_names': None,
   'data.max_erased': 0.0,
+  'optimizer.class_weights': None,
   'quantizer.int8': [],
 }
 

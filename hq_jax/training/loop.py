@@ -319,6 +319,7 @@ def make_step(
     stage.tx,
     seed=stage.seed,
     label_smoothing=config.optimizer.label_smoothing,
+    class_weights=setup_lib.find_class_weights(config, setup.dataset),
     mixup_alpha=config.data.mixup_alpha,
     cutmix_alpha=config.data.cutmix_alpha,
     distill_weight=config.distill.weight,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -41,12 +42,14 @@ def classification(
   targets: jax.Array,
   teacher_logits: jax.Array | None = None,
   *,
+  class_weights: jax.typing.ArrayLike | None = None,
   distill_weight: float = 0.0,
   temperature: float = 1.0,
 ) -> jax.Array:
   """Cross-entropy, and distillation where there is a teacher.
 
-  `loss_i = (1 - a) CE(logits_i, targets_i) + a distillation_i`.
+  `loss_i = w_i ((1 - a) CE(logits_i, targets_i) + a distillation_i)`, with `w_i
+  = sum_c targets_ic class_weights_c`.
 
   >>> import jax.numpy as jnp
   >>> classification(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).round(4)
@@ -56,6 +59,7 @@ def classification(
     logits: float, `[n, num_classes]`.
     targets: probabilities of the classes, the same shape.
     teacher_logits: the same shape; None without a teacher.
+    class_weights: float, `[num_classes]`; see `balance`. None for one each.
     distill_weight: `a` in [0, 1].
     temperature: see `distillation`.
 
@@ -63,7 +67,30 @@ def classification(
     float32, `[n]`.
   """
   losses = optax.softmax_cross_entropy(logits, targets)
-  if teacher_logits is None:
+  if teacher_logits is not None:
+    distilled = distillation(logits, teacher_logits, temperature)
+    losses = (1 - distill_weight) * losses + distill_weight * distilled
+  if class_weights is None:
     return losses
-  distilled = distillation(logits, teacher_logits, temperature)
-  return (1 - distill_weight) * losses + distill_weight * distilled
+  return losses * (targets @ jnp.asarray(class_weights, targets.dtype))
+
+
+def balance(labels: np.ndarray, num_classes: int) -> np.ndarray:
+  """Weights with which all classes count alike, and an image one on average.
+
+  `w_c = n / (k n_c)`, of `n` images `n_c` of the class, and `k` classes that
+  have any; 0 for those that have none.
+
+  >>> balance(np.array([0, 0, 0, 2]), 3).round(3).tolist()
+  [0.667, 0.0, 2.0]
+
+  Args:
+    labels: of the training images, int, `[n]`, n at least 1.
+    num_classes: above all labels.
+
+  Returns:
+    float32, `[num_classes]`.
+  """
+  counts = np.bincount(labels, minlength=num_classes)
+  shares = np.count_nonzero(counts) * counts / len(labels)
+  return np.where(counts > 0, 1 / np.maximum(shares, 1e-12), 0.0).astype('f4')

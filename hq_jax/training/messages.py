@@ -8,6 +8,8 @@ import statistics
 import sys
 from typing import Any
 
+import numpy as np
+
 from hq_jax import config as config_lib
 from hq_jax import report as report_lib
 from hq_jax.compression import planner
@@ -18,6 +20,7 @@ from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import setup as setup_lib
 
 _NUM_NAMES = 5  # of classes, and kinds of files, that are named
+_MUCH_MORE = 3  # times as many images of one class as of another
 _LAST_EPOCHS = 5  # whose time tells that of the next
 
 
@@ -33,6 +36,7 @@ def describe_setup(setup: setup_lib.Setup) -> str:
     f'images: {len(dataset.train):,} to train on, {len(dataset.test):,} to test'
     ' on',
     *_describe_ignored(dataset),
+    *_describe_classes(setup),
     f'epochs: {config.dense.epochs} dense, {config.prune.epochs} prune,'
     f' {config.ternary.epochs} ternary; {_describe_batches(setup)}',
     f'plan: {planner.describe(plan)}',
@@ -69,6 +73,37 @@ def _describe_ignored(dataset: datasets.Dataset) -> list[str]:
     f'ignored: {sum(dataset.ignored.values()):,} other files beside the images'
     f' ({_list(counts)}); images end in {" ".join(image_files.EXTENSIONS)}'
   ]
+
+
+def _describe_classes(setup: setup_lib.Setup) -> list[str]:
+  """Classes without images, and those that have many more than others."""
+  lines, counts = [], {}
+  for name in ('train', 'test'):
+    source = getattr(setup.dataset, name)
+    labels = getattr(source, 'labels', None)
+    if labels is None or not len(labels):
+      continue
+    names = setup.dataset.class_names
+    counts[name] = np.bincount(labels, minlength=len(names))
+    if missing := [names[i] for i in np.flatnonzero(counts[name] == 0)]:
+      lines.append(
+        f'no {name}{"ing" * (name == "train")} images of {len(missing)} of'
+        f' {len(names)} classes: {_list(missing)}'
+      )
+  if 'train' not in counts:
+    return lines
+  least, most = counts['train'].min(), counts['train'].max()
+  if setup.config.optimizer.class_weights:
+    lines.append(
+      f'class weights: all classes count alike in the loss, those of {least:,}'
+      f' training images as those of {most:,}'
+    )
+  elif most >= _MUCH_MORE * max(least, 1):
+    lines.append(
+      f'classes have {least:,} to {most:,} training images, and count as many:'
+      " optimizer.class_weights='balanced' lets all count alike"
+    )
+  return lines
 
 
 def _describe_batches(setup: setup_lib.Setup) -> str:

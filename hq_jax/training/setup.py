@@ -29,6 +29,7 @@ from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
 from hq_jax.runtime import trackers
 from hq_jax.runtime import workdir as workdir_lib
+from hq_jax.training import losses
 from hq_jax.training import optimizers
 
 _LOCK_SECONDS = 120.0
@@ -261,12 +262,29 @@ def _check_dataset(
       f'config.data.max_shift is {max_shift}, wanted 0 to {least_side - 1} for'
       f' images of {dataset.image_shape}'
     )
+  has_labels = hasattr(dataset.train, 'labels')
+  if config.optimizer.class_weights and len(dataset.train) and not has_labels:
+    raise ValueError(
+      f'config.optimizer.class_weights is {config.optimizer.class_weights!r},'
+      f' wanted None for {dataset.name!r}, whose labels are known only image by'
+      ' image'
+    )
   num_workers = config.data.num_workers
   if num_workers and isinstance(dataset.train, sources.MemorySource):
     raise ValueError(
       f'config.data.num_workers is {num_workers}, wanted 0 for'
       f' {dataset.name!r}, whose images are held in memory'
     )
+
+
+def find_class_weights(
+  config: config_lib.Config, dataset: datasets.Dataset
+) -> np.ndarray | None:
+  """The weights of the classes in the loss; None where all are one."""
+  labels = getattr(dataset.train, 'labels', None)
+  if config.optimizer.class_weights is None or labels is None:
+    return None
+  return losses.balance(labels, len(dataset.class_names))
 
 
 def _read_pretrained(config: config_lib.Config, shapes: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hq_jax.core import branches
@@ -29,6 +30,7 @@ def make_train_step(
   *,
   seed: int = 0,
   label_smoothing: float = 0.0,
+  class_weights: np.ndarray | None = None,
   mixup_alpha: float = 0.0,
   cutmix_alpha: float = 0.0,
   distill_weight: float = 0.0,
@@ -96,6 +98,7 @@ def make_train_step(
           logits,
           optax.smooth_labels(wanted, label_smoothing),
           teacher_logits,
+          class_weights=class_weights,
           distill_weight=distill_weight,
           temperature=temperature,
         ),

@@ -102,6 +102,9 @@ _FIELDS = {
     *('float', (0.0, 3.0), 'a finite number of at least 0'),
     (-1e-9, _NAN, _INF, -_INF),
   ),
+  'optimizer.class_weights': (
+    *('str', (None, 'balanced'), 'balanced or None', ('equal', '')),
+  ),
   'optimizer.label_smoothing': ('float', (0.0, 0.999), *_FRACTION),
   'distill.weight': ('float', (0.0, 1.0), *_CLOSED),
   'distill.temperature': ('float', (1e-3, 20.0), *_POSITIVE),

@@ -61,3 +61,11 @@ def test_what_is_told_and_shown_is_bounded_and_spread():
   right = answers_lib.find_right(answers).position
   assert len(right) == 8 and (right % 2 == 0).all()
   assert (np.diff(right) > 300).all()
+
+
+def test_the_balanced_accuracy_counts_classes_alike():
+  # 1 of 3, 2 of 3 and none of 1; a class without images does not count.
+  assert answers_lib.find_balanced(_SOME) == 1 / 3
+  gap = _make([0, 0, 0, 2], [0, 0, 0, 1], [0.5] * 4)
+  assert answers_lib.find_balanced(gap) == 0.5
+  assert answers_lib.find_balanced(None) is None

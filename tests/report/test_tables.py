@@ -159,3 +159,15 @@ def test_words_of_the_usual_run(usual):
     '1 - cos between the latent kernel and its ternary projection at the final '
     'sparsity, at the end of the dense phase (start) and of training (end).'
   ) in text
+
+
+def test_unequal_classes_have_a_mean_of_their_own():
+  report = {'num_examples': 30, 'balanced_accuracy': 0.75}
+  count = lambda *numbers: [{'num_examples': n} for n in numbers]
+  text = tables.describe_numbers(report | {'classes': count(20, 10)})
+  assert (
+    "Classes have 10 to 20 of them: the mean of the classes' accuracies, each"
+    ' counting alike, is 75.00%.'
+  ) in text
+  text = tables.describe_numbers(report | {'classes': count(14, 10)})
+  assert 'counting alike' not in text

@@ -67,3 +67,22 @@ def test_bfloat16_logits_are_computed_in_float32(rng):
     logits.astype(jnp.float32), teacher.astype(jnp.float32), 1.0
   )
   np.testing.assert_array_equal(found, wanted)
+
+
+def test_balanced_classes_weigh_the_same(rng):
+  labels = np.array([0] * 6 + [1] * 3 + [3])
+  weights = losses.balance(labels, 4)
+  np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 0, 10 / 3], rtol=1e-6)
+  logits = rng.normal(size=(10, 4)).astype(np.float32)
+  targets = jax.nn.one_hot(labels, 4)
+  found = losses.classification(logits, targets, class_weights=weights).mean()
+  plain = np.asarray(losses.classification(logits, targets))
+  means = [plain[labels == label].mean() for label in (0, 1, 3)]
+  np.testing.assert_allclose(found, np.mean(means), rtol=1e-5)
+  # The teacher's answers count as much; of a mixture, each class its part.
+  half = 0.5 * (targets + targets[::-1])
+  mixed = losses.classification(
+    logits, half, logits[::-1], class_weights=weights, distill_weight=0.5
+  )
+  same = losses.classification(logits, half, logits[::-1], distill_weight=0.5)
+  np.testing.assert_allclose(mixed, same * (half @ weights), rtol=1e-5)

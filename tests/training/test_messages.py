@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from configs import folder as folder_config
+from hq_jax import config as config_lib
+from hq_jax.data.sets import datasets
 from hq_jax.training import messages
 from hq_jax.training import setup as setup_lib
 from tests import setups
@@ -32,6 +35,54 @@ def test_the_first_lines_name_what_is_ignored_and_escape_names(tmp_path):
     ' images end in .bmp .gif .jpeg .jpg .png .webp',
     'epochs: 1 dense, 1 prune, 1 ternary; each 2 batches of 16, 8 images twice',
   ]
+
+
+@pytest.mark.parametrize(
+  ('train', 'test', 'class_weights', 'said'),
+  [
+    ([40, 30, 14], [2, 2, 2], None, []),
+    (
+      [40, 10, 5],
+      [2, 2, 2],
+      None,
+      [
+        'classes have 5 to 40 training images, and count as many:'
+        " optimizer.class_weights='balanced' lets all count alike"
+      ],
+    ),
+    (
+      [40, 10, 5],
+      [2, 0, 2],
+      'balanced',
+      [
+        'no test images of 1 of 3 classes: b',
+        'class weights: all classes count alike in the loss, those of 5'
+        ' training images as those of 40',
+      ],
+    ),
+  ],
+)
+def test_the_first_lines_say_how_unequal_classes_are(
+  tmp_path, train, test, class_weights, said
+):
+  arrays = [
+    (np.zeros((sum(counts), 4, 4), np.uint8), np.repeat([0, 1, 2], counts))
+    for counts in (train, test)
+  ]
+  config = config_lib.get_defaults()
+  config.model.update(name='mlp', widths=(64,))
+  config.batch_size = 8
+  config.data.name = 'arrays'
+  config.target_ratio = 8.0
+  config.optimizer.class_weights = class_weights
+  setup = setup_lib.prepare(
+    config,
+    tmp_path / 'run',
+    datasets.from_arrays(*arrays, class_names=('a', 'b', 'c')),
+  )
+  lines = messages.describe_setup(setup).splitlines()
+  assert lines[3 : 3 + len(said)] == said
+  assert lines[3 + len(said)].startswith('epochs: ')
 
 
 @pytest.mark.parametrize(
