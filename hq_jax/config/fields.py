@@ -296,6 +296,9 @@ class Config:
       with `dense.epochs` 0 they are compressed as they are.
     pretrained_head: False for weights of other classes: the classifier is then
       trained anew.
+    dense_from: the workdir of an earlier run, whose dense network this one
+      compresses: all that the dense network depends on must be the same, and
+      the ratio, the recipe and the epochs of compression may be others.
     batch_size: images in a step, over all devices.
     max_skipped_steps: so many steps in a row whose loss or gradient is NaN or
       infinite are skipped before the run ends with an error; 0 ends it at the
@@ -327,6 +330,7 @@ class Config:
   max_error: float = _positive(1e-3)
   pretrained: str | None = None
   pretrained_head: bool = True
+  dense_from: str | None = None
   batch_size: int = _at_least(1, 64)
   max_skipped_steps: int = _at_least(0, 0)
   trackers: tuple[str, ...] = _field(

@@ -39,9 +39,16 @@ _FREE_FIELDS = (
 _LATER_FIELDS: dict[str, Any] = {
   'data.class_names': None,
   'data.max_erased': 0.0,
+  'dense_from': None,
   'optimizer.class_weights': None,
   'quantizer.int8': [],
 }
+
+# What the dense network does not depend on: fields, and groups of them.
+_NOT_OF_DENSE = (
+  *('dense_from', 'distill', 'fill_target', 'max_error', 'prune', 'quantizer'),
+  *('recipe', 'target_ratio', 'ternary'),
+)
 
 # What has no field of its own.
 _INPUTS = {
@@ -151,6 +158,11 @@ def find_differences(
     for name in sorted(there.keys() | here.keys())
     if name not in _FREE_FIELDS and there.get(name) != here.get(name)
   ]
+
+
+def of_dense(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of a config that the dense network depends on."""
+  return {k: value for k, value in config.items() if k not in _NOT_OF_DENSE}
 
 
 def join(

@@ -300,9 +300,12 @@ def _open_checkpoints(
     return None
 
   every = config.keep_every_epochs
+  identity = setup.identity
+  if stage.name == 'dense':  # Which another run may take: see `dense_from`.
+    identity = workdir_lib.of_dense(identity)
   return checkpoint.Checkpoints(
     os.path.join(setup.workdir, workdir_lib.CHECKPOINTS, stage.name),
-    setup.identity,
+    identity,
     keep=config.keep,
     keep_every=None if every is None else every * setup.steps_per_epoch,
     get_score=get_score if config.keep_best else None,

@@ -29,6 +29,7 @@ from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
 from hq_jax.runtime import trackers
 from hq_jax.runtime import workdir as workdir_lib
+from hq_jax.training import dense_from
 from hq_jax.training import losses
 from hq_jax.training import optimizers
 
@@ -119,10 +120,14 @@ def _check(
     jax.eval_shape(tx.init, shapes['params'])
   except ValueError as error:  # What does not fit these kernels.
     raise ValueError(f'config.recipe.{error}') from None
+  identity = config_lib.to_dict(config) | _identify(config, dataset)
+  if config.dense_from is not None:
+    num_steps = config.dense.epochs * steps_per_epoch
+    dense_from.check(workdir, identity, num_steps, config.dense_from)
   return Setup(
     config=config,
     workdir=workdir,
-    identity=config_lib.to_dict(config) | _identify(config, dataset),
+    identity=identity,
     dataset=dataset,
     unreadable=threaded_reader.Unreadable(config.data.max_unreadable),
     model=model,

@@ -27,6 +27,7 @@ from hq_jax.runtime import sharding
 from hq_jax.runtime import terminal
 from hq_jax.runtime import trackers
 from hq_jax.runtime import workdir as workdir_lib
+from hq_jax.training import dense_from
 from hq_jax.training import evaluate
 from hq_jax.training import export
 from hq_jax.training import loop
@@ -175,6 +176,10 @@ def fit_dense(
   watch: preemption.Watch,
 ) -> train_state.TrainState:
   """Trains the dense network, or goes on with it."""
+  if setup.config.dense_from is not None:
+    num_steps = setup.config.dense.epochs * setup.steps_per_epoch
+    source = setup.config.dense_from
+    dense_from.take(setup.workdir, num_steps, source, history)
   stage = stages.make_dense_stage(setup)
   begin = train_state.make_init(
     setup.model,

@@ -40,6 +40,7 @@ _FIELDS = {
   'max_error': ('float', (1e-9, 0.5), *_POSITIVE),
   'pretrained': ('str', (None, 'a.pth')),
   'pretrained_head': ('bool', (False,)),
+  'dense_from': ('str', (None, 'runs/earlier')),
   'batch_size': ('int', (1, 4096), *_AT_LEAST(1)),
   'max_skipped_steps': ('int', (0, 5), *_AT_LEAST(0)),
   'trackers': (
@@ -211,10 +212,9 @@ def test_an_int_becomes_a_float_and_a_list_a_tuple():
       {'sed': 1},
       'config.sed is 1, but there is no such field; wanted one of: seed,'
       ' target_ratio, fill_target, max_error, pretrained, pretrained_head,'
-      ' batch_size, max_skipped_steps, trackers, measure_bias, checkpoint,'
-      ' mesh, data, model, optimizer, distill, dense, prune, ternary, recipe,'
-      ' quantizer;'
-      ' did you mean seed?',
+      ' dense_from, batch_size, max_skipped_steps, trackers, measure_bias,'
+      ' checkpoint, mesh, data, model, optimizer, distill, dense, prune,'
+      ' ternary, recipe, quantizer; did you mean seed?',
     ),
     (
       {'data': {'nme': 'digits'}},

@@ -216,7 +216,8 @@ def test_numbers_that_go_wrong_stop_the_run(tmp_path, prepare):
   sums = {name: np.zeros(2, np.float32) for name in ('loss', 'accuracy')}
   like = loop.Snapshot(like, sharding.to_devices(sums, setup.mesh))
   checkpoints = manager.Checkpoints(
-    os.path.join(setup.workdir, 'checkpoints', 'dense'), setup.identity
+    os.path.join(setup.workdir, 'checkpoints', 'dense'),
+    workdir_lib.of_dense(setup.identity),
   )
   restored = checkpoints.restore(like)
   checkpoints.close()

@@ -19,6 +19,7 @@ from hq_jax.data import normalization
 from hq_jax.inference import classifier
 from hq_jax.runtime import checkpoint
 from hq_jax.runtime import sharding
+from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import loop
 from hq_jax.training import metrics
 from hq_jax.training import setup as setup_lib
@@ -65,7 +66,8 @@ def restore(setup, stage):
   )()
   like = loop.Snapshot(state, sharding.to_devices(metrics.zeros(), setup.mesh))
   checkpoints = checkpoint.Checkpoints(
-    os.path.join(setup.workdir, 'checkpoints', stage.name), setup.identity
+    os.path.join(setup.workdir, 'checkpoints', stage.name),
+    workdir_lib.of_dense(setup.identity),
   )
   restored = checkpoints.restore(like)
   checkpoints.close()

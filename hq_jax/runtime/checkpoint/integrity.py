@@ -52,8 +52,13 @@ def check_like(
 def check_config(
   name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> None:
-  """Refuses to go on with another config than that of a step."""
-  differences = workdir_lib.find_differences(theirs, ours)
+  """Refuses to go on with another config than that of a step.
+
+  What the step knows and is not asked for is not compared: a dense network does
+  not depend on all fields, see `workdir.of_dense`.
+  """
+  asked = {name: value for name, value in theirs.items() if name in ours}
+  differences = workdir_lib.find_differences(asked, ours)
   if differences:
     raise ValueError(
       f'{name} is of another config: {_list(differences, "; ", "; and")}'
