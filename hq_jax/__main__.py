@@ -24,8 +24,8 @@ Prints what an .hq file holds and where its bytes go, from the file alone.
 Every byte of the file is verified. Exit status: 0; 2 and one line on stderr
 where the file cannot be read or is not a good one."""
 _PREDICT = """\
-Prints the most probable classes of images: JPEG, PNG, GIF, BMP or WebP files,
-and those in folders, however deep.
+Prints the most probable classes of image files, such as JPEG, PNG, WebP or
+TIFF, and of those in folders, however deep.
 
 With --json a line for each image, a JSON object:
   {"image": "a.png", "predictions": [{"class": "cat", "probability": 0.9}, ...]}

@@ -81,7 +81,9 @@ def read(path: str | os.PathLike[str]) -> model_lib.Artifact:
   return loads(read_bytes(path), os.fspath(path))
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
+def read_bytes(
+  path: str | os.PathLike[str], max_bytes: int = MAX_FILE_BYTES
+) -> bytes:
   """Reads a file's bytes, of any format, without waiting for a writer."""
   try:
     # Before it is opened: opening a pipe would wait for a writer.
@@ -90,10 +92,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     with open(path, 'rb') as file:
       # Of the open file: another one may just have taken its place.
       size = os.fstat(file.fileno()).st_size
-      if size > MAX_FILE_BYTES:
-        raise ValueError(
-          f'{path}: {size} bytes, wanted at most {MAX_FILE_BYTES}'
-        )
+      if size > max_bytes:
+        raise ValueError(f'{path}: {size} bytes, wanted at most {max_bytes}')
       # Python allocates as much as it is told to read.
       return file.read(size)
   except FileNotFoundError:

@@ -15,6 +15,7 @@ from hq_jax.artifact import reader
 from hq_jax.core import extras
 from hq_jax.data import normalization
 from hq_jax.data import preprocessing as preprocessing_lib
+from hq_jax.data.images import memory
 from hq_jax.inference import network
 
 # A file's path, the bytes of one, an image of Pillow, or pixels: uint8,
@@ -120,9 +121,9 @@ class Classifier:
 
     Args:
       images: one image, or a list or a batch of several, of any sizes: the
-        path of a JPEG, PNG, GIF, BMP or WebP file, the bytes of one, an image
-        of Pillow, or an array of uint8: `[h, w, c]` with 1 or 3 channels,
-        `[h, w]`, or a batch `[n, h, w, c]`.
+        path of an image file, such as JPEG, PNG, WebP or TIFF, the bytes of
+        one, an image of Pillow, or an array of uint8: `[h, w, c]` with 1 or 3
+        channels, `[h, w]`, or a batch `[n, h, w, c]`.
       top: how many classes to list, at least 1; None for all.
 
     Returns:
@@ -152,7 +153,7 @@ class Classifier:
     pixels = []
     for name, image in listed:
       if isinstance(image, str | os.PathLike):
-        image = reader.read_bytes(image)
+        image = reader.read_bytes(image, memory.MAX_BYTES)
       with reader.naming(name):
         pixels.append(
           preprocessing_lib.to_pixels(

@@ -6,8 +6,6 @@ import os
 import pathlib
 import warnings
 
-from PIL import Image as pil
-
 from hq_jax.data.sets import image_files
 from hq_jax.inference import classifier as classifier_lib
 from hq_jax.runtime import terminal
@@ -56,14 +54,14 @@ def _expand(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
       continue
     found: list[str] = []
     ignored: dict[str, int] = {}
-    reason = f'no image in it, wanted {", ".join(image_files.EXTENSIONS)}'
+    reason = 'no image in it, wanted one that can be read'
     try:
       root = pathlib.Path(os.path.abspath(path))
       found = image_files.list_images(root, '.', ignored)
     except (OSError, ValueError) as error:
       reason = str(error)
     if ignored:
-      kinds = ', '.join(f'{n} {name}' for name, n in sorted(ignored.items()))
+      kinds = image_files.describe_ignored(ignored)
       terminal.refuse(f'{path}: no images, ignored: {kinds}')
     for name in found:
       yield os.path.normpath(os.path.join(path, name)), ''
@@ -76,8 +74,6 @@ def _predict(
 ) -> classifier_lib.Prediction:
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
-    # Of 90 to 179 megapixels; those beyond are refused.
-    warnings.simplefilter('ignore', pil.DecompressionBombWarning)
     found = classifier.rank(classifier.logits(path)[0], top)
   for warning in caught:  # Such as of EXIF that is broken.
     terminal.refuse(f'{path}: {warning.message}')

@@ -65,6 +65,7 @@ def make(
     'resident_bytes': count_resident_bytes(artifact),
     'num_examples': inputs.file['num_examples'],
     'unreadable_images': list(inputs.unreadable),
+    'ignored_files': dict(inputs.ignored),
   }
   for field in run_record.EVALUATIONS:
     report[f'{field}_accuracy'] = getattr(inputs, field)['accuracy']

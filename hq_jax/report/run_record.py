@@ -51,6 +51,7 @@ class Inputs(NamedTuple):
     predicted_bytes: of the file, by the plan; None where there was none.
     target_bytes: that the file may have; None where there is no target.
     unreadable: names of the images that were skipped.
+    ignored: how many other files lay beside the images, by what they are.
     answers: for all test images, of the model that was read back.
     pictures: of test images by their position in the split, uint8 `[h, w, c]`.
     command: that began the process that ended the run.
@@ -73,6 +74,7 @@ class Inputs(NamedTuple):
   predicted_bytes: int | None = None
   target_bytes: int | None = None
   unreadable: tuple[str, ...] = ()
+  ignored: Mapping[str, int] = types.MappingProxyType({})
   answers: answers_lib.Answers | None = None
   pictures: Mapping[int, np.ndarray] = types.MappingProxyType({})
   command: str = ''

@@ -6,8 +6,10 @@ from typing import Any
 
 import tabulate
 
+from hq_jax.data.sets import image_files
 from hq_jax.report import results
 from hq_jax.report import wording
+from hq_jax.runtime import terminal
 
 _RATIO = (
   'ratio: float32 bytes of all parameters and statistics / bytes of the file'
@@ -97,10 +99,14 @@ def _planned(report: Mapping[str, Any]) -> str:
 
 
 def _skipped(report: Mapping[str, Any]) -> str:
-  names = report.get('unreadable_images')
-  if not names:
-    return ''
-  return f' Skipped, as they cannot be read: {", ".join(map(repr, names))}.'
+  text = ''
+  if names := report.get('unreadable_images'):
+    text += f' Skipped, as they cannot be read: {", ".join(map(repr, names))}.'
+  if ignored := report.get('ignored_files'):
+    kinds = image_files.describe_ignored(ignored)
+    text += f' Ignored beside the images: {sum(ignored.values()):,} other files'
+    text += f' ({terminal.escape(kinds)}).'
+  return text
 
 
 def main_rows(report: Mapping[str, Any]) -> list[list[str]]:

@@ -21,6 +21,8 @@ from hq_jax.data.sets import datasets
 from hq_jax.inference import network
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
+from hq_jax.runtime import terminal
+from hq_jax.training import messages
 from hq_jax.training import metrics
 from hq_jax.training import setup as setup_lib
 
@@ -143,6 +145,9 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   dataset = distributed.first_then_others(
     lambda: setup_lib.load_dataset(checked.data)
   )
+  if distributed.is_primary():
+    for line in messages.describe_ignored(dataset):
+      terminal.show(terminal.escape(line))
   for name, theirs, ours in (
     ('input_shape', found.input_shape, dataset.image_shape),
     ('class_names', found.class_names, dataset.class_names),

@@ -19,7 +19,7 @@ from hq_jax.runtime import terminal
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import setup as setup_lib
 
-_NUM_NAMES = 5  # of classes, and kinds of files, that are named
+_NUM_NAMES = 5  # of classes that are named
 _MUCH_MORE = 3  # times as many images of one class as of another
 _LAST_EPOCHS = 5  # whose time tells that of the next
 
@@ -35,7 +35,7 @@ def describe_setup(setup: setup_lib.Setup) -> str:
     f'classes: {len(dataset.class_names)}: {_list(dataset.class_names)}',
     f'images: {len(dataset.train):,} to train on, {len(dataset.test):,} to test'
     ' on',
-    *_describe_ignored(dataset),
+    *describe_ignored(dataset),
     *_describe_classes(setup),
     f'epochs: {config.dense.epochs} dense, {config.prune.epochs} prune,'
     f' {config.ternary.epochs} ternary; {_describe_batches(setup)}',
@@ -60,18 +60,13 @@ def _describe_decay(setup: setup_lib.Setup) -> list[str]:
   ]
 
 
-def _describe_ignored(dataset: datasets.Dataset) -> list[str]:
+def describe_ignored(dataset: datasets.Dataset) -> list[str]:
+  """At most one line: which files beside the images are left out."""
   if not dataset.ignored:
     return []
-  kinds = sorted(
-    dataset.ignored, key=lambda kind: (-dataset.ignored[kind], kind)
-  )
-  counts = [
-    f'{dataset.ignored[kind]:,} {kind or "no ending"}' for kind in kinds
-  ]
   return [
-    f'ignored: {sum(dataset.ignored.values()):,} other files beside the images'
-    f' ({_list(counts)}); images end in {" ".join(image_files.EXTENSIONS)}'
+    f'ignored: {sum(dataset.ignored.values()):,} other files beside the images:'
+    f' {image_files.describe_ignored(dataset.ignored)}'
   ]
 
 

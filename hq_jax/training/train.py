@@ -125,6 +125,7 @@ def run(
       predicted_bytes=plan.predicted_bytes,
       target_bytes=plan.target_bytes,
       unreadable=tuple(itertools.chain(*unreadable)),
+      ignored=setup.dataset.ignored,
       answers=answers,
       pictures=read_pictures(setup, answers),
       command=provenance.get_command(),

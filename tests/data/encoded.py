@@ -12,6 +12,12 @@ LOSSLESS = {
   'BMP': {},
   'GIF': {},
   'WEBP': {'lossless': True, 'exact': True},
+  'TIFF': {},
+  'JPEG2000': {},
+  'PPM': {},
+  'PCX': {},
+  'SGI': {},
+  'QOI': {},
 }
 
 

@@ -71,12 +71,15 @@ _SURE = 1 / (1 + np.exp(-4))
 def test_each_image_has_a_block(capsys, model, pictures):
   white, folder = pictures / 'white.png', pictures / 'pictures'
   (folder / 'a.HEIC').touch()
+  shutil.copy(white, folder / 'a copy')
   found = _run(capsys, model, '--top=1', white, folder, '--engine=jax')
   assert found == (
     0,
-    f'{white}\n   98.20%  bright\n{folder}/deep/black\\x07.png\n'
+    f'{white}\n   98.20%  bright\n{folder}/a copy\n   98.20%  bright\n'
+    f'{folder}/deep/black\\x07.png\n'
     '   98.20%  dark\\x1b[31m\n',
-    f'hq_jax: {folder}: no images, ignored: 1 .heic\n',
+    f'hq_jax: {folder}: no images, ignored: 1 .heic; HEIC needs pillow-heif:'
+    ' pip install pillow-heif\n',
   )
 
 

@@ -104,11 +104,15 @@ def test_the_plan_and_skipped_images_are_named_where_there_were_some(tiny):
   report, text = _write(tiny)
   assert report['predicted_bytes'] is None and 'The plan was' not in text
   assert report['unreadable_images'] == [] and 'Skipped' not in text
+  assert report['ignored_files'] == {} and 'Ignored' not in text
   size = report['file_bytes']
   names = ('a.jpg', 'b\n.jpg')
   report, text = _write(
     tiny._replace(
-      predicted_bytes=4 * size, target_bytes=5 * size, unreadable=names
+      predicted_bytes=4 * size,
+      target_bytes=5 * size,
+      unreadable=names,
+      ignored={'.heic': 48, '.a\x1b[2J': 1},
     )
   )
   assert report['predicted_bytes'] == 4 * size
@@ -116,6 +120,11 @@ def test_the_plan_and_skipped_images_are_named_where_there_were_some(tiny):
   assert f'The target leaves {4 * size:,} bytes that are not used.' in text
   assert report['unreadable_images'] == list(names)
   assert "Skipped, as they cannot be read: 'a.jpg', 'b\\n.jpg'." in text
+  assert report['ignored_files'] == {'.heic': 48, '.a\x1b[2J': 1}
+  assert (
+    'Ignored beside the images: 49 other files (48 .heic, 1 .a\\x1b[2J; HEIC'
+    ' needs pillow-heif: pip install pillow-heif).' in text
+  )
 
 
 def test_another_quantizer_is_named(make):

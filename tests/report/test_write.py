@@ -26,12 +26,8 @@ KEYS = [
   *('seconds', 'dense_bytes'),
   *('predicted_bytes', 'target_bytes', 'file_bytes', 'ratio', 'num_weights'),
   *('bits_per_weight', 'resident_bytes', 'num_examples'),
-  *(
-    'unreadable_images',
-    'dense_accuracy',
-    'dense_loss',
-    'ternary_accuracy',
-  ),
+  *('unreadable_images', 'ignored_files'),
+  *('dense_accuracy', 'dense_loss', 'ternary_accuracy'),
   *(
     'ternary_loss',
     'file_accuracy',

@@ -107,9 +107,10 @@ def center_crop(
   _check_size('size', size, 1)
   _check_size('resize', resize, size)
   file = decode.open_image(data)
+  lengths = decode.get_upright_size(file)
   (left, right), (top, bottom) = [
-    _central_span(length, resize * length // min(file.size), size)
-    for length in decode.get_upright_size(file)
+    _central_span(length, resize * length // min(lengths), size)
+    for length in lengths
   ]
   box = left, top, right, bottom
   image = decode.resize_box(file, box, (size, size), channels=channels)

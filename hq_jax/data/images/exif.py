@@ -29,6 +29,8 @@ def read_orientation(image: Image.Image) -> int:
   """Finds the orientation in EXIF or XMP; 1 where neither says it."""
   try:
     found = image.getexif().get(ExifTags.Base.Orientation)
+    if isinstance(found, bytes):
+      found = int.from_bytes(found)
     return found if found in _UPRIGHT else 1
   except Exception:  # What is broken makes Pillow raise nearly anything.
     return 1

@@ -53,8 +53,8 @@ class Dataset(NamedTuple):
       to before the centre crop of evaluation.
     fingerprint: changes with the images' names, or with arrays, for a set that
       anyone may change; None for the others.
-    ignored: how many files beside the images of a folder are none by their
-      names, by ending.
+    ignored: how many files beside the images of a folder are none that can be
+      read, as `image_files.describe_ignored` takes it.
   """
 
   name: str

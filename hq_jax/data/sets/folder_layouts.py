@@ -19,7 +19,7 @@ import unicodedata
 
 from hq_jax.data.sets import image_files
 
-_FILES = f'files that end in {" ".join(image_files.EXTENSIONS)}'
+_FILES = 'files of images, such as .jpg, .png, .webp or .tiff'
 # The first of each is how errors call it.
 _TRAINS = ('train', 'training')
 _TESTS = ('test', 'val', 'validation', 'valid', 'testing', 'eval')
@@ -106,7 +106,7 @@ def _list_train_and_test(
       root / tests[0] / unknown[0],
       f'is no class of {trains[0]!r}, wanted one that it has',
     )
-  _check_any_image(root / tests[0], test)
+  _check_any_image(root / tests[0], test, ignored)
   return train, test
 
 
@@ -126,11 +126,12 @@ def _list_training(
 ) -> Classes:
   """Lists the classes of a split, each of which must have images."""
   classes = _list_classes(root, split, ignored)
-  _check_any_image(root / split, classes)
+  _check_any_image(root / split, classes, ignored)
   for name, paths in classes.items():
     if not paths:
       raise image_files.folder_error(
-        root / split / name, f'is a class without images, wanted {_FILES}'
+        root / split / name,
+        f'is a class without images, wanted {_FILES}{_name(ignored)}',
       )
   if len(classes) < 2:
     raise image_files.folder_error(
@@ -139,12 +140,21 @@ def _list_training(
   return classes
 
 
-def _check_any_image(folder: pathlib.Path, classes: Classes) -> None:
+def _check_any_image(
+  folder: pathlib.Path, classes: Classes, ignored: _Ignored
+) -> None:
   if not any(classes.values()):
     raise image_files.folder_error(
       folder,
-      f'has no images, wanted a folder for each class with {_FILES}',
+      f'has no images, wanted a folder for each class with {_FILES}'
+      f'{_name(ignored)}',
     )
+
+
+def _name(ignored: _Ignored) -> str:
+  if not ignored:
+    return ''
+  return f' (ignored: {image_files.describe_ignored(ignored)})'
 
 
 def _list_classes(root: pathlib.Path, split: str, ignored: _Ignored) -> Classes:
@@ -157,7 +167,9 @@ def _list_classes(root: pathlib.Path, split: str, ignored: _Ignored) -> Classes:
 
 def _scan_classes(root: pathlib.Path, split: str) -> list[str]:
   """Returns the folders in a folder that may hold no images besides."""
-  folders, images, _ = image_files.scan(root / split)
+  folders, images, others = image_files.scan(root / split)
+  # Those too that cannot be read here.
+  images += [x for x, kind in others.items() if image_files.find_need(kind)]
   if images:
     raise image_files.folder_error(
       root / split / images[0],

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hq_jax.data.images import memory
 from hq_jax.data.sets import folder_layouts
 from hq_jax.data.sets import image_files
 
@@ -40,7 +41,7 @@ class FolderSource:
     name = self.paths[index]
     path = self.root / name
     try:
-      image = path.read_bytes()
+      image = memory.read_file(path)
     except OSError as error:
       # The system names the file where opening it fails, not where reading it.
       raise OSError(error.errno, error.strerror, str(path)) from error
@@ -66,8 +67,8 @@ class Folder(NamedTuple):
     class_names: in the order of the labels.
     train: the training images.
     test: the images that accuracy is measured on.
-    ignored: how many files in the folders of the classes are no images by their
-      names: by ending, as '.heic', or '' for none.
+    ignored: how many files in the folders of the classes are no images that can
+      be read: by ending, as '.txt', or '' for none; or by what they are, HEIC.
   """
 
   class_names: tuple[str, ...]
@@ -77,11 +78,12 @@ class Folder(NamedTuple):
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
-  """Lists a folder of images; none of them is opened.
+  """Lists a folder of images; none of them is decoded.
 
   The images of a class are the files below its folder, however deep, that end
-  in one of `image_files.EXTENSIONS`, in capitals or not. Names that begin with
-  a dot are skipped; links are followed, each folder counting once per class.
+  in one of `image_files.EXTENSIONS`, in capitals or not, or that begin as files
+  of images do, whatever they are called. Names that begin with a dot are
+  skipped; links are followed, each folder counting once per class.
   Which folders are classes, and which images are tested on, is said at
   `folder_layouts.list_splits`; they may lie one folder deeper, or a few, where
   each is the only one in the one around it.

@@ -10,6 +10,7 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax.inference import architectures
 from hq_jax.inference import network
+from hq_jax.runtime import terminal
 
 if TYPE_CHECKING:
   import torch
@@ -197,10 +198,14 @@ def _list_images(images: Images) -> Iterator[Any]:
   for image in images:
     if isinstance(image, str | os.PathLike) and os.path.isdir(image):
       folder = pathlib.Path(os.path.abspath(image))
-      paths = image_files.list_images(folder, '.', {})
+      ignored: dict[str, int] = {}
+      paths = image_files.list_images(folder, '.', ignored)
+      if ignored:
+        kinds = image_files.describe_ignored(ignored)
+        terminal.refuse(f'{image}: no images, ignored: {kinds}')
       if not paths:
         raise ValueError(
-          f'{image}: no image in it, wanted {", ".join(image_files.EXTENSIONS)}'
+          f'{image}: no image in it, wanted one that can be read'
         )
       yield from (folder / path for path in paths)
     else:

@@ -1,5 +1,10 @@
+import functools
 import io
+import os
 import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -8,6 +13,9 @@ import pytest
 
 from hq_jax.data.images import crops
 from hq_jax.data.images import decode
+from hq_jax.data.images import formats
+from hq_jax.data.images import memory
+from tests import runs
 from tests.data import encoded
 
 
@@ -23,10 +31,11 @@ def test_lossless_files_give_their_pixels(file_format):
   assert np.array_equal(decode.decode(memoryview(data)), pixels)
 
 
-def test_jpeg():
+@pytest.mark.parametrize('file_format', ['JPEG', 'AVIF'])
+def test_files_that_lose_a_little(file_format):
   image = encoded.draw_smooth(40, 60)
-  data = encoded.encode(image, 'JPEG', quality=95)
-  assert np.abs(decode.decode(data) - np.asarray(image, int)).max() < 12
+  data = encoded.encode(image, file_format, quality=95)
+  assert np.abs(decode.decode(data) - np.asarray(image, int)).mean() < 2
   assert np.array_equal(
     decode.decode(data), np.asarray(Image.open(io.BytesIO(data)))
   )
@@ -86,13 +95,64 @@ def test_grey_with_alpha():
   assert decode.decode(data, channels=1).tolist() == [[[0], [204], [255]]]
 
 
-def test_16_bits_become_the_upper_8():
-  grey = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
-  found = decode.decode(encoded.encode(Image.fromarray(grey)), channels=1)
-  assert found.ravel().tolist() == [0, 0, 1, 128, 255]
+def _grey(values, file_format='PNG', **options):
+  image = Image.fromarray(np.array([values], np.uint16))
+  return encoded.encode(image, file_format, **options)
+
+
+def _with_significant_bits(png, bits):
+  body = b'sBIT' + bytes([bits])
+  chunk = b'\0\0\0\1' + body + struct.pack('>I', zlib.crc32(body))
+  return png[:33] + chunk + png[33:]  # Behind the header.
+
+
+_PGM = b'P5 3 1 4095\n' + struct.pack('>3H', 0, 100, 2048)
+
+
+@pytest.mark.parametrize(
+  ('data', 'wanted'),
+  [
+    # The least depth that holds them: 16, 14, 12, 10 or 8 bits.
+    (_grey([0, 255, 256, 32768, 65535]), [0, 0, 1, 128, 255]),
+    (_grey([0, 64, 16383]), [0, 1, 255]),
+    (_grey([0, 15, 16, 2048, 4095]), [0, 0, 1, 128, 255]),
+    (_grey([0, 100, 300], 'TIFF'), [0, 25, 75]),
+    (_grey([0, 100, 255]), [0, 100, 255]),
+    (Image.fromarray(np.array([[0, 100, 300]], '>u2')), [0, 25, 75]),
+    (Image.fromarray(np.array([[0, 2**23]], np.int32)), [0, 128]),
+    # That which the file declares.
+    (_with_significant_bits(_grey([0, 100, 2048]), 12), [0, 6, 128]),
+    (_with_significant_bits(_grey([0, 100, 65535]), 12), [0, 0, 255]),
+    (_grey([0, 100, 2048], 'TIFF', tiffinfo={281: 4095}), [0, 6, 128]),
+    (_PGM, [0, 6, 128]),
+    # Black and white may be the other way round, and one may be no colour.
+    (_grey([0, 16, 4095], 'TIFF', tiffinfo={262: 0}), [255, 254, 0]),
+    (_grey([0, 16, 4095], transparency=16), [0, 255, 255]),
+  ],
+)
+def test_more_bits_become_the_upper_8_that_are_used(data, wanted):
+  assert decode.decode(data, channels=1).ravel().tolist() == wanted
+  words = crops.random_words(0, 0)
+  if isinstance(data, bytes):
+    found = crops.random_resized_crop(data, words, size=8)
+    assert min(wanted) <= found.min() <= found.max() <= max(wanted)
+
+
+def test_colours_of_16_bits_become_the_upper_8():
   color = struct.pack('>6H', 0, 65535, 0x1234, 256, 255, 32768)
   found = decode.decode(encoded.make_png(2, 1, 16, 2, [color]))
   assert found.tolist() == [[[0, 255, 0x12], [1, 0, 128]]]
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'message'),
+  [(np.int32, r'a pixel of -5, wanted none below 0'), (np.float32, 'floats')],
+)
+def test_pixels_that_are_no_levels_are_refused(dtype, message):
+  image = Image.fromarray(np.array([[-5, 100]], dtype))
+  for data in image, encoded.encode(image, 'TIFF'):
+    with pytest.raises(decode.UnreadableImage, match=f'^image has .*{message}'):
+      decode.decode(data)
 
 
 def test_1_bit():
@@ -114,7 +174,7 @@ def test_only_the_first_frame_counts():
     assert decode.decode(data).tolist() == np.full((2, 3, 3), 10).tolist()
 
 
-@pytest.mark.parametrize('file_format', ['PNG', 'WEBP', 'JPEG'])
+@pytest.mark.parametrize('file_format', ['PNG', 'WEBP', 'JPEG', 'TIFF', 'AVIF'])
 @pytest.mark.parametrize('orientation', range(10))
 def test_orientation(orientation, file_format):
   image = Image.fromarray(encoded.draw_noise(3, 5))
@@ -142,7 +202,10 @@ def _exif_behind_the_pixels(image):
 
 
 _XMP = b'<rdf:Description tiff:Orientation="6"/>'
-_LONG = b'Exif\0\0II*\0' + struct.pack('<IHHHIII', 8, 1, 0x0112, 4, 1, 6, 0)
+_LONG, _BYTE = (
+  b'Exif\0\0II*\0' + struct.pack('<IHHHIII', 8, 1, 0x0112, kind, 1, 6, 0)
+  for kind in (4, 1)
+)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +214,7 @@ _LONG = b'Exif\0\0II*\0' + struct.pack('<IHHHIII', 8, 1, 0x0112, 4, 1, 6, 0)
     pytest.param(_exif_behind_the_pixels, id='behind the pixels of a PNG'),
     pytest.param(lambda x: encoded.encode(x, 'JPEG', xmp=_XMP), id='XMP'),
     pytest.param(lambda x: encoded.encode(x, 'JPEG', exif=_LONG), id='LONG'),
+    pytest.param(lambda x: encoded.encode(x, 'JPEG', exif=_BYTE), id='BYTE'),
   ],
 )
 def test_an_orientation_in_another_place(make):
@@ -158,6 +222,11 @@ def test_an_orientation_in_another_place(make):
   assert decode.decode(data).shape == (6, 4, 3)
   file = decode.read_header(data)
   assert decode.get_upright_size(file) == (4, 6)
+  upright = encoded.encode(Image.fromarray(decode.decode(data)))
+  found, wanted = (
+    crops.center_crop(x, size=3, resize=4).astype(int) for x in (data, upright)
+  )
+  assert np.abs(found - wanted).max() <= 1
 
 
 # Pillow warns of it.
@@ -219,18 +288,98 @@ def test_what_is_broken_is_an_unreadable_image(data):
     assert len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.filterwarnings('ignore')
-def test_pixels_of_a_large_phone_are_read_and_more_are_not():
-  # 12000 x 9000: Pillow warns of it.
-  data = encoded.encode(Image.new('L', (12_000, 9_000), 99), 'JPEG')
-  found = crops.center_crop(data, size=4, resize=5)
-  assert found.ravel().tolist() == [99] * 48
-  data = encoded.make_png(20_000, 10_000, 8, 0, [b'x'])
-  with pytest.raises(decode.UnreadableImage, match=r'size \(200000000 pixels'):
+def test_pixels_of_a_large_phone_are_read():
+  # Pillow warns of them, and refuses the second by itself.
+  for size, file_format in (
+    ((12_000, 9_000), 'JPEG'),
+    ((15_000, 12_000), 'JPEG'),
+    ((10_000, 9_000), 'TIFF'),
+  ):
+    data = encoded.encode(Image.new('L', size, 99), file_format)
+    found = crops.center_crop(data, size=4, resize=5)
+    assert found.ravel().tolist() == [99] * 48
+
+
+def test_a_jpeg_that_would_take_too_much_is_halved_while_it_is_decoded(
+  monkeypatch,
+):
+  image = encoded.draw_smooth(300, 400)
+  data = encoded.encode(image, 'JPEG', quality=95, exif=encoded.make_exif(6))
+  whole = crops.center_crop(data, size=20, resize=25).astype(int)
+  monkeypatch.setattr(memory, 'MAX_BYTES', len(data) + 400 * 300 * 6)
+  halved = crops.center_crop(data, size=20, resize=25)
+  assert 0 < np.abs(halved - whole).max() < 12
+  with pytest.raises(decode.UnreadableImage, match='400 x 300 pixels'):
     decode.decode(data)
 
 
-@pytest.mark.parametrize('file_format', ['JPEG', 'PNG', 'GIF', 'BMP', 'WEBP'])
+@pytest.mark.parametrize(
+  ('width', 'height', 'color_type', 'wanted'),
+  [(20_000, 15_000, 2, 'RGB'), (12_000, 12_000, 6, 'RGBA')],
+)
+def test_what_takes_more_than_a_gigabyte_is_refused(
+  width, height, color_type, wanted
+):
+  data = encoded.make_png(width, height, 8, color_type, [b'x'])
+  message = rf'^image is {width} x {height} pixels \(PNG, {wanted}\) that take'
+  for read in (
+    decode.decode,
+    functools.partial(crops.center_crop, size=8, resize=9),
+  ):
+    with pytest.raises(decode.UnreadableImage, match=message):
+      read(data)
+
+
+# Prints how many bytes it takes to crop one image after another.
+_MEASURE = """
+import sys
+from hq_jax.data.images import crops
+from hq_jax.data.images import memory
+
+def read(name):
+  with open('/proc/self/status') as file:
+    return next(int(x.split()[1]) for x in file if x.startswith(name)) * 1024
+
+memory.MAX_BYTES = int(sys.argv[1])
+for path in sys.argv[2:]:
+  with open(path, 'rb') as file:
+    data = file.read()
+  before = read('VmRSS')
+  crops.center_crop(data, size=8, resize=9)
+print(read('VmHWM') - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='no VmHWM')
+@pytest.mark.parametrize(
+  ('mode', 'file_format', 'options', 'bytes_per_pixel'),
+  [
+    ('RGBA', 'PNG', {}, 8),
+    ('P', 'PNG', {'transparency': 0}, 5),
+    ('RGB', 'JPEG', {'progressive': True, 'subsampling': 0}, 10),
+    ('RGBA', 'WEBP', {'lossless': True}, 16),
+    ('RGB', 'TIFF', {'compression': 'tiff_lzw', 'tiffinfo': {274: 6}}, 9),
+  ],
+)
+def test_no_more_memory_is_taken_than_is_counted(
+  tmp_path, mode, file_format, options, bytes_per_pixel
+):
+  width, height = 4000, 3000
+  for name, size in (('small', (9, 9)), ('large', (width, height))):
+    data = encoded.encode(Image.new(mode, size), file_format, **options)
+    (tmp_path / name).write_bytes(data)
+  most = bytes_per_pixel * width * height + 2 * len(data)
+  paths = [str(tmp_path / name) for name in ('small', 'large')]
+  done = subprocess.run(
+    [sys.executable, '-c', _MEASURE, str(most), *paths],
+    cwd=runs.ROOT,
+    capture_output=True,
+    check=True,
+  )
+  assert int(done.stdout) < most + 24e6
+
+
+@pytest.mark.parametrize('file_format', ['JPEG', 'AVIF', *encoded.LOSSLESS])
 def test_wrong_bytes_give_pixels_or_an_unreadable_image(file_format):
   data = encoded.encode(
     encoded.draw_smooth(20, 30), file_format, exif=encoded.make_exif(6)
@@ -245,6 +394,26 @@ def test_wrong_bytes_give_pixels_or_an_unreadable_image(file_format):
       assert decode.decode(bytes(wrong)).dtype == np.uint8
     except decode.UnreadableImage as error:
       assert '\n' not in str(error)
+
+
+@pytest.mark.parametrize('brand', [b'heic', b'mif1'])
+@pytest.mark.skipif(formats.has_heif(), reason='HEIC is read')
+def test_what_heic_needs_is_said(brand):
+  data = b'\0\0\0\x18ftyp' + brand + b'\0\0\0\0mif1heic' + bytes(99)
+  with pytest.raises(decode.UnreadableImage, match=r'pip install pillow-heif$'):
+    decode.decode(data)
+
+
+def test_heic(tmp_path):
+  heif = pytest.importorskip('pillow_heif')
+  image = encoded.draw_smooth(40, 60)
+  file = io.BytesIO()
+  heif.from_pillow(image).save(file, quality=95, chroma=444)
+  found = decode.decode(file.getvalue()).astype(int)
+  assert np.abs(found - np.asarray(image)).mean() < 2
+  path = tmp_path / 'no ending'
+  path.write_bytes(file.getvalue())
+  assert formats.recognize(path) == formats.IMAGE
 
 
 @pytest.mark.parametrize('channels', [0, 2, 4, None])

@@ -57,6 +57,13 @@ def test_an_error_in_the_middle_of_reading_has_the_path(tmp_path):
     source[2]
 
 
+def test_a_file_larger_than_memory_is_an_os_error_with_its_path(tmp_path):
+  source = folders.open_folder(file_trees.touch(tmp_path, *_SPLITS)).train
+  os.truncate(tmp_path / 'train' / 'b' / '1.jpg', 30 * 10**9)
+  with pytest.raises(OSError, match=r'30,000,000,000 bytes.*b/1\.jpg'):
+    source[1]
+
+
 def test_the_fingerprint_is_of_paths_and_labels(tmp_path):
   first = file_trees.touch(tmp_path / 'first', *_SPLITS)
   second = file_trees.touch(tmp_path / 'second', *_SPLITS)

@@ -2,14 +2,19 @@
 
 import os
 
+from PIL import Image
 import pytest
 
+from hq_jax.data.images import formats
 from hq_jax.data.sets import folders
+from hq_jax.data.sets import image_files
+from tests.data import encoded
 from tests.data import file_trees
 
 
 def test_images_are_found_by_their_ends_however_deep(tmp_path):
   ends = ['.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp', '.JPEG', '.Png']
+  ends += ['.avif', '.jfif', '.pgm', '.ppm', '.tif', '.TIFF']
   found = [f'a/x{i}{end}' for i, end in enumerate(ends)]
   found += ['a/deep/er/1.jpg', 'a/with space/ü.jpg']
   skipped = ['a/.hidden.jpg', 'a/._x.jpg', 'a/.git/1.jpg', '.cache/1.jpg']
@@ -23,6 +28,79 @@ def test_images_are_found_by_their_ends_however_deep(tmp_path):
   )
   # What the folders of classes hold besides, but for what is hidden.
   assert folder.ignored == {'.db': 1, '.txt': 1, '.part': 1, '': 1}
+
+
+def _image(file_format, **options):
+  return encoded.encode(Image.new('RGB', (8, 8)), file_format, **options)
+
+
+def _heic(brand=b'heic'):
+  return b'\0\0\0\x18ftyp' + brand + b'\0\0\0\0mif1heic' + bytes(200)
+
+
+def test_images_are_found_by_what_is_in_them(tmp_path):
+  found = {f'a/{name}': _image(name) for name in (*encoded.LOSSLESS, 'AVIF')}
+  found |= {
+    'a/x.jpg.1': _image('JPEG'),
+    'a/y.JPG_large': _image('JPEG'),
+    'a/z.txt': _image('PNG'),
+    'a/a photo.heic': _image('JPEG'),
+    'b/1.png': b'',
+    'b/2.png': b'',
+  }
+  # Texts and others that begin as images do, and raw photographs.
+  others = {
+    'a/P5.txt': b'P5 and P6 are formats\n',
+    'a/bmw.txt': b'BMW, and other cars' * 9,
+    'a/python.md': b'Python',
+    'a/numbers.bin': b'\x0a\x05\1\x08' + bytes(9),
+    'a/x.npy': b'\x93NUMPY',
+    'a/film.mov': b'\0\0\0\x14ftypqt  \0\0\0\0qt  ',
+    'a/empty': b'',
+    'a/raw.DNG': _image('TIFF'),
+  }
+  for name, data in {**found, **others}.items():
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(data)
+  folder = folders.open_folder(tmp_path)
+  assert file_trees.paths_of(folder) == sorted(found)
+  wanted = {'.bin': 1, '.dng': 1, '.md': 1, '.mov': 1, '.npy': 1, '.txt': 2}
+  assert folder.ignored == wanted | {'': 1}
+
+
+@pytest.mark.skipif(formats.has_heif(), reason='HEIC is read')
+def test_heic_is_counted_by_name_or_by_what_is_in_it(tmp_path):
+  file_trees.both(tmp_path, 'a', 'b')
+  for name in ('a/1.HEIC', 'a/2.heic', 'a/3.hif', 'a/4', 'a/5.dat'):
+    (tmp_path / name).write_bytes(_heic())
+  (tmp_path / 'b' / '6').write_bytes(_heic(b'mif1'))
+  folder = folders.open_folder(tmp_path)
+  assert len(file_trees.paths_of(folder)) == 4
+  assert folder.ignored == {'.heic': 2, '.hif': 1, 'HEIC': 3}
+  assert image_files.describe_ignored(folder.ignored) == (
+    '3 HEIC, 2 .heic, 1 .hif; HEIC needs pillow-heif: pip install pillow-heif'
+  )
+  # In no class, it is refused as other images are.
+  (tmp_path / '7.heic').write_bytes(_heic())
+  message = file_trees.error_of(tmp_path)
+  assert "/7.heic' is an image in no class" in message
+
+
+def test_heic_is_an_image_where_it_can_be_read(tmp_path):
+  pytest.importorskip('pillow_heif')
+  file_trees.both(tmp_path, 'a', 'b')
+  for name in ('a/1.HEIC', 'a/4', 'b/5.dat'):
+    (tmp_path / name).write_bytes(_heic())
+  folder = folders.open_folder(tmp_path)
+  assert len(file_trees.paths_of(folder)) == 7 and not folder.ignored
+
+
+def test_the_most_frequent_kinds_are_named():
+  ignored = {f'.{i}': 9 - i for i in range(7)} | {'.' + 'x' * 99: 1}
+  assert image_files.describe_ignored(ignored) == (
+    '9 .0, 8 .1, 7 .2, 6 .3, 5 .4, 8 others'
+  )
+  assert len(image_files.describe_ignored({'.' + 'x' * 99: 1})) < 30
 
 
 def test_files_are_in_the_order_of_their_paths(tmp_path):
