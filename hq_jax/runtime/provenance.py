@@ -45,6 +45,32 @@ def get_command() -> str:
   return shlex.join(sys.orig_argv)[:_MAX_COMMAND]
 
 
+def get_environment() -> dict[str, str]:
+  """What the last bits of a run depend on, beside its config.
+
+  XLA divides sums on a CPU among its cores, and the instructions of a CPU
+  decide how it adds.
+  """
+  device = jax.devices()[0]
+  found = {'devices': f'{jax.device_count()} x {device.device_kind}'}
+  if device.platform == 'cpu':
+    cores = (
+      len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 0
+    )
+    found |= {'cores': str(cores or os.cpu_count()), 'cpu': _get_cpu()}
+  return found | {name: metadata.version(name) for name in ('jax', 'jaxlib')}
+
+
+def _get_cpu() -> str:
+  try:
+    with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as file:
+      lines = [line.partition(':') for line in file]
+  except OSError:
+    return platform.processor() or platform.machine()
+  names = [x.strip() for name, _, x in lines if name.strip() == 'model name']
+  return names[0] if names else platform.machine()
+
+
 def get_hardware() -> dict[str, str]:
   """The machine and the versions, as plain strings."""
   device = jax.devices()[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import chex
 
+from hq_jax.runtime import provenance
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.runtime.checkpoint import fingerprints
 from hq_jax.runtime.checkpoint import orbax_io
@@ -63,6 +64,17 @@ def check_config(
     raise ValueError(
       f'{name} is of another config: {_list(differences, "; ", "; and")}'
     )
+
+
+def describe_changes(theirs: Mapping[str, str]) -> str:
+  """In what this machine differs from that of a step, as far as bits go."""
+  ours = provenance.get_environment()
+  differences = [
+    f'{name} {theirs[name]}, here {ours.get(name, "none")}'
+    for name in theirs
+    if theirs[name] != ours.get(name)
+  ]
+  return _list(differences, '; ', '; and')
 
 
 def _list(items: list[str], separator: str, last: str) -> str:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from hq_jax.runtime import distributed
+from hq_jax.runtime import provenance
 from hq_jax.runtime.checkpoint import fingerprints
 from hq_jax.runtime.checkpoint import integrity
 from hq_jax.runtime.checkpoint import orbax_io
@@ -99,6 +100,7 @@ class Checkpoints:
     meta = {
       'step': step,
       'config': self._config,
+      'environment': provenance.get_environment(),
       'leaves': fingerprints.describe(state),
     }
     meta['digest'] = integrity.get_digest(data, meta)
@@ -203,6 +205,14 @@ class Checkpoints:
     if reasons[step]:
       return None
     del reasons[step]
+    changes = integrity.describe_changes(meta.get('environment', {}))
+    if changes and distributed.is_primary():
+      logging.warning(
+        '%s was saved elsewhere (%s): the run goes on, and ends with other'
+        ' bits than it would have there',
+        name,
+        changes,
+      )
     return state, data['iterators']
 
   def _read_meta(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:

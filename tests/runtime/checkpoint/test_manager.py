@@ -155,6 +155,27 @@ def test_bad_options_are_refused(tmp_path, options, message):
   assert str(caught.value) == message
 
 
+@pytest.mark.skipif(
+  len(getattr(os, 'sched_getaffinity', lambda _: [0])(0)) < 2,
+  reason='there is one core',
+)
+def test_another_number_of_cores_is_told(open_checkpoints, caplog):
+  cores = os.sched_getaffinity(0)
+  open_checkpoints().save(1, states.make_state(1), states.make_iterator())
+  open_checkpoints().restore(states.make_state(2))
+  assert 'was saved elsewhere' not in caplog.text
+  try:
+    os.sched_setaffinity(0, {min(cores)})
+    found = open_checkpoints().restore(states.make_state(2))
+  finally:
+    os.sched_setaffinity(0, cores)
+  states.assert_identical(found, states.make_state(1))
+  assert (
+    f'was saved elsewhere (cores {len(cores)}, here 1): the run goes on, and'
+    ' ends with other bits than it would have there'
+  ) in caplog.text
+
+
 def test_an_array_that_is_being_written_may_be_donated(tmp_path):
   # Of many bytes: the writing goes on while the next step takes the memory.
   make = lambda: jax.device_put(
