@@ -5,8 +5,12 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import time
 from typing import Any, IO
+import zlib
+
+from absl import logging
 
 from hq_jax.runtime import atomic_write
 from hq_jax.runtime import trackers as trackers_lib
@@ -14,6 +18,7 @@ from hq_jax.runtime import trackers as trackers_lib
 CONFIG = 'config.json'
 METRICS = 'metrics.jsonl'
 MODEL = 'model.hq'
+_DIGEST = 'digest'  # of the rest of a row
 CHECKPOINTS = 'checkpoints'
 
 # Fields that change the result by rounding at most: a run may go on with
@@ -200,6 +205,9 @@ def _flatten(
 class History:
   """The rows of `metrics.jsonl`, one for each epoch, in order.
 
+  A line has a digest of its row. One that is damaged is left out with a
+  warning, and the file as it was stays beside.
+
   Unless `is_kept`, another process of the same run writes the file. Trackers
   are told of each row that is added; before the first, of those before it.
   """
@@ -218,7 +226,12 @@ class History:
     self.rows: list[dict[str, Any]] = []
     if os.path.exists(self._path):
       with open(self._path, encoding='utf-8', errors='replace') as file:
-        self.rows = list(_parse(file))
+        parsed = [_parse(line) for line in file]
+      self.rows = [row for row in parsed if row is not None]
+      # A last line that is cut is of a run that was killed.
+      damaged = [i for i, row in enumerate(parsed[:-1], 1) if row is None]
+      if damaged and is_kept:
+        self._set_aside(damaged)
 
   def truncate(self, step: int, until: float = math.inf) -> None:
     """Drops the rows after a step, whose epochs are run again."""
@@ -231,7 +244,7 @@ class History:
     self.rows = sorted([*self.rows, row], key=lambda row: row['step'])
     if is_last and self._is_kept:
       with open(self._path, 'a', encoding='utf-8') as file:
-        file.write(json.dumps(row) + '\n')
+        file.write(_format(row))
         file.flush()
         os.fsync(file.fileno())  # Before a checkpoint that takes it as there.
     else:
@@ -248,17 +261,37 @@ class History:
   def _write(self) -> None:
     if not self._is_kept:
       return
-    lines = [json.dumps(row) + '\n' for row in self.rows]
-    atomic_write.write_bytes(self._path, ''.join(lines).encode())
+    lines = ''.join(map(_format, self.rows))
+    atomic_write.write_bytes(self._path, lines.encode())
+
+  def _set_aside(self, damaged: Sequence[int]) -> None:
+    copy = f'{self._path}.damaged'
+    shutil.copyfile(self._path, copy)
+    logging.warning(
+      '%s: damaged and left out: line %s; the file as it was is %s',
+      self._path,
+      ', '.join(map(str, damaged)),
+      copy,
+    )
+    self._write()
 
 
-def _parse(lines: IO[str]) -> Iterator[dict[str, Any]]:
-  """The rows before the first line that is damaged."""
-  for line in lines:
-    try:
-      row = json.loads(line)
-    except ValueError:
-      return
-    if not (line.endswith('\n') and isinstance(row, dict) and 'step' in row):
-      return
-    yield row
+def _format(row: Mapping[str, Any]) -> str:
+  """The line of a row."""
+  return json.dumps({**row, _DIGEST: _get_digest(row)}) + '\n'
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+  """The row of a line; None where it is damaged."""
+  try:
+    row = json.loads(line)
+  except ValueError:
+    return None
+  if not (line.endswith('\n') and isinstance(row, dict) and 'step' in row):
+    return None
+  digest = row.pop(_DIGEST, None)  # Earlier versions wrote none.
+  return row if digest in (None, _get_digest(row)) else None
+
+
+def _get_digest(row: Mapping[str, Any]) -> str:
+  return f'{zlib.crc32(json.dumps(row).encode()):08x}'

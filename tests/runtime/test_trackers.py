@@ -59,6 +59,7 @@ def test_tensorboard_has_every_number_once(tmp_path):
 def test_history_is_written_whatever_the_trackers_are(tmp_path):
   _open(tmp_path, ()).append(_make_row(1))
   row = json.loads((tmp_path / 'metrics.jsonl').read_text())
+  del row['digest']
   assert row == _make_row(1)
   assert os.listdir(tmp_path) == ['metrics.jsonl']
 

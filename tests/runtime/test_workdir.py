@@ -208,11 +208,35 @@ def test_history_leaves_out_a_line_that_was_cut(tmp_path, cut):
   'line',
   [b'{"step":', b'7', b'[]', b'null', b'\0\0', b'\xff\xfe', b'{"loss": 1}'],
 )
-def test_history_ends_before_a_damaged_line(tmp_path, line):
+def test_history_leaves_out_a_damaged_line(tmp_path, caplog, line):
   path = _write_rows(tmp_path)
   first, _, third = path.read_bytes().splitlines(keepends=True)
-  path.write_bytes(first + line + b'\n' + third)
-  assert workdir.History(str(tmp_path)).rows == _ROWS[:1]
+  path.write_bytes(damaged := first + line + b'\n' + third)
+  history = workdir.History(str(tmp_path))
+  assert history.rows == [_ROWS[0], _ROWS[2]]
+  (record,) = caplog.records
+  assert record.getMessage() == (
+    f'{path}: damaged and left out: line 2; the file as it was is'
+    f' {path}.damaged'
+  )
+  assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == damaged
+  history.append({'step': 40})
+  assert [row['step'] for row in workdir.History(str(tmp_path)).rows] == [
+    *(10, 30, 40)
+  ]
+  assert len(caplog.records) == 1
+
+
+def test_a_digit_that_was_changed_is_noticed(tmp_path):
+  path = _write_rows(tmp_path)
+  path.write_text(path.read_text().replace('0.25', '0.75'))
+  assert workdir.History(str(tmp_path)).rows == [_ROWS[0], _ROWS[2]]
+
+
+def test_rows_of_an_earlier_version_have_no_digest(tmp_path):
+  lines = [json.dumps(row) + '\n' for row in _ROWS]
+  (tmp_path / 'metrics.jsonl').write_text(''.join(lines))
+  assert workdir.History(str(tmp_path)).rows == _ROWS
 
 
 @pytest.mark.parametrize(
