@@ -57,7 +57,7 @@ def read(path: str | os.PathLike[str]) -> State:
   suffix = pathlib.PurePath(path).suffix
   if first.startswith(_GIT_LFS):
     raise ValueError(
-      f'{path}: is a pointer of git-lfs, wanted the file itself: git lfs pull'
+      f'{path}: is a git-lfs pointer, wanted the file itself: git lfs pull'
     )
   if _is_safetensors(first, size):
     state = _read_safetensors(path)

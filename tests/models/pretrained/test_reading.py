@@ -89,7 +89,7 @@ def test_files_that_are_no_weights(tmp_path, name):
     b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n'
   )
   assert _refuse(path) == (
-    f'{path}: is a pointer of git-lfs, wanted the file itself: git lfs pull'
+    f'{path}: is a git-lfs pointer, wanted the file itself: git lfs pull'
   )
   path.write_bytes(b'PK\x03\x04 no archive')
   assert 'cannot be read' in _refuse(path)
