@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import errno
+import itertools
 import operator
 import os
 import re
@@ -88,9 +89,9 @@ def _refuse(error: BaseException, what: str = 'training') -> int:
   if isinstance(error, OSError) and error.errno and error.filename is None:
     # What a write says names no file.
     text = text.replace(f'[Errno {error.errno}]', f'{_WORKDIR.value}:')
-  lines = text.strip().splitlines() or [type(error).__name__]
-  print(f'hq_jax: {lines[0]}', file=sys.stderr)
-  return 2
+  # What a library says may be a page; what a file says may be anything.
+  lines = text.strip().split('\n')
+  return terminal.refuse(lines[0] or type(error).__name__)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -102,6 +103,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     from hq_jax import config as config_lib
     from hq_jax.config import files
 
+    pretrained = _find_value(argv, 'config.pretrained')
     for argument in argv[1:]:
       if re.fullmatch('--?help', argument):
         is_help = True
@@ -118,7 +120,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         start, value = file.groups() if file else ('', argument)
         name, colon, rest = value.partition(':')
         path = files.find(name)
-        argument = f'{start}{path}{colon}{rest}'
+        if pretrained:
+          rest = files.add_argument(path, rest, 'pretrained', pretrained)
+        argument = f'{start}{path}{":" if rest else colon}{rest}'
       argument_is_file = argument in ('-config', '--config')
       arguments.append(argument)
     remaining = flags.FLAGS([*argv[:1], *arguments])
@@ -143,6 +147,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   if is_help:
     sys.exit(terminal.show(shown))
   return remaining
+
+
+def _find_value(argv: Sequence[str], name: str) -> str:
+  """The last value of a flag, behind `=` or in a word of its own; or ''."""
+  value = ''
+  for word, after in itertools.pairwise([*argv, '']):
+    flag, equals, inside = word.partition('=')
+    if flag in (f'-{name}', f'--{name}'):
+      value = inside if equals else after
+  return '' if value == 'None' else value
 
 
 def _describe_flags() -> str:
@@ -237,8 +251,8 @@ def _evaluate(path: str) -> int:
 
   found = evaluate.evaluate_file(path, _CONFIG.value)
   if distributed.is_primary():
-    print(
-      f'{path}: test accuracy {found["accuracy"]:.2%} on'
+    terminal.show(
+      f'{terminal.escape(path)}: test accuracy {found["accuracy"]:.2%} on'
       f' {found["num_examples"]} images, loss {found["loss"]:.4f}'
     )
   return 0

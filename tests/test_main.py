@@ -3,8 +3,10 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
+from hq_jax import artifact
 from tests import runs
 
 
@@ -146,3 +148,58 @@ def test_a_bad_file_is_one_line(uninterrupted, data_dir, tmp_path, is_there):
   done = runs.run(data_dir, f'--config={runs.DEBUG}', f'--evaluate={path}')
   assert done.returncode == 2
   assert str(path) in runs.only_line(done)
+
+
+def test_names_from_a_file_are_escaped(uninterrupted, data_dir, tmp_path):
+  workdir, _ = uninterrupted
+  found = artifact.read(workdir / 'model.hq')
+  path = tmp_path / 'named.hq'
+  named = {'params/\x1b]0;x\x07\x1b[31m': np.ones(2, np.float16)}
+  artifact.write(path, found._replace(tensors=found.tensors | named))
+  for arguments in (
+    [f'--evaluate={path}'],
+    [f'--config.pretrained={path}', f'--workdir={tmp_path / "w"}'],
+  ):
+    done = runs.run(data_dir, f'--config={runs.DEBUG}', *arguments)
+    assert (done.returncode, done.stdout) == (2, '')
+    said = runs.only_line(done)
+    assert r'params/\x1b]0;x\x07\x1b[31m' in said
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'fields'),
+  [
+    (
+      ['--config=configs/resnet50.py', '--config.pretrained=a,b.pth'],
+      ['pretrained=a,b.pth', 'dense.epochs=0'],
+    ),
+    (
+      ['--config', 'folder:epochs=9', '--config.pretrained', 'a.pth'],
+      ['pretrained=a.pth', 'data.image_size=224', 'dense.epochs=3'],
+    ),
+    # What is said of a field itself goes last.
+    (
+      ['--config=vit', '--config.dense.epochs=7', '--config.pretrained=a'],
+      ['pretrained=a', 'dense.epochs=7'],
+    ),
+    (
+      ['--config=vit:pretrained=b', '--config.pretrained=None'],
+      ['pretrained=None', 'dense.epochs=0'],
+    ),
+    # It takes no such argument.
+    (
+      ['--config=digits', '--config.pretrained=a.hq'],
+      ['pretrained=a.hq', 'dense.epochs=20'],
+    ),
+  ],
+)
+def test_pretrained_on_the_command_line_is_the_argument(
+  data_dir, arguments, fields
+):
+  done = runs.run(data_dir, *arguments, '--help')
+  assert done.returncode == 0, done.stderr
+  for field in fields:
+    assert re.search(
+      rf'^  --config\.{re.escape(field)}( |$)', done.stdout, re.M
+    )

@@ -292,8 +292,9 @@ class Config:
       it would make is smaller than that.
     max_error: the largest relative error with which the file may hold a tensor
       that is not ternary.
-    pretrained: a file of weights (see `pretrained`) that training begins with;
-      with `dense.epochs` 0 they are compressed as they are.
+    pretrained: weights that training begins with: a file (see `pretrained`), an
+      .hq file, or the folder of a run or of a checkpoint; with `dense.epochs` 0
+      they are compressed as they are.
     pretrained_head: False for weights of other classes: the classifier is then
       trained anew.
     dense_from: the workdir of an earlier run, whose dense network this one

@@ -27,10 +27,15 @@ def read_layers(
     for path, tensor in artifact.tensors.items()
   }
   for path in [*wanted, *found]:
+    # A file may call things anything: no control character is printed.
+    name = repr(path)[1:-1]
     if found.get(path) != wanted.get(path):
       raise ValueError(
-        f'{path} has shape {found.get(path)}, wanted {wanted.get(path)}'
+        f'{name} has shape {found.get(path)}, wanted {wanted.get(path)}'
       )
+    tensor = artifact.tensors[path]
+    if isinstance(tensor, np.ndarray) and tensor.dtype.kind != 'f':
+      raise ValueError(f'{name} is {tensor.dtype}, wanted floating point')
   return layers
 
 

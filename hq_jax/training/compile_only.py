@@ -144,7 +144,7 @@ def _list_programs(
   abstract = lambda fn, *args: sharding.with_shardings(
     fn.eval_shape(*args), mesh
   )
-  given = sharding.with_shardings(setup.pretrained, mesh)
+  given = sharding.with_shardings(setup.pretrained.variables, mesh)
   dense = abstract(init, key, given)
   weights = dense.params, dense.batch_stats
   teacher = dense.variables if config.distill.weight else None

@@ -32,6 +32,7 @@ def describe_setup(setup: setup_lib.Setup) -> str:
   lines = [
     f'network: {config.model.name}{begin}, {plan.dense_bytes // 4:,} parameters'
     f' and statistics, for images of {shape}',
+    *([f'weights: {setup.pretrained.note}'] if setup.pretrained.note else []),
     f'classes: {len(dataset.class_names)}: {_list(dataset.class_names)}',
     f'images: {len(dataset.train):,} to train on, {len(dataset.test):,} to test'
     ' on',

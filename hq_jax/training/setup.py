@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
 import os
 from typing import Any, IO
 
@@ -24,12 +23,12 @@ from hq_jax.data import sources
 from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
 from hq_jax.inference import calibration
-from hq_jax.models import pretrained as pretrained_lib
 from hq_jax.runtime import distributed
 from hq_jax.runtime import sharding
 from hq_jax.runtime import trackers
 from hq_jax.runtime import workdir as workdir_lib
 from hq_jax.training import dense_from
+from hq_jax.training import initial_weights
 from hq_jax.training import losses
 from hq_jax.training import optimizers
 
@@ -47,7 +46,7 @@ class Setup:
     dataset: opened.
     unreadable: counts the images that cannot be read.
     model: the Flax module.
-    pretrained: variables that take the place of random ones; {} for none.
+    pretrained: the weights that take the place of random ones.
     mesh: all devices.
     steps_per_epoch: the number of batches nearest to the training set's size.
     method: what compresses the network.
@@ -60,7 +59,7 @@ class Setup:
   dataset: datasets.Dataset
   unreadable: threaded_reader.Unreadable
   model: nn.Module
-  pretrained: dict[str, Any]
+  pretrained: initial_weights.Weights
   mesh: jax.sharding.Mesh
   steps_per_epoch: int
   method: method_lib.Method
@@ -110,7 +109,7 @@ def _check(
   steps_per_epoch = round(num_images / config.batch_size)
   model, header = build_model(config, dataset)
   shapes = get_shapes(model, dataset.image_shape)
-  pretrained = _read_pretrained(config, shapes)
+  pretrained = initial_weights.read(config, shapes)
   method = make_method(config, header, steps_per_epoch)
   plan = method.plan(shapes)
   tx = method.transformation(
@@ -120,7 +119,7 @@ def _check(
     jax.eval_shape(tx.init, shapes['params'])
   except ValueError as error:  # What does not fit these kernels.
     raise ValueError(f'config.recipe.{error}') from None
-  identity = config_lib.to_dict(config) | _identify(config, dataset)
+  identity = config_lib.to_dict(config) | _identify(dataset, pretrained)
   if config.dense_from is not None:
     num_steps = config.dense.epochs * steps_per_epoch
     dense_from.check(workdir, identity, num_steps, config.dense_from)
@@ -292,46 +291,13 @@ def find_class_weights(
   return losses.balance(labels, len(dataset.class_names))
 
 
-def _read_pretrained(config: config_lib.Config, shapes: Any) -> dict[str, Any]:
-  """The weights that training begins with; {} for random ones."""
-  path, model = config.pretrained, config.model.name
-  if not config.dense.epochs and (path is None or not config.pretrained_head):
-    what = 'network' if path is None else 'classifier'
-    raise ValueError(
-      f'config.dense.epochs is 0, wanted at least 1: the {what} begins with'
-      ' random weights'
-    )
-  if path is None:
-    return {}
-  if model not in pretrained_lib.ARCHITECTURES:
-    raise ValueError(
-      f'config.pretrained is {path!r}, but config.model.name is {model!r},'
-      f' wanted one of: {", ".join(pretrained_lib.ARCHITECTURES)}'
-    )
-  try:
-    return pretrained_lib.to_flax(
-      pretrained_lib.read(path),
-      shapes,
-      architecture=model,
-      new_head=not config.pretrained_head,
-      path=path,
-    )
-  except OSError as error:
-    raise ValueError(
-      f'config.pretrained is {path!r}: {error.strerror}'
-    ) from error
-  except ValueError as error:
-    raise ValueError(f'config.pretrained: {error}') from error
-
-
 def _identify(
-  config: config_lib.Config, dataset: datasets.Dataset
+  dataset: datasets.Dataset, pretrained: initial_weights.Weights
 ) -> dict[str, Any]:
   """What a run must find again when it goes on, besides its config."""
   found = {}
   if dataset.fingerprint is not None:
     found['images'] = dataset.fingerprint
-  if config.pretrained is not None:
-    with open(config.pretrained, 'rb') as file:
-      found['pretrained'] = hashlib.file_digest(file, 'sha256').hexdigest()
+  if pretrained.digest:
+    found['pretrained'] = pretrained.digest
   return {'inputs': found} if found else {}

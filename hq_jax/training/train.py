@@ -188,7 +188,7 @@ def fit_dense(
     jax.random.key(setup.config.seed),
     setup.dataset.image_shape,
     setup.mesh,
-    setup.pretrained,
+    setup.pretrained.variables,
   )
   dense = loop.fit(setup, stage, begin, history, evaluation, watch)
   # Of no use any more, and twice the size of the network or more.

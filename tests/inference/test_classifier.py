@@ -177,6 +177,14 @@ def test_a_file_without_class_names_has_numbers(tmp_path, exported, engine):
       'params/other has shape (2,), wanted None',
     ),
     (
+      {'tensors': {'params/\x1b]0;x\x07\x1b[2J': np.zeros(2, np.float32)}},
+      r'params/\x1b]0;x\x07\x1b[2J has shape (2,), wanted None',
+    ),
+    (
+      {'tensors': {'params/conv_stem/kernel': np.full((3, 3, 1, 4), 2**40)}},
+      'params/conv_stem/kernel is int64, wanted floating point',
+    ),
+    (
       {'folded_norms': {}},
       'batch_stats/norm_stem/mean has shape None, wanted (4,)',
     ),

@@ -1,6 +1,6 @@
 """Checks of weights: what is wrong with them, in one line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 import os
 from typing import Any
 
@@ -10,11 +10,9 @@ import numpy as np
 from hq_jax.core import torch_names as names
 from hq_jax.core import trees
 from hq_jax.models.pretrained import architectures
+from hq_jax.models.pretrained import words
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-# How many names of a kind an error spells out.
-_SHOWN = 3
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -31,29 +29,20 @@ def name_shapes(
   return {found[path]: torch_shape(np.shape(x)) for path, x in leaves.items()}
 
 
-def _quote(name: str) -> str:
-  """A name in a line of its own length: a file may call things anything."""
-  return repr(name)[1:-1][:80]
-
-
-def _list_some(items: Sequence[str]) -> str:
-  """The first items of a list, and how many more there are."""
-  more = len(items) - _SHOWN
-  return ', '.join(items[:_SHOWN]) + (f' and {more} more' if more > 0 else '')
-
-
 def compare(got: Shapes, wanted: Shapes) -> tuple[list[str], str]:
   """The names at which shapes differ from a network's, and how, in words."""
   missing = [name for name in wanted if name not in got]
   extra = [name for name in got if name not in wanted]
   differ = [n for n in wanted if n in got and got[n] != wanted[n]]
-  words = {
+  kinds = {
     'missing': missing,
-    'not wanted': list(map(_quote, extra)),
+    'not wanted': list(map(words.quote, extra)),
     'wrong shape': [f'{n} {got[n]} for {wanted[n]}' for n in differ],
   }
   text = '; '.join(
-    f'{kind}: {_list_some(found)}' for kind, found in words.items() if found
+    f'{kind}: {words.list_some(found)}'
+    for kind, found in kinds.items()
+    if found
   )
   return [*missing, *extra, *differ], text
 
@@ -63,14 +52,14 @@ def check(
   wanted: Shapes,
   *,
   architecture: str,
-  head: str,
+  is_head: Callable[[str], bool],
   path: str | os.PathLike[str] = '',
 ) -> None:
   """Refuses weights that are not those of a network."""
   where = f'{path}: ' if path else ''
   got = {name: np.shape(array) for name, array in state.items()}
   wrong, text = compare(got, wanted)
-  if wrong and all(name.rpartition('.')[0] == head for name in wrong):
+  if wrong and all(map(is_head, wrong)):
     raise ValueError(
       f'{where}the head of the weights is not that of the model ({text}),'
       ' --config.pretrained_head=False trains a new one'
@@ -130,6 +119,6 @@ def _find_bad_values(state: Mapping[str, np.ndarray]) -> str | None:
       values = array.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
       return f'{name} has values that are not finite, wanted finite ones'
-    if name.endswith('.running_var') and (values < 0).any():
+    if name.endswith(('.running_var', '/var')) and (values < 0).any():
       return f'{name} has negative values, wanted variances'
   return None

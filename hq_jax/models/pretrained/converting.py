@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 from flax import traverse_util
@@ -12,14 +12,28 @@ from hq_jax.core import torch_names as names
 from hq_jax.core import trees
 from hq_jax.models.pretrained import architectures
 from hq_jax.models.pretrained import checking
+from hq_jax.models.pretrained import selecting
 from hq_jax.models.pretrained import vision_transformers
 
 State = dict[str, np.ndarray]
 
 _UNUSED = 'num_batches_tracked'
-# Before the names of Hugging Face's networks with a head, not of those without.
-_PREFIX = 'resnet.'
 _HEAD = 'params/head/'
+# With which the names of our own variables begin.
+_COLLECTIONS = ('params/', 'batch_stats/')
+
+
+class Converted(NamedTuple):
+  """Weights of a file as variables.
+
+  Attributes:
+    variables: what `model.apply` takes, without a head that is new.
+    note: where in the file they were, and what there is left out, in words; ''
+      where they are all of it.
+  """
+
+  variables: dict[str, Any]
+  note: str
 
 
 def to_flax(
@@ -33,39 +47,96 @@ def to_flax(
   """Makes Flax variables of weights from PyTorch.
 
   The names may be those of torchvision, timm or Hugging Face, of the latter for
-  residual networks alone: its MobileNetV2 pads otherwise. Kernels `[out, in, h,
-  w]` become `[h, w, in, out]`, `[out, in]` becomes `[in, out]`, depthwise ones
-  `[c, 1, 3, 3]` become `[3, 3, 1, c]`. `num_batches_tracked` is ignored: with a
-  fixed momentum it has no use. Of vision transformers, see
-  `vision_transformers.to_flax`.
+  residual networks alone: its MobileNetV2 pads otherwise. All of them may begin
+  with a prefix such as `module.`, see `selecting.select`, and what is pruned
+  (`weight_orig`, `weight_mask`) is multiplied. Kernels `[out, in, h, w]` become
+  `[h, w, in, out]`, `[out, in]` becomes `[in, out]`, depthwise ones `[c, 1, 3,
+  3]` become `[3, 3, 1, c]`. `num_batches_tracked` is ignored: with a fixed
+  momentum it has no use. Of vision transformers, see
+  `vision_transformers.to_flax`. Names such as `params/head/kernel` are those of
+  the variables themselves.
   """
-  leaves = trees.flatten(variables_shapes)
+  return convert(
+    state,
+    variables_shapes,
+    architecture=architecture,
+    new_head=new_head,
+    path=path,
+  ).variables
+
+
+def convert(
+  state: Mapping[str, np.ndarray],
+  variables_shapes: chex.ArrayTree,
+  *,
+  architecture: str,
+  new_head: bool = False,
+  path: str | os.PathLike[str] = '',
+) -> Converted:
+  """As `to_flax`, and says what it took."""
   _, namings, is_transformer = architectures.get(architecture)
-  if is_transformer:
-    return vision_transformers.to_flax(
+  if state and all(name.startswith(_COLLECTIONS) for name in state):
+    return from_paths(
       state,
-      leaves,
-      namings,
+      variables_shapes,
       architecture=architecture,
       new_head=new_head,
       path=path,
     )
-  state = {
-    name.removeprefix(_PREFIX): array
-    for name, array in state.items()
-    if name.rpartition('.')[2] != _UNUSED
-  }
-  naming = names.find_naming(state, leaves, namings)
-  head = naming('head')
+  leaves = trees.flatten(variables_shapes)
   if new_head:
-    state = {n: x for n, x in state.items() if n.rpartition('.')[0] != head}
     leaves = {p: x for p, x in leaves.items() if not p.startswith(_HEAD)}
-  wanted = checking.name_shapes(leaves, naming)
-  checking.check(state, wanted, architecture=architecture, head=head, path=path)
-  found = names.name_leaves(leaves, naming)
-  return traverse_util.unflatten_dict(
-    {p: _to_flax_layout(state[name]) for p, name in found.items()}, sep='/'
+  name_shapes = (
+    vision_transformers.name_shapes if is_transformer else checking.name_shapes
   )
+  wanted = [(naming, name_shapes(leaves, naming)) for naming in namings]
+  state, naming, note = selecting.select(state, wanted, new_head=new_head)
+  if is_transformer:
+    variables = vision_transformers.to_flax(
+      state,
+      leaves,
+      naming,
+      architecture=architecture,
+      new_head=new_head,
+      path=path,
+    )
+    return Converted(variables, note)
+  root = selecting.get_head_root(naming)
+  checking.check(
+    state,
+    checking.name_shapes(leaves, naming),
+    architecture=architecture,
+    is_head=lambda name: name.partition('.')[0] == root,
+    path=path,
+  )
+  found = names.name_leaves(leaves, naming)
+  flat = {p: _to_flax_layout(state[name]) for p, name in found.items()}
+  return Converted(traverse_util.unflatten_dict(flat, sep='/'), note)
+
+
+def from_paths(
+  leaves: Mapping[str, np.ndarray],
+  variables_shapes: chex.ArrayTree,
+  *,
+  architecture: str,
+  new_head: bool = False,
+  path: str | os.PathLike[str] = '',
+) -> Converted:
+  """Makes variables of leaves by paths such as `params/head/kernel`."""
+  wanted = {
+    p: tuple(x.shape) for p, x in trees.flatten(variables_shapes).items()
+  }
+  is_head = lambda name: name.startswith(_HEAD)
+  head = [p for p in leaves if new_head and is_head(p)]
+  if new_head:
+    wanted = {p: shape for p, shape in wanted.items() if not is_head(p)}
+  leaves = {p: x for p, x in leaves.items() if p not in head}
+  checking.check(
+    leaves, wanted, architecture=architecture, is_head=is_head, path=path
+  )
+  flat = {p: np.array(leaves[p], np.float32) for p in wanted}
+  note = f'left out: the head ({len(head)} tensors)' if head else ''
+  return Converted(traverse_util.unflatten_dict(flat, sep='/'), note)
 
 
 def to_torchvision(variables: chex.ArrayTree, *, architecture: str) -> State:

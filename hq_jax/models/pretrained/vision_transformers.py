@@ -1,6 +1,6 @@
 """Conversion of vision transformers, whose blocks are stacked here alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import math
 import os
 from typing import Any, NamedTuple
@@ -11,15 +11,14 @@ import numpy as np
 
 from hq_jax.core import torch_names as names
 from hq_jax.models.pretrained import checking
+from hq_jax.models.pretrained import words
 
 State = dict[str, np.ndarray]
 
-_PREFIXES = ('vit.', 'deit.')
 _STACK = 'params/blocks/'
-_HEAD = 'params/head/'
 _POSITION = 'params/position_embedding'
 _CLASS_TOKEN = 'params/class_token'
-_DISTILLATION = ('dist_token', 'embeddings.distillation_token')
+_DISTILLATION = ('dist_token', 'distillation_token')
 # Behind the last block of Hugging Face's networks without a head.
 _POOLER = 'pooler.'
 # In this order they are one layer in timm.
@@ -38,7 +37,7 @@ class _Source(NamedTuple):
 def to_flax(
   state: Mapping[str, np.ndarray],
   leaves: Mapping[str, Any],
-  namings: Sequence[names.Naming],
+  naming: names.Naming,
   *,
   architecture: str,
   new_head: bool = False,
@@ -53,28 +52,27 @@ def to_flax(
   with antialiasing, for square images alone; DeiT III has none for the class
   token, where they are 0 then.
   """
-  state = _without_prefix(state)
+  state = dict(state)
   where = f'{path}: ' if path else ''
-  for name in _DISTILLATION:
-    if name in state:
+  for name in state:
+    if name.endswith(_DISTILLATION):
       raise ValueError(
-        f'{where}{name} is there, wanted weights without a distillation token:'
-        f' {architecture} has none'
+        f'{where}{words.quote(name)} is there, wanted weights without a'
+        f' distillation token: {architecture} has none'
       )
   if new_head:
-    leaves = {p: x for p, x in leaves.items() if not p.startswith(_HEAD)}
     state = {n: x for n, x in state.items() if not n.startswith(_POOLER)}
-  naming = max(
-    namings, key=lambda naming: len(state.keys() & _shapes(leaves, naming))
-  )
-  head = naming('head')
-  if new_head:
-    state = {n: x for n, x in state.items() if n.rpartition('.')[0] != head}
-  wanted = _shapes(leaves, naming)
+  wanted, head = name_shapes(leaves, naming), f'{naming("head")}.'
   position = naming('position_embedding')
   if position in state:
     state[position] = _resize_positions(state[position], leaves)
-  checking.check(state, wanted, architecture=architecture, head=head, path=path)
+  checking.check(
+    state,
+    wanted,
+    architecture=architecture,
+    is_head=lambda name: name.startswith(head),
+    path=path,
+  )
   flat = {p: _gather(state, p, x, naming) for p, x in leaves.items()}
   return traverse_util.unflatten_dict(flat, sep='/')
 
@@ -83,7 +81,7 @@ def to_timm(leaves: Mapping[str, Any], naming: names.Naming) -> State:
   """Makes a state dictionary of timm of a vision transformer's leaves."""
   state = {
     name: np.zeros(shape, np.float32)
-    for name, shape in _shapes(leaves, naming).items()
+    for name, shape in name_shapes(leaves, naming).items()
   }
   for path, leaf in leaves.items():
     layers = leaf if path.startswith(_STACK) else [leaf]
@@ -97,15 +95,6 @@ def to_timm(leaves: Mapping[str, Any], naming: names.Naming) -> State:
       start = part * shape[0]
       state[name][start : start + shape[0]] = x.reshape(shape)
   return state
-
-
-def _without_prefix(state: Mapping[str, np.ndarray]) -> State:
-  found = {}
-  for name, array in state.items():
-    for prefix in _PREFIXES:
-      name = name.removeprefix(prefix)
-    found[name] = array
-  return found
 
 
 def _list_sources(
@@ -140,7 +129,7 @@ def _list_sources(
     )
 
 
-def _shapes(
+def name_shapes(
   leaves: Mapping[str, Any], naming: names.Naming
 ) -> dict[str, tuple[int, ...]]:
   """The shapes that a state dictionary must have."""

@@ -20,9 +20,9 @@ from hq_jax.runtime.checkpoint import fingerprints
 from hq_jax.runtime.checkpoint import integrity
 from hq_jax.runtime.checkpoint import orbax_io
 from hq_jax.runtime.checkpoint import retention
+from hq_jax.runtime.checkpoint import steps
 
 _DAMAGED = 'damaged'
-_ITEMS = ('state', 'data', 'meta')
 _VISIBLE_SECONDS = 100.0
 
 
@@ -216,36 +216,17 @@ class Checkpoints:
     return state, data['iterators']
 
   def _read_meta(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the JSON items and checks their digest."""
-    for name in _ITEMS:
-      if not os.path.isdir(os.path.join(self._directory, str(step), name)):
-        raise orbax_io.DamagedError(f'has no {name}')
-    json_args = ocp.args.JsonRestore()
-    data, meta = (
-      self._read(step, name, ocp.JsonCheckpointHandler(), json_args)
-      for name in ('data', 'meta')
-    )
-    digest = meta.pop('digest', None)
-    if digest != integrity.get_digest(data, meta) or meta['step'] != step:
+    data, meta = steps.read_meta(os.path.join(self._directory, str(step)))
+    if meta['step'] != step:
       raise orbax_io.DamagedError('has another data or meta than was saved')
     return data, meta
 
   def _read_state(self, step: int, like: chex.ArrayTree) -> Any:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     args = ocp.args.StandardRestore(target)
-    return self._read(step, 'state', ocp.StandardCheckpointHandler(), args)
-
-  def _read(self, step: int, item: str, handler: Any, args: Any) -> Any:
-    """Reads an item, and waits for no other process: it may have failed."""
-    process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-      primary_host=process,
-      active_processes={process},
-      barrier_sync_key_prefix=f'process_{process}',
-    )
-    path = os.path.join(self._directory, str(step), item)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-      return reader.restore(path, args=args)
+    path = os.path.join(self._directory, str(step))
+    handler = ocp.StandardCheckpointHandler()
+    return steps.read_item(path, 'state', handler, args)
 
   def _set_aside(self, reasons: Mapping[int, str], good: int) -> None:
     """Moves damaged steps to `damaged/`, with a warning."""

@@ -69,7 +69,7 @@ def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
     except Exception as error:  # Orbax raises all kinds for damaged files.
       if getattr(error, 'errno', None) in _PASSING:
         raise
-      reason = _to_line(error)
+      reason = to_line(error)
     if reason:
       # Reads that Orbax gave up complain when they are collected: here.
       gc.collect()
@@ -77,7 +77,7 @@ def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
   return (None, reason) if reason else (found, '')
 
 
-def _to_line(error: Exception) -> str:
+def to_line(error: Exception) -> str:
   """The error as the end of a sentence about the step."""
   if isinstance(error, DamagedError):
     return str(error)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import struct
 
 import ml_dtypes
@@ -72,8 +73,8 @@ def test_files_that_are_something_else(tmp_path):
   header = {'a': {'dtype': 'F8_E4M3', 'shape': [1], 'data_offsets': [0, 1]}}
   text = json.dumps(header).encode()
   for content in (
-    b'version https://git-lfs.github.com/spec/v1\n',
-    b'PK\x03\x04 an archive',
+    b'an archive',
+    b'{"a": 1} and no length before it',
     # Whole, but of numbers that NumPy has no name for.
     struct.pack('<Q', len(text)) + text + b'0',
   ):
@@ -81,11 +82,72 @@ def test_files_that_are_something_else(tmp_path):
     assert 'wanted a whole .safetensors file' in _refuse(path)
 
 
-@pytest.mark.parametrize('name', ['a.npz', 'a', 'a.safetensors.index.json'])
-def test_other_suffixes(tmp_path, name):
-  assert 'wanted one of: .safetensors, .pth, .pt, .bin' in _refuse(
-    tmp_path / name
+@pytest.mark.parametrize('name', ['a.safetensors', 'a.pth', 'model'])
+def test_files_that_are_no_weights(tmp_path, name):
+  path = tmp_path / name
+  path.write_bytes(
+    b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n'
   )
+  assert _refuse(path) == (
+    f'{path}: is a git-lfs pointer, wanted the file itself: git lfs pull'
+  )
+  path.write_bytes(b'PK\x03\x04 no archive')
+  assert 'cannot be read' in _refuse(path)
+
+
+def test_what_the_content_begins_with(tmp_path):
+  path = tmp_path / 'a.safetensors.index.json'
+  path.write_bytes(b'\x1b[2J<html>, as servers answer')
+  message = _refuse(path)
+  assert r"begins with b'\x1b[2J<html>, as s'" in message
+  assert 'a .safetensors or an .npz file' in message
+  path.write_bytes(b'')
+  assert 'is empty' in _refuse(path)
+
+
+@pytest.mark.parametrize('name', ['a', 'a.ckpt', 'a.pth', 'a.PTH'])
+def test_safetensors_by_any_name(save, name):
+  path = save({'a': np.arange(3, dtype=np.float16)}, name)
+  assert pretrained.read(path)['a'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('write', [np.savez, np.savez_compressed])
+@pytest.mark.parametrize('name', ['a.npz', 'a', 'a.pth.tar'])
+def test_npz_by_any_name(tmp_path, name, write):
+  path = tmp_path / name
+  with path.open('wb') as file:
+    write(file, **{'fc.bias': np.arange(3, dtype=np.float16), 'n': np.int64(2)})
+  state = pretrained.read(path)
+  assert {name: x.tolist() for name, x in state.items()} == {
+    'fc.bias': [0, 1, 2],
+    'n': 2,
+  }
+  assert state['fc.bias'].dtype == np.float32
+
+
+def test_npz_files_that_are_refused(tmp_path):
+  path = tmp_path / 'a.npz'
+  np.savez(path, a=np.array([{}], object))
+  assert 'wanted an .npz file of numbers' in _refuse(path)
+  np.savez_compressed(path, a=np.zeros(1 << 24, np.float64))
+  assert 'unfolds to 134,2' in _refuse(path)
+
+
+def test_what_is_no_regular_file(tmp_path):
+  path = tmp_path / 'a.pth'
+  os.mkfifo(path)
+  assert 'a pipe or a device, wanted a regular file' in _refuse(path)
+  path.unlink()
+  path.symlink_to('/dev/zero')
+  assert 'a pipe or a device, wanted a regular file' in _refuse(path)
+
+
+@pytest.mark.parametrize('name', ['a.safetensors', 'a.pth'])
+def test_files_that_are_far_too_large(tmp_path, name):
+  path = tmp_path / name
+  with path.open('wb') as file:
+    file.truncate(30_000_000_000)
+  assert '30,000,000,000 bytes, wanted at most 8,589,934,592' in _refuse(path)
 
 
 @pytest.mark.parametrize('name', ['a.safetensors', 'a.pth'])
@@ -99,6 +161,6 @@ def test_files_that_are_not_there(tmp_path, name):
 @pytest.mark.skipif(_HAS_TORCH, reason='PyTorch is installed')
 def test_without_pytorch_the_error_says_what_to_do(tmp_path):
   path = tmp_path / 'a.pth'
-  path.write_bytes(b'anything')
+  path.write_bytes(b'\x80\x02}.')
   message = _refuse(path)
   assert 'pip install torch, or convert the file to .safetensors' in message
