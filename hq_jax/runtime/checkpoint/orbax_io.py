@@ -60,6 +60,13 @@ def quiet_orbax() -> Iterator[None]:
 
 def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
   """Reads in all processes; the result, or the first reason of a failure."""
+  found, reason = attempt_here(read)
+  reason = next(filter(None, distributed.gather(reason)), '')
+  return (None, reason) if reason else (found, '')
+
+
+def attempt_here(read: Callable[[], _T]) -> tuple[_T | None, str]:
+  """Reads in this process; the result, or the reason of a failure."""
   found, reason = None, ''
   with quiet_orbax():
     try:
@@ -73,8 +80,7 @@ def attempt(read: Callable[[], _T]) -> tuple[_T | None, str]:
     if reason:
       # Reads that Orbax gave up complain when they are collected: here.
       gc.collect()
-  reason = next(filter(None, distributed.gather(reason)), '')
-  return (None, reason) if reason else (found, '')
+  return found, reason
 
 
 def to_line(error: Exception) -> str:

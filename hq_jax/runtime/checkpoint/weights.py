@@ -115,8 +115,10 @@ def read_arrays(saved: Saved, paths: Collection[str]) -> dict[str, np.ndarray]:
 
 def _try(path: str, read: Callable[[], _T]) -> _T:
   """What is read; any failure is one line that names the step."""
-  with orbax_io.quiet_orbax():
-    try:
-      return read()
-    except Exception as error:  # Orbax raises all kinds for damaged files.
-      raise ValueError(f'{path} {orbax_io.to_line(error)}') from error
+  try:
+    found, reason = orbax_io.attempt_here(read)
+  except (OSError, jax.errors.JaxRuntimeError) as error:
+    raise ValueError(f'{path} {orbax_io.to_line(error)}') from error
+  if found is None:
+    raise ValueError(f'{path} {reason}')
+  return found
