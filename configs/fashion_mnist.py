@@ -15,7 +15,10 @@ default 40), `distill` (the weight of the dense network's answers in the loss,
 default 0), `seed` (default 0), `quick` (a fifth of the epochs), `debug` (one
 epoch of each phase of that: shows that everything works, and no more).
 
-Expected: *not trained whole by us yet*.
+Expected at 40x, with seed 0: 94.1% of the test images for the dense network of
+1,220,968 bytes, 93.3% for the file of 30,450; an epoch takes 81 seconds on one
+core of an x86-64 CPU, and 50 of them somewhat over an hour. `quick`: *not
+trained by us yet*.
 """
 
 from hq_jax import config as config_lib
@@ -46,8 +49,8 @@ def get_config(arguments=None):
   config.data.max_shift = 2
   config.data.max_erased = 0.25
   config.model.name = 'small_resnet'
-  # A narrow stem at 28x28, and blocks from 14x14 on: most of the accuracy for a
-  # quarter of the time.
+  # A narrow stem at 28x28, and blocks from 14x14 on: a quarter of the products
+  # of blocks from 28x28 on.
   config.model.widths = (16, 32, 64, 128)
   config.model.num_blocks = (0, 1, 1, 1)
   config.distill.weight = args.distill

@@ -299,12 +299,14 @@ def test_a_rival_is_as_large_as_fits(method):
   fitted = tasks.fit(task, budget, dataset)
   plan = tasks._predict(task, budget, dataset, fitted)
   num_bytes = tasks._get_bytes(task, budget, dataset, fitted, plan)
-  assert 0.99 * wanted < num_bytes <= wanted
+  # Codebooks are of a few sizes alone.
+  least = 0.95 if method == 'vector' else 0.99
+  assert least * wanted < num_bytes <= wanted
   # A tenth too large in the search: a tenth smaller, or as little as that.
   smaller = tasks.fit(task, budget, dataset, excess=1.1)
   plan = tasks._predict(task, budget, dataset, smaller)
   num_bytes = tasks._get_bytes(task, budget, dataset, smaller, plan)
-  assert 0.98 * wanted < 1.1 * num_bytes <= wanted
+  assert (least - 0.01) * wanted < 1.1 * num_bytes <= wanted
 
 
 @pytest.mark.slow

@@ -23,12 +23,17 @@ OPTIMIZERS = {
   ),
 }
 # What remains of the distance of a kernel, where it cannot be none: scales
-# that are means or steps; codewords that k-means chose; of ternary weights, of
+# that are means or steps, or one for all channels; codewords that k-means chose;
+# of ternary weights, of
 # which all latents of a channel end alike, one that fell below the threshold
 # since it was found.
-REMAINS = {'twn': 0.05, 'uniform': 0.05, 'vector': 0.1} | dict.fromkeys(
-  ('straight_through', 'hq_channel', 'hq_without_sphere'), 0.05
-)
+REMAINS = {
+  'twn': 0.05,
+  'parq': 0.05,
+  'ttq': 0.1,
+  'uniform': 0.05,
+  'vector': 0.1,
+} | dict.fromkeys(('straight_through', 'hq_channel', 'hq_without_sphere'), 0.05)
 
 
 def _ternary():
