@@ -87,6 +87,7 @@ def test_tfdata_does_the_same_work(tmp_path):
     statistics[name] = np.array([pixels.mean(), pixels.std(), sharpness])
   for name in pipeline_speeds.SAME_WORK:
     off = np.abs(statistics[name] - statistics['ours'])
-    assert off.max() < 0.05, statistics
+    # Of 256 crops that are drawn anew: means differ by 0.035, sharpness hardly.
+    assert (off < [0.12, 0.12, 0.02]).all(), statistics
   # Without antialiasing the grain stays.
   assert statistics['tfdata_no_antialias'][2] > 1.1 * statistics['ours'][2]

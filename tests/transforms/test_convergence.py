@@ -23,10 +23,9 @@ OPTIMIZERS = {
   ),
 }
 # What remains of the distance of a kernel, where it cannot be none: scales
-# that are means or steps, or one for all channels; codewords that k-means chose;
-# of ternary weights, of
-# which all latents of a channel end alike, one that fell below the threshold
-# since it was found.
+# that are means or steps, or one for all channels; codewords that k-means
+# chose; of ternary weights, of which all latents of a channel end alike, one
+# that fell below the threshold since it was found.
 REMAINS = {
   'twn': 0.05,
   'parq': 0.05,
