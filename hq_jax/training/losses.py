@@ -81,8 +81,8 @@ def balance(labels: np.ndarray, num_classes: int) -> np.ndarray:
   `w_c = n / (k n_c)`, of `n` images `n_c` of the class, and `k` classes that
   have any; 0 for those that have none.
 
-  >>> balance(np.array([0, 0, 0, 2]), 3).round(3).tolist()
-  [0.667, 0.0, 2.0]
+  >>> balance(np.array([0, 0, 0, 0, 2, 2]), 3).tolist()
+  [0.75, 0.0, 1.5]
 
   Args:
     labels: of the training images, int, `[n]`, n at least 1.

@@ -123,7 +123,7 @@ def test_a_list_of_all_kinds(classifier, tmp_path):
     (
       [b'<html>'],
       "images[0]: image is 6 bytes that begin with b'<html>', wanted a whole"
-      ' JPEG, PNG, GIF, BMP or WebP file',
+      ' file of an image, such as JPEG, PNG, WebP or TIFF',
     ),
     (
       Image.new('F', (8, 8)),
