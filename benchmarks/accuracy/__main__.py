@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 import itertools
 import math
 import os
+import sys
 from typing import Any
 
 from benchmarks.accuracy import pool
@@ -161,9 +162,16 @@ def _search(cells, arguments, run_all) -> dict[tables.Key, float]:
   if arguments.rates_of:
     found = tables.read(arguments.workdir, 'search')
     wanted = tuple(arguments.rates_of)
-    return tables.choose_rates(
+    rates = tables.choose_rates(
       [x for x in found if tables.get_key(x)[:2] == wanted]
     )
+    missing = {'dense', *arguments.methods} - {key[2] for key in rates}
+    if missing:
+      sys.exit(
+        f'--rates_of is {" ".join(wanted)}, where no search of'
+        f' {", ".join(sorted(missing))} is in {arguments.workdir}'
+      )
+    return rates
   ratios = arguments.search_ratios or arguments.ratios
   searched = make_searches(cells, arguments.methods, ratios)
   results: list[dict[str, Any]] = []

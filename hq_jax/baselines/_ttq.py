@@ -74,9 +74,7 @@ def ttq(
     return ternary.get_codes(w, jnp.abs(w) > threshold)
 
   def get_levels(sizes, dtype=jnp.float32):
-    rounded = ternary.round_significand(
-      sizes, min(11, ternary.get_scale_bits(dtype))
-    )
+    rounded = ternary.round_significand(sizes, ternary.get_scale_bits(dtype))
     # As float16 holds them, so that a file has what was trained.
     below, above = jnp.clip(rounded, 2.0**-14, 2.0**15)
     return jnp.stack([-below, jnp.zeros_like(below), above])

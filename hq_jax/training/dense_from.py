@@ -49,21 +49,21 @@ def take(
 ) -> None:
   """Copies the last dense checkpoint, and the rows of the epochs before it.
 
-  Where there is one, nothing is done: a run goes on without the earlier one.
+  What is there stays: a run goes on without the earlier one. All processes call
+  it together, whatever they see of the folder by then.
   """
+  steps = {row['step'] for row in history.rows}
+  for row in workdir_lib.History(source, is_kept=False).rows:
+    if row['phase'] == _STAGE and row['step'] not in steps:
+      history.append(row)
   target = _get_step(workdir, num_steps)
-  if not os.path.isdir(target):
-    theirs = workdir_lib.History(source, is_kept=False)
-    for row in theirs.rows:
-      if row['phase'] == _STAGE:
-        history.append(row)
-    distributed.first_then_others(
-      lambda: _copy(_get_step(source, num_steps), target)
-    )
+  distributed.first_then_others(
+    lambda: _copy(_get_step(source, num_steps), target)
+  )
 
 
 def _copy(source: str, target: str) -> None:
-  if os.path.isdir(target):  # Of the first process.
+  if os.path.isdir(target):  # Of an earlier start, or of the first process.
     return
   part = os.path.join(os.path.dirname(target), 'copy.part')
   shutil.rmtree(part, ignore_errors=True)
