@@ -109,11 +109,9 @@ class Baseline:
     assert quantizer.encode is not None  # Every baseline has one.
     found = transforms.flatten_quantized(quantizer.encode(latents, state, axes))
     leaves = trees.flatten(params)
-    int8 = {
-      path: artifact_lib.quantize_int8(leaves[path])
-      for path, encoding in encodings.items()
-      if encoding == 'int8'
-    }
+    int8 = method_lib.quantize_int8(
+      [path for path in encodings if encodings[path] == 'int8'], variables
+    )
     data = artifact_lib.dumps(self.make_artifact(variables, found, int8))
     num_bytes = {row.path: row.num_bytes for row in artifact_lib.layers(data)}
     values = trees.flatten(quantized) | {
@@ -162,7 +160,8 @@ class Baseline:
     """What the file of a state holds."""
     found = sharding.to_host(self._encode(state.opt_state, state.params))
     variables = sharding.to_host(state.variables)
-    int8 = method_lib.quantize_int8(plan, variables)
+    paths = planner.with_encoding(plan, 'int8')
+    int8 = method_lib.quantize_int8(paths, variables)
     return self.make_artifact(variables, found, int8)
 
   def _find_encodings(self, paths: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Those to compare with are in `baselines`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 from typing import Any, Protocol
@@ -83,14 +83,11 @@ def select_quantized(plan: planner.Plan) -> Callable[[str, Any], bool]:
 
 
 def quantize_int8(
-  plan: planner.Plan, variables: Any
+  paths: Iterable[str], variables: Any
 ) -> dict[str, qtensors.Int8Tensor]:
-  """The kernels of a plan that are int8 in the file, by path."""
+  """The kernels that are int8 in the file, by path."""
   leaves = trees.flatten(variables['params'])
-  return {
-    path: artifact_lib.quantize_int8(leaves[path])
-    for path in planner.with_encoding(plan, 'int8')
-  }
+  return {path: artifact_lib.quantize_int8(leaves[path]) for path in paths}
 
 
 def find_layers(plan: planner.Plan) -> trees.LayerAxes:
@@ -254,7 +251,7 @@ class Hyperspherical:
     return self.make_artifact(
       variables,
       transforms.flatten_quantized(finalized),
-      quantize_int8(plan, variables),
+      quantize_int8(planner.with_encoding(plan, 'int8'), variables),
     )
 
   def export(self, plan: planner.Plan, state: Any) -> artifact_lib.Artifact:
