@@ -19,6 +19,9 @@ from hq_jax.core import qtensors
 # What `sizes` calls the runs that are no values of a dtype.
 _KEYS = {layout.SCALE: 'scales', layout.CODEWORDS: 'codewords'}
 
+# What it calls the ancillary sections that this reader knows.
+_ANCILLARY = {layout.RANGES: 'activation_ranges', layout.NESTING: 'nesting'}
+
 
 class Row(NamedTuple):
   """One tensor of a file.
@@ -86,10 +89,11 @@ def sizes(data: bytes) -> dict[str, int]:
     stream), 'model_tables' (the layers' frequencies), 'scales' (of ternary,
     int8 and codebook tensors), 'indices' and 'codewords' (of codebook tensors,
     if there are any), a dtype's name for each dtype of other values (the
-    codes of int8 tensors are 'int8'), 'activation_ranges', and 'ancillary'
-    (sections that this reader skips) if there are any. They add up to
-    `len(data)`. Where scales or codewords share a section with other values,
-    its bytes are split in proportion to the numbers of values.
+    codes of int8 tensors are 'int8'), 'activation_ranges', 'nesting' (lists,
+    tuples and names), and 'ancillary' (sections that this reader skips) if
+    there are any. They add up to `len(data)`. Where scales or codewords share a
+    section with other values, its bytes are split in proportion to the numbers
+    of values.
 
   Raises:
     ValueError: as `reader.parse`.
@@ -120,8 +124,9 @@ def _sizes(parsed: reader.Parsed, file_bytes: int) -> dict[str, int]:
     others = [n for run, n in runs if run.part == layout.VALUES]
     if others:
       parts[layout.DTYPES[encoding][1].name] = sum(others)
-  if layout.RANGES in parsed.sections:
-    parts['activation_ranges'] = len(parsed.sections[layout.RANGES])
+  for section, key in _ANCILLARY.items():
+    if section in parsed.sections:
+      parts[key] = len(parsed.sections[section])
   ancillary = file_bytes - sum(parts.values())
   if ancillary:
     parts['ancillary'] = ancillary
@@ -135,8 +140,8 @@ def layers(data: bytes) -> list[Row]:
   layers: its bytes are attributed in proportion to what each layer's codes cost
   under its model, `sum(-log2 p)`; a section of values is attributed in
   proportion to the numbers of values. Shares are rounded so that
-  `sum(row.num_bytes) + preamble + header (+ activation_ranges) (+ ancillary)
-  == len(data)`.
+  `sum(row.num_bytes) + preamble + header (+ activation_ranges) (+ nesting)
+  (+ ancillary) == len(data)`.
 
   Args:
     data: the whole file.

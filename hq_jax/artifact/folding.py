@@ -131,10 +131,18 @@ def _flatten(
   leaves: dict[str, np.ndarray] = {}
   for name, node in tree.items():
     path = f'{prefix}{name}'
+    inside = {path: node}
     if isinstance(node, Mapping):
-      leaves.update(_flatten(node, f'{path}/'))
-    else:
-      leaves[path] = np.asarray(node)
+      inside = _flatten(node, f'{path}/')
+    elif not hasattr(node, '__array__') or not isinstance(name, str):
+      raise ValueError(
+        f'variables: {path!r:.80} is of type {type(node).__name__}, wanted'
+        ' arrays in dicts by name; hq_jax.compress takes other trees'
+      )
+    for key, leaf in inside.items():
+      if key in leaves:
+        raise ValueError(f'variables: {key!r:.80} is there twice, wanted once')
+      leaves[key] = np.asarray(leaf)
   return leaves
 
 

@@ -70,8 +70,13 @@ def encode(header: Header) -> bytes:
     'preprocessing': header.preprocessing,
     'tree': tree,
   }
+  return pack_json(fields)
+
+
+def pack_json(value: Any) -> bytes:
+  """The body of a section that is a JSON text."""
   text = json.dumps(
-    fields,
+    value,
     sort_keys=True,
     separators=(',', ':'),
     ensure_ascii=False,
@@ -81,6 +86,24 @@ def encode(header: Header) -> bytes:
   _check_size(len(text))
   _check_marks(text)
   return struct.pack('<I', len(text)) + byte_planes.deflate(text)
+
+
+def unpack_json(body: bytes | memoryview) -> Any:
+  """The inverse of `pack_json`."""
+  if len(body) < 4:
+    raise ValueError(f'{len(body)} bytes, wanted 4 or more')
+  size = struct.unpack_from('<I', body)[0]
+  _check_size(size)
+  text = byte_planes.inflate(body[4:], size)
+  _check_marks(text)
+  try:
+    return json.loads(
+      text.decode(),
+      object_pairs_hook=_no_repeats,
+      parse_constant=_no_constants,
+    )
+  except RecursionError:
+    raise ValueError('the JSON text is nested too deeply') from None
 
 
 def decode(body: bytes | memoryview) -> Header:
@@ -113,20 +136,7 @@ def decode(body: bytes | memoryview) -> Header:
 
 
 def _parse(body: bytes | memoryview) -> dict[str, Any]:
-  if len(body) < 4:
-    raise ValueError(f'{len(body)} bytes, wanted 4 or more')
-  size = struct.unpack_from('<I', body)[0]
-  _check_size(size)
-  text = byte_planes.inflate(body[4:], size)
-  _check_marks(text)
-  try:
-    fields = json.loads(
-      text.decode(),
-      object_pairs_hook=_no_repeats,
-      parse_constant=_no_constants,
-    )
-  except RecursionError:
-    raise ValueError('the JSON text is nested too deeply') from None
+  fields = unpack_json(body)
   if not isinstance(fields, dict) or fields.keys() != _KEYS.keys():
     raise ValueError(f'wanted a JSON object with the keys {list(_KEYS)}')
   return fields

@@ -18,6 +18,7 @@ _CONTAINER = {
   'preamble': '(preamble and section table)',
   'header': '(header)',
   'activation_ranges': '(activation ranges)',
+  'nesting': '(nesting)',
   'ancillary': '(ancillary sections)',
 }
 # What a tensor of codes holds, by the first letter of its encoding.

@@ -12,6 +12,7 @@ HEADER = 'HEAD'
 CODES = 'CODE'
 INDICES = 'INDX'
 RANGES = 'rngs'  # ancillary: the logits do not need them
+NESTING = 'nest'  # ancillary: the tensors do not need it
 
 # Encodings of ordinary tensors: the dtype, and the section that holds it.
 DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {

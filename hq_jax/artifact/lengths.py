@@ -9,6 +9,7 @@ from hq_jax.artifact import format as container
 from hq_jax.artifact import header as headers
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import nesting
 from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
 
@@ -40,9 +41,12 @@ def predict(
   slices.check(ternary)
   layout.check_total(specs, layout.MAX_ELEMENTS)
   names = layout.expected_sections(header.specs)
-  num_ranges = len(artifact.activation_ranges)
-  total = container.preamble_bytes(len(names) + bool(num_ranges))
-  total += len(headers.encode(header)) + 2 * num_ranges
+  ancillary = [2 * len(artifact.activation_ranges)]
+  if artifact.nesting is not None:
+    ancillary.append(len(nesting.encode(artifact.nesting)))
+  num_sections = len(names) + sum(map(bool, ancillary))
+  total = container.preamble_bytes(num_sections) + sum(ancillary)
+  total += len(headers.encode(header))
   total += ternary_coder.TABLE_BYTES * slices.count(ternary)
   for runs in layout.runs_by_encoding(header.specs).values():
     values = [(run.size, get_values(run)) for run in runs]

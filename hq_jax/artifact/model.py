@@ -1,6 +1,6 @@
 """The content of an `.hq` file, and the rules that reader and writer share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -38,6 +38,9 @@ class Artifact(NamedTuple):
       quantizes, in the order of `inference.architectures.find_activations`, a
       float16 number `r > 0`: values are taken to be in `[-r, r]`, or in
       `[0, r]` where they cannot be negative. Empty where none were measured.
+    nesting: how the tensors are nested where their paths do not tell: lists,
+      tuples, names with '/' in them, and what has no tensors; see
+      `artifact.nesting`. None where they do.
   """
 
   model: str
@@ -48,6 +51,7 @@ class Artifact(NamedTuple):
   tensors: dict[str, Tensor]
   folded_norms: dict[str, float]
   activation_ranges: tuple[float, ...] = ()
+  nesting: Mapping[str, Any] | None = None
 
 
 def validate(artifact: Artifact) -> None:
@@ -104,6 +108,18 @@ def check_path(path: Any) -> None:
       f'tensor path {path!r:.80}: wanted 1 to {MAX_DEPTH} names joined by /, '
       f'at most {MAX_PATH} characters'
     )
+
+
+def list_paths(
+  tensors: Iterable[str], folded_norms: Iterable[str]
+) -> list[str]:
+  """The paths of the variables: of the tensors, and of folded statistics."""
+  statistics = [
+    f'batch_stats/{norm}/{name}'
+    for norm in folded_norms
+    for name in ('mean', 'var')
+  ]
+  return [*tensors, *statistics]
 
 
 def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import stat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hq_jax.artifact import header as headers
 from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import nesting
 from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
 from hq_jax.core import qtensors
@@ -158,7 +159,7 @@ def decode(parsed: Parsed) -> model_lib.Artifact:
   )
   with naming(f'section {layout.HEADER}'):
     model_lib.validate(artifact)
-  return artifact
+  return artifact._replace(nesting=_decode_nesting(parsed))
 
 
 def decode_ranges(parsed: Parsed) -> tuple[float, ...]:
@@ -174,6 +175,19 @@ def decode_ranges(parsed: Parsed) -> tuple[float, ...]:
     ranges = tuple(np.frombuffer(body, '<f2').astype(float).tolist())
     model_lib.check_ranges(ranges)
   return ranges
+
+
+def _decode_nesting(parsed: Parsed) -> Any:
+  body = parsed.sections.get(layout.NESTING)
+  if body is None:
+    return None
+  paths = [spec.path for spec in parsed.header.specs]
+  with naming(f'section {layout.NESTING}'):
+    found = nesting.decode(body)
+    nesting.check(
+      found, model_lib.list_paths(paths, parsed.header.folded_norms)
+    )
+  return found
 
 
 def _decode_codes(parsed: Parsed) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import nesting
 from hq_jax.core import qtensors
 
 
@@ -35,7 +36,8 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
   Returns:
     Nested dicts, `{'params': {...}, 'batch_stats': {...}}` and whatever
     other collections the paths start with; 'batch_stats' is absent where
-    there is none. Floating, 8-bit and 16-bit leaves become float32; wider
+    there is none. Where the artifact has a `nesting`, its lists, tuples and
+    names. Floating, 8-bit and 16-bit leaves become float32; wider
     integers stay as they are, because float32 does not hold them all.
 
   Raises:
@@ -49,16 +51,18 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
   [[2.0, 0.0], [0.0, -3.0]]
   """
   model_lib.validate(artifact)
-  variables: dict[str, Any] = {'params': {}}
-  for path, tensor in artifact.tensors.items():
-    model_lib.insert(variables, path, to_array(tensor))
+  leaves = [(path, to_array(x)) for path, x in artifact.tensors.items()]
   for norm, epsilon in artifact.folded_norms.items():
     shape = np.shape(artifact.tensors[f'params/{norm}/scale'])
     variance = np.full(shape, unit_variance(epsilon), np.float32)
-    model_lib.insert(
-      variables, f'batch_stats/{norm}/mean', np.zeros(shape, np.float32)
-    )
-    model_lib.insert(variables, f'batch_stats/{norm}/var', variance)
+    mean = np.zeros(shape, np.float32)
+    paths = model_lib.list_paths((), [norm])
+    leaves += zip(paths, (mean, variance), strict=True)
+  variables: dict[str, Any] = {'params': {}}
+  for path, leaf in leaves:
+    model_lib.insert(variables, path, leaf)
+  if artifact.nesting is not None:
+    return {'params': {}, **nesting.build(artifact.nesting, dict(leaves))}
   return variables
 
 

@@ -11,6 +11,7 @@ from hq_jax.artifact import header as headers
 from hq_jax.artifact import index_coder
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
+from hq_jax.artifact import nesting
 from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
 from hq_jax.runtime import atomic_write
@@ -73,6 +74,11 @@ def dumps(artifact: model_lib.Artifact) -> bytes:
   if artifact.activation_ranges:
     body = np.array(artifact.activation_ranges, '<f2').tobytes()
     sections.append((layout.RANGES, body))
+  if artifact.nesting is not None:
+    nesting.check(
+      artifact.nesting, model_lib.list_paths(found, artifact.folded_norms)
+    )
+    sections.append((layout.NESTING, nesting.encode(artifact.nesting)))
   data = container.pack(sections)
   layout.check_total(specs, len(data))
   return data

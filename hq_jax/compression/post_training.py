@@ -14,6 +14,7 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax.artifact import model as model_lib
+from hq_jax.compression import nesting
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
 from hq_jax.compression.planner import allocation
@@ -111,6 +112,7 @@ def compress(
   if not max_error >= 0:
     raise ValueError(f'max_error is {max_error!r:.40}, wanted 0 or more')
   variables = overhead.collect(variables)
+  nested = nesting.find(variables)
   for path, leaf in trees.flatten(variables).items():
     if not hasattr(leaf, '__array__'):
       raise ValueError(
@@ -124,6 +126,7 @@ def compress(
       'input_shape': tuple(input_shape),
       'preprocessing': dict(preprocessing),
       'class_names': tuple(class_names),
+      'nesting': nested,
     },
     norms=norms,
     pairs=pairs,

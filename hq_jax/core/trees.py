@@ -88,6 +88,43 @@ def flatten(
   return {path_string(path): leaf for path, leaf in leaves}
 
 
+def restore(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
+  """Puts the leaves of a tree into another one, by their paths.
+
+  A file holds dicts, lists and tuples. Classes come back from it as dicts of
+  their attributes, which this turns into what they were.
+
+  >>> import optax
+  >>> restore({'count': 3, 'mu': {'a': 1}, 'nu': {'a': 2}},
+  ...         optax.ScaleByAdamState(0, {'a': 0}, {'a': 0}))
+  ScaleByAdamState(count=3, mu={'a': 1}, nu={'a': 2})
+
+  Args:
+    tree: any pytree, such as `artifact.to_variables(..)['params']`.
+    like: any pytree whose leaves have the same paths and shapes, such as the
+      parameters that a model is initialized with, or their shapes.
+
+  Returns:
+    A tree with the structure of `like` and the leaves of `tree`.
+
+  Raises:
+    ValueError: where a leaf is missing in one of them, or shapes differ.
+  """
+  found, wanted = flatten(tree), flatten(like)
+  for path in [*wanted, *found]:
+    shapes = [
+      np.shape(leaves[path]) if path in leaves else None
+      for leaves in (found, wanted)
+    ]
+    if shapes[0] != shapes[1]:
+      raise ValueError(
+        f'tree: {path} has shape {shapes[0]}, wanted {shapes[1]}, as in like'
+      )
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: found[path_string(path)], like
+  )
+
+
 def in_params(leaves: Mapping[str, Any]) -> dict[str, Any]:
   """From paths inside the parameters to those of all variables and of files.
 

@@ -17,13 +17,14 @@ _FIXED = struct.Struct('<8sHH')
 _ROW = struct.Struct('<4sII')
 _NAMES = (
   *('HEAD', 'CODE', 'INDX', 'TF16', 'TF32', 'TI08', 'TU64'),
-  *('WHAT', 'note', 'rngs'),
+  *('WHAT', 'note', 'rngs', 'nest'),
 )
 _NUMBERS = (
   *(0, 1, 2, 127, 128, 255, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31),
   *(1 << 20, 1 << 22, 1 << 24, (1 << 32) - 1, 1 << 32, 1 << 62, 1 << 63),
   1 << 64,
 )
+_TEXT_SECTIONS = layout.HEADER, layout.NESTING
 _SIZES = (*_NUMBERS, -1, -(1 << 63), 0.0, 2.0, 1e300, True, None, '4', [4], {})
 _ENCODINGS = (*layout.DTYPES, *layout.SCALES, 'q8', '', 'f16')
 _TEXTS = (
@@ -37,9 +38,12 @@ _BLOCKS = (
 )
 
 
+EMPTY = artifact.Artifact('', {}, (), {}, (), {}, {})
+
+
 def make_bases(small):
   """Files of every kind, by name, the largest of some kB."""
-  empty = artifact.Artifact('', {}, (), {}, (), {}, {})
+  empty = EMPTY
   contents = {
     'small': small,
     'contexts': _make_contexts(),
@@ -48,8 +52,22 @@ def make_bases(small):
     'plain': empty._replace(tensors=_make_plain()),
     'empty': empty,
     'stacked': empty._replace(tensors=make_stacked()),
+    'nested': empty._replace(
+      tensors=_make_nested(),
+      nesting={
+        'params': {
+          'a/b': ['list', 0, ['tuple', 0, None]],
+          'c': ['dict', [3, {}], [-7, {'d': 0}]],
+        },
+      },
+    ),
   }
   return {name: artifact.dumps(given) for name, given in contents.items()}
+
+
+def _make_nested():
+  paths = 'params/a/b/0', 'params/a/b/1/0', 'params/c/-7/d'
+  return {path: np.arange(i, 3, dtype='f2') for i, path in enumerate(paths)}
 
 
 def pack(sections):
@@ -170,8 +188,10 @@ def mutate_body(data, rng):
 
 
 def mutate_text(data, rng):
-  """Changes bytes of the header's text, which is deflated again."""
-  text = _get_text(data)
+  """Changes bytes of a JSON text, which is deflated again."""
+  names = [name for name in _TEXT_SECTIONS if name in container.unpack(data)]
+  name = _pick(names or [layout.HEADER], rng)
+  text = _get_text(data, name)
   start = int(rng.integers(len(text) + 1))
   action = rng.integers(4)
   if action == 0:
@@ -184,7 +204,7 @@ def mutate_text(data, rng):
   else:
     text = mutate_bytes(text, rng)
   size = None if rng.integers(8) else _pick(_NUMBERS, rng) % (1 << 32)
-  return _replace(data, layout.HEADER, make_head(text, size))
+  return _replace(data, name, make_head(text, size))
 
 
 def mutate_header(data, rng):
@@ -263,7 +283,8 @@ def mutate_deflate(data, rng):
   sections = container.unpack(data)
   name = _pick(sorted(set(sections) - {layout.CODES, layout.INDICES}), rng)
   body = bytes(sections[name])
-  start = 4 if name == layout.HEADER else int(rng.integers(len(body) + 1))
+  has_size = name in _TEXT_SECTIONS
+  start = 4 if has_size else int(rng.integers(len(body) + 1))
   size = _pick([0, 1, 1000, 1 << 20, 1 << 22], rng)
   streams = [
     byte_planes.deflate(bytes(size)),
@@ -276,7 +297,7 @@ def mutate_deflate(data, rng):
     b'\0' * 20,
   ]
   head = body[:start]
-  if name == layout.HEADER and rng.integers(2):
+  if has_size and rng.integers(2):
     head = struct.pack('<I', size)
   return _replace(data, name, head + _pick(streams, rng))
 
@@ -471,8 +492,8 @@ def _replace(data, name, body):
   return pack(list(sections.items()))
 
 
-def _get_text(data):
-  body = container.unpack(data).get(layout.HEADER, b'')
+def _get_text(data, name=layout.HEADER):
+  body = container.unpack(data).get(name, b'')
   if len(body) < 4:
     raise ValueError('no text')
   return byte_planes.inflate(body[4:], struct.unpack_from('<I', body)[0])

@@ -28,6 +28,7 @@ SHARES = {
   'int8': 0.1,
   'codebook': 0.15,
   'plain': 0.12,
+  'nested': 0.1,
   'empty': 0.08,
   'stacked': 0.2,
 }

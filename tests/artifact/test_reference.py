@@ -14,6 +14,7 @@ import zlib
 
 import hypothesis
 from hypothesis import strategies as st
+import jax
 import numpy as np
 import pytest
 
@@ -428,9 +429,19 @@ def read_ranges(data):
   return struct.unpack(f'<{len(body) // 2}e', body)
 
 
+def read_nesting(data):
+  body = read_sections(data).get('nest')
+  if body is None:
+    return None
+  text = zlib.decompress(body[4:], -15)
+  assert len(text) == int.from_bytes(body[:4], 'little')
+  return json.loads(text)
+
+
 def _check(given):
   data = artifact.dumps(given)
   assert read_ranges(data) == given.activation_ranges
+  assert read_nesting(data) == given.nesting
   found = read(data)
   assert found.keys() == given.tensors.keys()
   for path, tensor in given.tensors.items():
@@ -455,6 +466,29 @@ def test_agrees_on_a_small_artifact(small):
 def test_agrees_on_stacks(small):
   stacked = mutations.make_stacked()
   _check(small._replace(tensors={**small.tensors, **stacked}))
+
+
+def nest(node, leaves, names=()):
+  if node == 0:
+    return leaves['/'.join(names)]
+  if node is None:
+    return None
+  if isinstance(node, dict):
+    return {k: nest(x, leaves, (*names, k)) for k, x in node.items()}
+  kind, *rest = node
+  if kind == 'dict':
+    return {k: nest(x, leaves, (*names, str(k))) for k, x in rest}
+  found = [nest(x, leaves, (*names, str(i))) for i, x in enumerate(rest)]
+  return tuple(found) if kind == 'tuple' else found
+
+
+def test_agrees_on_nested_tensors():
+  data = mutations.make_bases(mutations.EMPTY)['nested']
+  leaves = {path: values for path, (values, _) in read(data).items()}
+  variables = artifact.to_variables(artifact.loads(data))
+  assert nest(read_nesting(data), leaves) == jax.tree.map(
+    lambda leaf: leaf.tolist(), variables
+  )
 
 
 def _codebook(rng, shape, size, wide, dtype, scale):
