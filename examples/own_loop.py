@@ -81,8 +81,6 @@ def main(path: str) -> None:
     input_shape=images.shape[1:],
     preprocessing=preprocessing,
     class_names=tuple(map(str, digits.target_names)),
-    norms=models.find_norms(params),
-    pairs=models.pair_norms(params),
   )
   artifact.write(path, found)
   dense = 4 * sum(x.size for x in jax.tree.leaves((params, batch_stats)))

@@ -79,7 +79,7 @@ def _write_digits(path):
     pytest.param('docs/transforms.md', 21, marks=pytest.mark.slow),
     ('docs/export.md', 3),
     ('docs/predict.md', 2),
-    ('docs/sizes.md', 4),
+    ('docs/sizes.md', 5),
     pytest.param('docs/images.md', 1, marks=pytest.mark.slow),
   ],
 )

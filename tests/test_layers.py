@@ -10,7 +10,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / 'hq_jax'
 # From the lowest to the highest; what lies beside the folders is above all.
 _ROOMS = (
   *('launch', 'core', 'config', 'transforms', 'models', 'runtime', 'artifact'),
-  *('compression', 'data', 'report', 'baselines', 'inference', 'training'),
+  *('data', 'compression', 'report', 'baselines', 'inference', 'training'),
 )
 _LEVELS = {name: level for level, name in enumerate(_ROOMS)}
 _TOP = len(_ROOMS)

@@ -14,6 +14,7 @@ import numpy as np
 
 from hq_jax import artifact as artifact_lib
 from hq_jax.artifact import model as model_lib
+from hq_jax.compression import known_networks
 from hq_jax.compression import nesting
 from hq_jax.compression import planner
 from hq_jax.compression import rate_control
@@ -39,15 +40,15 @@ def compress(
   sparsity: float | Mapping[str, float] | None = None,
   select: trees.Selector = trees.kernels,
   channel_axis: trees.ChannelAxis = trees.channel_axis,
-  layer_axes: trees.LayerAxes = (),
+  layer_axes: trees.LayerAxes | None = None,
   max_error: float = 1e-3,
   model: str = '',
   model_arguments: Mapping[str, Any] = {},
   input_shape: tuple[int, ...] = (1,),
   preprocessing: Mapping[str, Any] = {},
   class_names: tuple[str, ...] = (),
-  norms: Mapping[str, float] = {},
-  pairs: Mapping[str, str] = {},
+  norms: Mapping[str, float] | None = None,
+  pairs: Mapping[str, str] | None = None,
 ) -> artifact_lib.Artifact:
   """Makes the kernels of a trained network ternary, or int8.
 
@@ -83,26 +84,30 @@ def compress(
     channel_axis: where their output channels are; see `trees.find_axes`.
     layer_axes: along which axes layers are stacked in them; see
       `trees.find_axes`. Where it is by path, other tensors may match, too: each
-      of their layers is within `max_error`.
+      of their layers is within `max_error`. None for those of the model.
     max_error: the largest relative error, `||x - x'|| / ||x||`, of each tensor
       that is no such kernel: it becomes int8, float16 or float32, the shortest
       within it (norms and statistics no int8).
-    model: the name in the header.
-    model_arguments: in the header, plain JSON values.
-    input_shape: of one example, in the header.
-    preprocessing: in the header, plain JSON values.
-    class_names: in the header, by label.
+    model: the name of a network of `models`, whose variables these are: then
+      the next three are needed, and `hq_jax.load` uses the file. With another
+      name or none, it is a file of weights, and all of them are taken down.
+    model_arguments: the network's, as `models.build` takes them; plain JSON.
+    input_shape: of one example: of an image (height, width, channels).
+    preprocessing: what is done to an image, plain JSON: 'mean' and 'std' of the
+      pixels, for each channel, and what else `docs/format.md` lists.
+    class_names: by label; none for numbers.
     norms: path of each batch norm inside params that is to be folded to one
-      scale and one bias, and its epsilon.
+      scale and one bias, and its epsilon; None for those of the model.
     pairs: path of such a norm, and that of the module whose output it takes,
-      unchanged: the scale of its kernel is folded, too.
+      unchanged: the scale of its kernel is folded, too; None for those of the
+      model.
 
   Returns:
     An artifact, for `artifact.write` or `artifact.to_variables`.
 
   Raises:
-    ValueError: with the field and its value; where the ratio cannot be reached,
-      with the reason in bytes.
+    ValueError: with the field and its value; where the variables are not those
+      of the model; where the ratio cannot be reached, with the reason in bytes.
   """
   if target_ratio is not None and sparsity is not None:
     raise ValueError(
@@ -118,18 +123,20 @@ def compress(
       raise ValueError(
         f'variables: {path} is of type {type(leaf).__name__}, wanted an array'
       )
+  header = {
+    'model': model,
+    'model_args': dict(model_arguments),
+    'input_shape': tuple(input_shape),
+    'preprocessing': dict(preprocessing),
+    'class_names': tuple(class_names),
+  }
+  known = known_networks.find(variables, header)
+  layer_axes = known.layer_axes if layer_axes is None else layer_axes
   make_artifact = functools.partial(
     _make_artifact,
-    header={
-      'model': model,
-      'model_args': dict(model_arguments),
-      'input_shape': tuple(input_shape),
-      'preprocessing': dict(preprocessing),
-      'class_names': tuple(class_names),
-      'nesting': nested,
-    },
-    norms=norms,
-    pairs=pairs,
+    header=header | {'nesting': nested},
+    norms=known.norms if norms is None else norms,
+    pairs=known.pairs if pairs is None else pairs,
     max_error=max_error,
     layer_axes=_find_stacks(variables['params'], layer_axes),
   )

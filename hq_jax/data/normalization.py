@@ -1,6 +1,6 @@
 """Normalization of pixels, in training and wherever a model is used."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 import typing
 from typing import Any
@@ -30,6 +30,18 @@ def preprocessing(dataset: 'datasets.Dataset') -> dict[str, Any]:
     'mean': list(dataset.pixel_mean),
     'std': list(dataset.pixel_std),
   }
+
+
+def check(preprocessing: Mapping[str, Any], input_shape: Sequence[int]) -> None:
+  """Refuses what a file says of its preprocessing, if it makes no sense."""
+  crop = get_crop(preprocessing)
+  height, width, channels = input_shape
+  if crop is not None and (height, width) != (crop[1], crop[1]):
+    raise ValueError(
+      f'crop is {crop[1]}, but input_shape is {tuple(input_shape)}'
+    )
+  get_pixel_range(preprocessing)
+  get_statistics(preprocessing, channels)
 
 
 def get_crop(preprocessing: Mapping[str, Any]) -> tuple[int, int] | None:

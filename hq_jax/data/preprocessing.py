@@ -20,18 +20,6 @@ Image = bytes | pil.Image | np.ndarray
 _EIGHT_BITS = 0.0, 255.0
 
 
-def check(preprocessing: Mapping[str, Any], input_shape: Sequence[int]) -> None:
-  """Refuses what a file says of its preprocessing, if it makes no sense."""
-  crop = normalization.get_crop(preprocessing)
-  height, width, channels = input_shape
-  if crop is not None and (height, width) != (crop[1], crop[1]):
-    raise ValueError(
-      f'crop is {crop[1]}, but input_shape is {tuple(input_shape)}'
-    )
-  normalization.get_pixel_range(preprocessing)
-  normalization.normalize(np.zeros((1, 1, channels)), preprocessing)
-
-
 def to_pixels(
   image: Image, input_shape: Sequence[int], preprocessing: Mapping[str, Any]
 ) -> np.ndarray:

@@ -54,8 +54,9 @@ def make_layers(
     ValueError: an unknown model, or arguments that are not its own.
   """
   if model not in _NETWORKS:
+    hint = '' if model else ': these are weights alone, see hq_jax.compress'
     raise ValueError(
-      f'model is {model!r}, wanted one of: {", ".join(_NETWORKS)}'
+      f'model is {model!r}, wanted one of: {", ".join(_NETWORKS)}{hint}'
     )
   build, fixed, defaults = _NETWORKS[model]
   given = {

@@ -231,7 +231,7 @@ def load(
   artifact = artifact_lib.read(path)
   with reader.naming(os.fspath(path)):
     network.read_layers(artifact)
-    preprocessing_lib.check(artifact.preprocessing, artifact.input_shape)
+    normalization.check(artifact.preprocessing, artifact.input_shape)
     try:
       apply, found = _ENGINES[engine](artifact, activations == 'float32')
     except ModuleNotFoundError as error:

@@ -16,6 +16,7 @@ from hq_jax.models import small
 from hq_jax.models import vit
 
 __all__ = [
+  'NAMES',
   'build',
   'find_layer_axes',
   'find_norms',
@@ -63,6 +64,7 @@ _MODELS = {
     for size, num in (('ti', 3), ('s', 6), ('b', 12))
   },
 }
+NAMES = tuple(_MODELS)
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 # In all stages together: a file that asks for more is not traced, which takes

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+import hq_jax
 from hq_jax import artifact
 from hq_jax import models
 from hq_jax.compression import post_training
 from hq_jax.core import qtensors
 from hq_jax.core import trees
+from tests.models import reference
 
 
 def _draw_resnet(seed=0):
@@ -257,23 +259,88 @@ def test_what_is_not_selected_stays():
   ]
 
 
-def test_the_header_holds_what_it_is_given():
-  found = _compress(
-    model='small_resnet',
-    model_arguments={'widths': [4, 64]},
-    input_shape=(8, 8, 1),
-    preprocessing={'mean': [0.5]},
-    class_names=('a', 'b'),
+_HEADER = {
+  'model': 'small_resnet',
+  'model_arguments': {'widths': [4, 64], 'num_blocks': [1, 1]},
+  'input_shape': (8, 8, 1),
+  'preprocessing': {'pixel_max': 16.0, 'mean': [5.0], 'std': [6.0]},
+  'class_names': tuple('abcdefghij'),
+}
+
+
+def test_the_file_of_a_named_network_answers(rng, tmp_path):
+  found = post_training.compress(_VARIABLES, target_ratio=30.0, **_HEADER)
+  artifact.write(tmp_path / 'model.hq', found)
+  assert found.folded_norms == _NORMS
+  classifier = hq_jax.load(tmp_path / 'model.hq')
+  images = rng.integers(0, 17, (8, 8, 8, 1), np.uint8)
+  inputs = (np.float32(images) - 5) / 6
+  logits = np.asarray(_MODEL.apply(classifier.variables, inputs))
+  np.testing.assert_allclose(classifier.logits(images), logits, atol=1e-5)
+  # Those of the network that was given, as far as a thirtieth of it can be.
+  before = np.asarray(_MODEL.apply(_VARIABLES, inputs))
+  assert np.corrcoef(logits.ravel(), before.ravel())[0, 1] > 0.9
+  answers = classifier.predict(list(images), top=1)
+  names = [_HEADER['class_names'][i] for i in logits.argmax(1)]
+  assert [answer.classes for answer in answers] == [(name,) for name in names]
+
+
+def test_weights_alone_are_no_classifier(tmp_path):
+  artifact.write(tmp_path / 'a.hq', post_training.compress(_VARIABLES))
+  with pytest.raises(ValueError, match="model is '', wanted one of: mlp"):
+    hq_jax.load(tmp_path / 'a.hq')
+
+
+def test_a_name_that_is_not_known_is_said():
+  with pytest.warns(UserWarning, match="model is 'resnet-18', which is no"):
+    found = post_training.compress(_VARIABLES, model='resnet-18')
+  assert found.model == 'resnet-18'
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('input_shape', (1,), r'input_shape is \(1,\), wanted \(height, width, ch'),
+    ('input_shape', (8, 8, 3), 'preprocessing: mean is .*, wanted 3 finite'),
+    ('preprocessing', {}, 'preprocessing: mean is None, wanted 1 finite'),
+    ('class_names', ('a', 'b'), 'class_names has 2 names, wanted 10, one for'),
+    (
+      'model_arguments',
+      {'widths': [4, 32], 'num_blocks': [1, 1]},
+      r'variables: \S+ has shape .*, wanted .*, as model .small_resnet.',
+    ),
+    ('model_arguments', {'widths': [4]}, r'model.widths is \(4,\) and'),
+    ('model', 'mlp', 'model.num_blocks is .1, 1., but mlp takes no such'),
+  ],
+)
+def test_what_a_named_network_needs_is_said(field, value, message):
+  with pytest.raises(ValueError, match=f'^{message}') as caught:
+    post_training.compress(_VARIABLES, **(_HEADER | {field: value}))
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['vit', 'resnet18'])
+def test_files_of_other_networks_answer_like_them(name, tmp_path):
+  is_vit = name == 'vit'
+  arguments = {'width': 32, 'depth': 2, 'num_heads': 2} if is_vit else {}
+  model = models.build(name, num_classes=3, arguments=arguments)
+  image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
+  variables = jax.tree.map(np.asarray, reference.draw(model, image))
+  found = post_training.compress(
+    variables,
+    sparsity=0.3,
+    model=name,
+    model_arguments=arguments,
+    input_shape=(16, 16, 3),
+    preprocessing={'mean': [100.0] * 3, 'std': [50.0] * 3},
   )
-  read = artifact.loads(artifact.dumps(found))
-  assert read[:5] == (
-    'small_resnet',
-    {'widths': [4, 64]},
-    (8, 8, 1),
-    {'mean': [0.5]},
-    ('a', 'b'),
-  )
-  assert read.folded_norms == _NORMS
+  artifact.write(tmp_path / 'model.hq', found)
+  classifier = hq_jax.load(tmp_path / 'model.hq')
+  assert classifier.class_names == ('0', '1', '2')
+  images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+  wanted = model.apply(classifier.variables, (np.float32(images) - 100) / 50)
+  np.testing.assert_allclose(classifier.logits(images), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(

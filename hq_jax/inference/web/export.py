@@ -12,7 +12,7 @@ from typing import Any
 from hq_jax import artifact as artifact_lib
 from hq_jax.artifact import inspect
 from hq_jax.artifact import reader
-from hq_jax.data import preprocessing as preprocessing_lib
+from hq_jax.data import normalization
 from hq_jax.inference import folded_layers
 from hq_jax.inference import layer as layer_lib
 from hq_jax.inference import network
@@ -85,7 +85,7 @@ def format_sizes(folder: str, sizes: dict[str, int]) -> str:
 def _describe(data: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
   """The graph of a file's network, and what the page needs to know."""
   artifact = artifact_lib.loads(data)
-  preprocessing_lib.check(artifact.preprocessing, artifact.input_shape)
+  normalization.check(artifact.preprocessing, artifact.input_shape)
   channels = artifact.input_shape[-1]
   if channels not in (1, 3):
     raise ValueError(
