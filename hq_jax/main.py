@@ -77,6 +77,7 @@ _NOT_FINITE = 3
 # Persistent errors of a disk: the same command would meet them again.
 _LASTING = (
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+  *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
 
 
@@ -183,6 +184,7 @@ def main(argv: Sequence[str]) -> int:
   # After the flags: what they import takes seconds.
   if _COMPILE_ONLY.value is not None:
     return _compile_only(_COMPILE_ONLY.value)
+  from hq_jax.runtime import backend
   from hq_jax.runtime import compile_cache
   from hq_jax.runtime import distributed
   from hq_jax.runtime import preemption
@@ -193,16 +195,17 @@ def main(argv: Sequence[str]) -> int:
     distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
+    backend.start()
   except ValueError as error:
     return _refuse(error)
   # JAX may have a handler of its own by now, for SIGTERM alone.
   listener.take_signals()
-  if warning and distributed.is_primary():
-    print(f'hq_jax: {warning}', file=sys.stderr)
+  if not distributed.is_primary():
+    warning = None
   if distributed.is_single_process():
-    return _run(listener)
+    return _run(listener, warning)
   try:
-    status = _run(listener)
+    status = _run(listener, warning)
   except Exception:
     traceback.print_exc()
     status = _DIED
@@ -215,13 +218,13 @@ def main(argv: Sequence[str]) -> int:
   return status
 
 
-def _run(listener: 'preemption.Listener') -> int:
+def _run(listener: 'preemption.Listener', warning: str | None) -> int:
   from hq_jax.runtime import preemption
 
   try:
     if _EVALUATE.value is not None:
-      return _evaluate(_EVALUATE.value)
-    return _train(listener)
+      return _evaluate(_EVALUATE.value, warning)
+    return _train(listener, warning)
   except preemption.Stopped as stopped:
     name = signal.Signals(stopped.signal_number).name
     print(
@@ -236,20 +239,24 @@ def _run(listener: 'preemption.Listener') -> int:
 
 
 def _compile_only(topology: str) -> int:
+  from hq_jax.runtime import backend
   from hq_jax.training import compile_only
 
   try:
+    backend.start()
     compile_only.run(_CONFIG.value, topology)
   except (ValueError, OSError, ModuleNotFoundError) as error:
     return _refuse(error, 'compile_only')
   return 0
 
 
-def _evaluate(path: str) -> int:
+def _evaluate(path: str, warning: str | None) -> int:
   from hq_jax.runtime import distributed
   from hq_jax.training import evaluate
 
   found = evaluate.evaluate_file(path, _CONFIG.value)
+  if warning:
+    terminal.refuse(warning)
   if distributed.is_primary():
     terminal.show(
       f'{terminal.escape(path)}: test accuracy {found["accuracy"]:.2%} on'
@@ -258,7 +265,7 @@ def _evaluate(path: str) -> int:
   return 0
 
 
-def _train(listener: 'preemption.Listener') -> int:
+def _train(listener: 'preemption.Listener', warning: str | None) -> int:
   from hq_jax.runtime import checkpoint
   from hq_jax.runtime import preemption
   from hq_jax.training import setup as setup_lib
@@ -267,6 +274,8 @@ def _train(listener: 'preemption.Listener') -> int:
   if not flags.FLAGS['verbosity'].present:
     checkpoint.silence_orbax()
   setup = setup_lib.prepare(_CONFIG.value, _WORKDIR.value)
+  if warning:  # Now, so that a refusal is one line.
+    terminal.refuse(warning)
   with setup_lib.claim(setup):
     listener.watch = preemption.Watch(setup.mesh)
     try:

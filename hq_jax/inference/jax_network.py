@@ -13,6 +13,7 @@ from hq_jax.artifact import variables
 from hq_jax.core import convolutions
 from hq_jax.inference import layer as layer_lib
 from hq_jax.inference import network
+from hq_jax.runtime import backend
 
 # Name of a layer and its tensor, as 'stem/kernel': its values.
 Weights = Mapping[str, jax.Array | np.ndarray]
@@ -24,6 +25,7 @@ class JaxEngine:
 
   def __init__(self, artifact: artifact_lib.Artifact):
     layers = network.read_layers(artifact)
+    backend.start()
     self._weights = jax.device_put(make_weights(layers, read_leaves(artifact)))
     self._apply = jax.jit(lambda weights, x: apply(layers, weights, x))
     # Shifted products are fast on a CPU as long as they stay in its caches.

@@ -74,10 +74,10 @@ def _predict(
 ) -> classifier_lib.Prediction:
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
-    found = classifier.rank(classifier.logits(path)[0], top)
+    inputs = classifier.preprocess(path)
   for warning in caught:  # Such as of EXIF that is broken.
     terminal.refuse(f'{path}: {warning.message}')
-  return found
+  return classifier.rank(classifier.apply(inputs)[0], top)
 
 
 def _format_text(path: str, prediction, error: str) -> str:

@@ -1,5 +1,7 @@
 """Writing a report: every file whole or not at all."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 from typing import Any
@@ -46,6 +48,20 @@ def write(workdir: str, inputs: run_record.Inputs) -> dict[str, Any]:
   return report
 
 
+@contextlib.contextmanager
+def _without_backend() -> Iterator[None]:
+  """Keeps matplotlib, while it is imported, from what a notebook has chosen.
+
+  The pictures need none, and one that is not installed is refused.
+  """
+  chosen = os.environ.pop('MPLBACKEND', None)
+  try:
+    yield
+  finally:
+    if chosen is not None:
+      os.environ['MPLBACKEND'] = chosen
+
+
 def _draw(
   inputs: run_record.Inputs,
   report: dict[str, Any],
@@ -53,7 +69,8 @@ def _draw(
 ) -> dict[str, bytes]:
   """The pictures by their names; none, and a warning, without matplotlib."""
   try:
-    from hq_jax.report import figures
+    with _without_backend():
+      from hq_jax.report import figures
   except ModuleNotFoundError as error:
     if error.name != 'matplotlib':
       raise

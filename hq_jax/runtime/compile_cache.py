@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 from typing import Any
+import warnings
 
 import jax
 
@@ -12,11 +13,13 @@ def keep(folder: str | None) -> str | None:
   """Has JAX keep compiled programs, and look for them, in a folder.
 
   Where it is None and JAX was given none, by JAX_COMPILATION_CACHE_DIR, it is
-  that of the user; where it is empty, nothing is kept.
+  that of the user; where it is empty, nothing is kept. What it returns says
+  that nothing can be.
   """
   config: Any = jax.config
-  if folder is None and config.jax_compilation_cache_dir:
-    return None
+  given = config.jax_compilation_cache_dir
+  if folder is None and given:
+    return None if '://' in given else _look_at(pathlib.Path(given))
   if folder == '':
     jax.config.update('jax_enable_compilation_cache', False)
     return None
@@ -33,6 +36,17 @@ def keep(folder: str | None) -> str | None:
   jax.config.update('jax_compilation_cache_dir', chosen)
   # Small programs too, which JAX leaves out: there are many of them.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  return None
+
+
+def _look_at(folder: pathlib.Path) -> str | None:
+  """Says once that JAX cannot write to its folder, as it would each time."""
+  try:
+    _check(folder)
+  except OSError as error:
+    for what in ('reading', 'writing'):
+      warnings.filterwarnings('ignore', f'Error {what} persistent compilation')
+    return f'what is compiled is not kept: {error}'
   return None
 
 

@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 
 from hq_jax.data import sources
+from hq_jax.runtime import home
 
 KEYS = ('x_train', 'y_train', 'x_test', 'y_test')
 
@@ -157,7 +158,7 @@ def open_npz(
   path: str | os.PathLike[str], class_names: Sequence[str] | None = None
 ) -> Arrays:
   """Reads a `.npz` file of `x_train`, `y_train`, `x_test` and `y_test`."""
-  path = pathlib.Path(path).expanduser()
+  path = home.expand(path, 'config.data.data_dir')
   try:
     with np.load(path, allow_pickle=False) as file:
       if not isinstance(file, np.lib.npyio.NpzFile):
@@ -183,7 +184,7 @@ def open_idx(
   folder: str | os.PathLike[str], class_names: Sequence[str] | None = None
 ) -> Arrays:
   """Reads a folder of four IDX files, as MNIST's, packed or not."""
-  folder = pathlib.Path(folder).expanduser()
+  folder = home.expand(folder, 'config.data.data_dir')
   if not folder.is_dir():
     package = _PACKAGES.get(str(folder))
     how = f': apt-get install {package}' if package else ''

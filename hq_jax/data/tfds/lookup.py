@@ -7,6 +7,8 @@ import shlex
 
 import tensorflow_datasets as tfds
 
+from hq_jax.runtime import home
+
 _NAME = re.compile(r'([a-z0-9_]+)(?:/(\w[\w.-]*))?(?::([0-9.]+))?')
 
 
@@ -34,9 +36,8 @@ def prepare_command(
 
 def get_root(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
   """Returns the folder that holds the data sets."""
-  root = pathlib.Path(
-    data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  ).expanduser()
+  given = data_dir or os.environ.get('TFDS_DATA_DIR')
+  root = home.expand(given or '~/tensorflow_datasets', 'data_dir')
   if root.exists() and not root.is_dir():
     raise ValueError(f'data_dir: {str(root)!r} is a file, not a folder')
   return root

@@ -11,6 +11,7 @@ from hq_jax import artifact as artifact_lib
 from hq_jax.core import qtensors
 from hq_jax.inference import jax_network
 from hq_jax.inference import network
+from hq_jax.runtime import backend
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
@@ -21,6 +22,7 @@ def make_stablehlo(artifact: artifact_lib.Artifact) -> bytes:
   Ternary codes are in it as 2 bits, and are unpacked where it runs.
   """
   layers = network.read_layers(artifact)
+  backend.start()
   makers = {
     path: _get_maker(tensor) for path, tensor in artifact.tensors.items()
   }
