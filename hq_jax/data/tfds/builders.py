@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from hq_jax.data.tfds import class_names
 from hq_jax.data.tfds import errors as tfds_errors
 from hq_jax.data.tfds import lookup
 
@@ -51,7 +52,8 @@ def write(
   """Has TFDS write a set, safe against other processes and being killed.
 
   TFDS writes to a folder `incomplete.*`, which it renames when it is complete.
-  A killed process leaves that folder behind, which may be deleted.
+  A killed process leaves that folder behind, which may be deleted. Beside the
+  names of the classes is then a digest of them.
   """
   try:
     builder.download_and_prepare(download_config=config)
@@ -59,10 +61,12 @@ def write(
     # Another process may have been the first to put its folder there.
     if not lookup.is_complete(pathlib.Path(builder.data_dir)):
       raise
+  class_names.sign(pathlib.Path(builder.data_dir))
 
 
 def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
   """Opens a prepared set and checks that it can be used here."""
+  class_names.check(folder)
   try:
     builder = tfds.builder_from_directory(folder)
     formats = builder.info.available_file_formats()
@@ -78,7 +82,6 @@ def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
       ' array_record: choose another data_dir, or delete that folder and run'
       f' `{lookup.prepare_command(name, root)}`'
     )
-  find_keys(builder.info)
   builder.info.set_file_format(
     FORMAT, override=True, override_if_initialized=True
   )
