@@ -80,30 +80,38 @@ def measure_peak(read, data):
 def allow_peak(data):
   """Twice what the file holds and declares, and what bookkeeping comes to.
 
-  `2 (file + tensors + 2^20) + header + channels`, in bytes. The header is at
-  most 9 for each byte of its text (Python gives four to each character where
-  one needs them, in the text and in the longest string cut from it), 256 for
-  each mark in it, which stands for an object, and 8 for each character of the
-  paths: 30 MB at the limits of the format. Contexts take 128 for each row and
+  `2 (file + tensors + 2^20) + texts + channels`, in bytes. The header's text
+  and that of the nesting take at most 9 for each byte (Python gives four to
+  each character where one needs them, in the text and in the longest string cut
+  from it), 256 for each mark in it, which stands for an object, and the header
+  8 for each character of the paths: 30 MB at the limits of the format. Contexts take 128 for each row and
   each column of the largest slice: 17 MB at the limits. A slice is a list and
   an array of its own, 512: 8 MB at the limits.
   """
   limit = 2 * (len(data) + _SLACK_BYTES)
   try:
-    body = container.unpack(data)[layout.HEADER]
-    size = int.from_bytes(body[:4], 'little')
-    limit += 9 * size if size <= headers.MAX_BYTES else 0
-    text = byte_planes.inflate(body[4:], size)
-    num_marks = sum(map(text.count, (b',', b'[', b'{')))
-    limit += 256 * num_marks if num_marks <= headers.MAX_MARKS else 0
+    sections = container.unpack(data)
+    for name in (layout.HEADER, layout.NESTING):
+      limit += _allow_text(sections.get(name, b''))
     parsed = reader.parse(data)
-  except (KeyError, ValueError):
+  except ValueError:
     return limit
   specs = parsed.header.specs
   limit += 8 * sum(len(spec.path) for spec in specs)
   limit += 2 * sum(map(_count_bytes, specs))
   limit += 512 * slices.count(layout.ternary(specs))
   return limit + 128 * _count_channels(parsed)
+
+
+def _allow_text(body):
+  size = int.from_bytes(body[:4], 'little')
+  limit = 9 * size if size <= headers.MAX_BYTES else 0
+  try:
+    text = byte_planes.inflate(body[4:], size)
+  except ValueError:
+    return limit
+  num_marks = sum(map(text.count, (b',', b'[', b'{')))
+  return limit + (256 * num_marks if num_marks <= headers.MAX_MARKS else 0)
 
 
 def _run(read, data):
