@@ -225,9 +225,12 @@ def make_mesh(
 
 
 def load_dataset(
-  config: config_lib.Data, *, shapes_are_enough: bool = False
+  config: config_lib.Data,
+  *,
+  shapes_are_enough: bool = False,
+  evaluated_as: Sequence[str] | None = None,
 ) -> datasets.Dataset:
-  """Opens the data set of a config."""
+  """Opens the data set of a config, as `datasets.load` does."""
   load = datasets.load_shapes if shapes_are_enough else datasets.load
   try:
     return load(
@@ -238,6 +241,7 @@ def load_dataset(
       train_split=config.train_split,
       test_split=config.test_split,
       class_names=config.class_names,
+      evaluated_as=evaluated_as,
     )
   except ValueError as error:
     raise config_lib.with_field(

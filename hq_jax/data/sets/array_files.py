@@ -56,20 +56,6 @@ class Arrays(NamedTuple):
       digest.update(split.labels.astype('<i4').tobytes())
     return digest.hexdigest()
 
-  def measure(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel's training pixels."""
-    means, deviations = [], []
-    levels = np.arange(256)
-    for channel in range(self.image_shape[-1]):
-      pixels = self.train.images[..., channel]
-      shares = np.bincount(pixels.ravel(), minlength=256) / pixels.size
-      mean = float(shares @ levels)
-      means.append(round(mean, 3))
-      # A channel that says nothing stays as it is.
-      deviation = math.sqrt(shares @ (levels - mean) ** 2)
-      deviations.append(round(deviation, 3) or 1.0)
-    return tuple(means), tuple(deviations)
-
 
 def make(
   train: tuple[Any, Any],
