@@ -300,6 +300,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return terminal.refuse(str(extras.explain(error, f'hq-jax {argv[0]}')))
   except (OSError, ValueError) as error:
     return terminal.refuse(str(error))
+  except MemoryError as error:
+    return terminal.refuse(f'it does not fit in memory ({error})')
   return terminal.show(found) if isinstance(found, str) else found
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from hq_jax.artifact import header as headers
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
 from hq_jax.core import qtensors
@@ -60,6 +61,16 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
     )
     model_lib.insert(variables, f'batch_stats/{norm}/var', variance)
   return variables
+
+
+def list_shapes(header: headers.Header) -> dict[str, tuple[int, ...]]:
+  """The shapes of what `to_variables` gives for a file, by paths."""
+  shapes = {spec.path: spec.shape for spec in header.specs}
+  for norm in header.folded_norms:
+    shape = shapes.get(f'params/{norm}/scale', ())
+    for leaf in ('mean', 'var'):
+      shapes[f'batch_stats/{norm}/{leaf}'] = shape
+  return shapes
 
 
 def to_array(tensor: model_lib.Tensor) -> np.ndarray:

@@ -125,6 +125,22 @@ def test_what_is_wrong_with_the_command_is_one_line(capsys, model, tmp_path):
     assert err.startswith(f'hq_jax: {message}')
 
 
+def test_a_small_address_space(model, pictures):
+  words = [sys.executable, '-m', 'hq_jax', 'predict', model]
+  words.append(str(pictures / 'white.png'))
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  with runs.start(runs.limited(800_000, words), env) as running:
+    done = running.finish()
+  assert (done.returncode, done.stderr) == (0, '')  # It takes onnxruntime.
+  with runs.start(runs.limited(800_000, [*words, '--engine=jax']), env) as jax:
+    done = jax.finish()
+  assert (done.returncode, done.stdout) == (2, '')
+  assert (
+    'the address space is limited to 819,200,000 bytes, wanted at least'
+    in (runs.only_line(done))
+  )
+
+
 def _without_jax(source, *arguments):
   lines = 'import sys', f'sys.modules.update(dict.fromkeys({_ABSENT!r}))'
   return subprocess.run(
