@@ -82,9 +82,9 @@ def to_array(tensor: model_lib.Tensor) -> np.ndarray:
     values = _expand(tensor)
   else:
     values = tensor.codes.astype(np.float32)
-  if tensor.scale is None:
-    return values
-  return values * tensor.scale.astype(np.float32)
+  if tensor.scale is not None:
+    values *= tensor.scale.astype(np.float32)
+  return values
 
 
 def _expand(tensor: qtensors.CodebookTensor) -> np.ndarray:
