@@ -5,9 +5,11 @@ import resource
 from hq_jax.runtime import cores
 
 # Measured with small networks on two cores: training wants 2.5 GiB, JAX alone
-# 1.4. Below that, threads of other libraries cannot be started, and wait.
+# 1.4, onnxruntime 0.25. Below that, threads of libraries cannot be started:
+# these wait for them, or end the process.
 TRAINING_BYTES = 3 << 30
 JAX_BYTES = 3 << 29
+COMMAND_BYTES = 3 << 26
 _BYTES_PER_CORE = 1 << 26  # for the stacks of a few threads
 
 
