@@ -8,6 +8,9 @@ from typing import BinaryIO
 
 NUM_FIRST_BYTES = 1024  # that tell what the others are
 
+# Not on every system.
+_AT_ONCE = getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
+
 
 class UnfitFileError(OSError, ValueError):
   """A file that is not even looked into."""
@@ -34,7 +37,7 @@ def open_regular(
     UnfitFileError: it is not a regular file, or too large.
     OSError: it cannot be opened, or is a folder.
   """
-  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+  descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
   try:
     found = os.fstat(descriptor)
     if stat.S_ISDIR(found.st_mode):

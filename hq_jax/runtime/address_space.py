@@ -1,6 +1,6 @@
 """The limit on a process's address space, `ulimit -v`."""
 
-import resource
+import importlib.util
 
 from hq_jax.runtime import cores
 
@@ -15,6 +15,10 @@ _BYTES_PER_CORE = 1 << 26  # for the stacks of a few threads
 
 def check(needed_bytes: int) -> None:
   """Refuses a limit under which there would be no word, and no end."""
+  if importlib.util.find_spec('resource') is None:  # Not on every system.
+    return
+  import resource
+
   limit, _ = resource.getrlimit(resource.RLIMIT_AS)
   needed_bytes += _BYTES_PER_CORE * cores.count_cores()
   if limit != resource.RLIM_INFINITY and limit < needed_bytes:
