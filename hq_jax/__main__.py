@@ -6,6 +6,7 @@ import sys
 from typing import NoReturn
 
 from hq_jax.inference.server import settings
+from hq_jax.runtime import address_space
 from hq_jax.runtime import terminal
 
 _INSPECT = """\
@@ -293,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.main(argv[1:])
   try:
     arguments = _make_parser().parse_args(argv)
+    address_space.check(address_space.COMMAND_BYTES)
     found = arguments.run(arguments)
   except ModuleNotFoundError as error:
     from hq_jax.core import extras
@@ -300,6 +302,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return terminal.refuse(str(extras.explain(error, f'hq-jax {argv[0]}')))
   except (OSError, ValueError) as error:
     return terminal.refuse(str(error))
+  except MemoryError as error:
+    return terminal.refuse(f'it does not fit in memory ({error})')
   return terminal.show(found) if isinstance(found, str) else found
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from typing import Any
 
+from hq_jax.core import files
 from hq_jax.runtime import distributed
 from hq_jax.runtime import workdir as workdir_lib
 
@@ -23,7 +24,7 @@ def check(
   path = os.path.join(source, workdir_lib.CONFIG)
   begin = f'config.dense_from is {source}'
   try:
-    with open(path, encoding='utf-8') as file:
+    with files.open_regular(path) as file:
       theirs = json.load(file)
   except (OSError, ValueError) as error:
     reason = getattr(error, 'strerror', None) or 'it is damaged'

@@ -13,7 +13,6 @@ from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import models
 from hq_jax import report
-from hq_jax.artifact import reader
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data.images import threaded_reader
@@ -136,9 +135,7 @@ def evaluate_answers(
 def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   """Evaluates a model that is read from its file."""
   checked = config_lib.validate(config)
-  found = artifact_lib.read(path)
-  with reader.naming(path):
-    network.read_layers(found)
+  found = network.read(path)
   model = models.build(
     found.model,
     num_classes=network.count_classes(found),
