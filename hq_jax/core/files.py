@@ -27,7 +27,7 @@ def open_regular(
   No writer of a pipe is waited for, and no device is read.
 
   Args:
-    path: of the file, or of a link to one.
+    path: of the file, or of a link to one; `~` is the user's own folder.
     max_bytes: that it may have.
 
   Returns:
@@ -37,7 +37,7 @@ def open_regular(
     UnfitFileError: it is not a regular file, or too large.
     OSError: it cannot be opened, or is a folder.
   """
-  descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+  descriptor = os.open(os.path.expanduser(path), os.O_RDONLY | _AT_ONCE)
   try:
     found = os.fstat(descriptor)
     if stat.S_ISDIR(found.st_mode):

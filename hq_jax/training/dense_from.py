@@ -21,6 +21,7 @@ def check(
   """
   if os.path.isdir(_get_step(workdir, num_steps)):
     return
+  source = os.path.expanduser(source)
   path = os.path.join(source, workdir_lib.CONFIG)
   begin = f'config.dense_from is {source}'
   try:
@@ -53,6 +54,7 @@ def take(
   What is there stays: a run goes on without the earlier one. All processes call
   it together, whatever they see of the folder by then.
   """
+  source = os.path.expanduser(source)
   steps = {row['step'] for row in history.rows}
   for row in workdir_lib.History(source, is_kept=False).rows:
     if row['phase'] == _STAGE and row['step'] not in steps:

@@ -43,6 +43,7 @@ def read(config: config_lib.Config, shapes: Any) -> Weights:
     )
   if path is None:
     return Weights({}, '', '')
+  path = os.path.expanduser(path)
   model = config.model.name
   kwargs = {'architecture': model, 'new_head': not config.pretrained_head}
   try:

@@ -75,7 +75,7 @@ def prepare(
 
   A dataset is what `config.data` names, opened before, or a part of it.
   """
-  workdir = os.fspath(workdir)
+  workdir = os.path.expanduser(os.fspath(workdir))
   workdir_lib.check_name(workdir)
   checked = config_lib.validate(config)
   mesh = make_mesh(checked)
