@@ -6,17 +6,21 @@
       --config=configs/folder.py:data_dir=PICTURES,pretrained=resnet18.pth \
       --workdir=runs/pictures
 
-PICTURES holds a folder of images for each class, or `train/` and `test/` with
-such folders; without `test/`, a fifth of the images is held out.
+PICTURES holds a folder of images for each class, or `train/`, `val/` and
+`test/` with such folders. With `val/` and `test/`, the images of `val/` are
+looked at after each epoch, and those of `test/` once, at the end; with neither,
+a fifth of the images is held out for the test.
 
 Arguments: `data_dir` (the folder), `model` (`resnet18`, the default, or
 another name in `hq_jax.models`), `pretrained` (a file of ImageNet weights of
 that model; its classifier is trained anew), `image_size` (in pixels; default
-224 with pretrained weights, else 64), `epochs` (in all, at least 3, default
-30), `batch_size` (default 32), `ratio` (float32 bytes over file bytes, default
-30), `distill` (the weight of the dense network's answers in the loss, default
-0), `seed` (default 0), `debug` (an epoch of each phase, at 32 pixels if not
-said otherwise: shows that everything works, and no more).
+224 with pretrained weights, else 64), `own_size` (in its place, for images of
+one size that are taken as they are, grey ones with one channel), `epochs` (in
+all, at least 3, default 30), `batch_size` (default 32), `ratio` (float32 bytes
+over file bytes, default 30), `distill` (the weight of the dense network's
+answers in the loss, default 0), `seed` (default 0), `debug` (an epoch of each
+phase, at 32 pixels if not said otherwise: shows that everything works, and no
+more).
 
 Expected: it depends on the images. A ResNet-18 on 1,000 images at 64 pixels
 takes about 25 minutes on two cores, at 32 pixels a third of it.
@@ -33,6 +37,7 @@ def get_config(arguments=None):
     model='resnet18',
     pretrained='',
     image_size=0,
+    own_size=False,
     epochs=30,
     batch_size=32,
     ratio=30.0,
@@ -43,6 +48,11 @@ def get_config(arguments=None):
   if args.epochs < 3:
     raise ValueError(
       f'config argument epochs is {args.epochs}, wanted at least 3'
+    )
+  if args.own_size and args.image_size:
+    raise ValueError(
+      f'config argument image_size is {args.image_size}, wanted none with'
+      ' own_size'
     )
   config = config_lib.get_defaults()
   config.seed = args.seed
@@ -72,4 +82,6 @@ def get_config(arguments=None):
     config.dense.epochs = 1
     config.prune.epochs = 1
     config.ternary.epochs = 1
+  if args.own_size:
+    config.data.image_size = None
   return config

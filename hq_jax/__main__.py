@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
+import os
 import sys
 from typing import NoReturn
 
 from hq_jax.inference.server import settings
+from hq_jax.runtime import address_space
 from hq_jax.runtime import terminal
 
+_PATH = os.path.expanduser  # As the shell does not in --output=~/x.
 _INSPECT = """\
 Prints what an .hq file holds and where its bytes go, from the file alone.
 
@@ -102,15 +105,19 @@ def _make_parser() -> argparse.ArgumentParser:
   add('train', 'trains, compresses and reports; as python -m hq_jax.main')
   add('launch', 'starts a run in several processes, or on other machines')
   inspect = add('inspect', 'prints what an .hq file holds', _INSPECT)
-  inspect.add_argument('file', metavar='FILE', help='an .hq file')
+  inspect.add_argument('file', metavar='FILE', type=_PATH, help='an .hq file')
   inspect.add_argument(
     '--json', action='store_true', help='one JSON object with everything'
   )
   inspect.set_defaults(run=_inspect)
   predict = add('predict', 'says what images show', _PREDICT)
-  predict.add_argument('model', metavar='MODEL', help='an .hq file')
+  predict.add_argument('model', metavar='MODEL', type=_PATH, help='an .hq file')
   predict.add_argument(
-    'images', metavar='IMAGE', nargs='+', help='a file, or a folder of them'
+    'images',
+    metavar='IMAGE',
+    nargs='+',
+    type=_PATH,
+    help='a file, or a folder of them',
   )
   predict.add_argument(
     '--top',
@@ -125,7 +132,7 @@ def _make_parser() -> argparse.ArgumentParser:
   _add_engine(predict)
   predict.set_defaults(run=_predict)
   export = add('export', 'converts an .hq file for other tools', _EXPORT)
-  export.add_argument('model', metavar='MODEL', help='an .hq file')
+  export.add_argument('model', metavar='MODEL', type=_PATH, help='an .hq file')
   export.add_argument(
     '--to',
     required=True,
@@ -135,6 +142,7 @@ def _make_parser() -> argparse.ArgumentParser:
   export.add_argument(
     '--output',
     metavar='PATH',
+    type=_PATH,
     help='default: MODEL with the ending of the format',
   )
   export.add_argument(
@@ -153,6 +161,7 @@ def _make_parser() -> argparse.ArgumentParser:
   export.add_argument(
     '--calibrate',
     metavar='PATH',
+    type=_PATH,
     nargs='+',
     help='images, or folders of them, which show the ranges of int8'
     ' activations; default: the ranges in MODEL',
@@ -166,6 +175,7 @@ def _make_parser() -> argparse.ArgumentParser:
   export.add_argument(
     '--runtime',
     metavar='DIR',
+    type=_PATH,
     help='of web: the npm package onnxruntime-web, unpacked; default: npm pack',
   )
   export.set_defaults(run=_export)
@@ -180,16 +190,18 @@ def _make_parser() -> argparse.ArgumentParser:
   prepare.add_argument(
     '--data_dir',
     metavar='DIR',
+    type=_PATH,
     help='holds the data sets; default: TFDS_DATA_DIR, ~/tensorflow_datasets',
   )
   prepare.add_argument(
     '--manual_dir',
     metavar='DIR',
+    type=_PATH,
     help='holds what was downloaded by hand; default: downloads/manual there',
   )
   prepare.set_defaults(run=_prepare)
   serve = add('serve', 'answers over HTTP what images show', _SERVE)
-  serve.add_argument('file', metavar='FILE', help='an .hq file')
+  serve.add_argument('file', metavar='FILE', type=_PATH, help='an .hq file')
   _add_engine(serve)
   defaults = settings.Settings()
   for field, text in _SERVE_FLAGS.items():
@@ -293,6 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.main(argv[1:])
   try:
     arguments = _make_parser().parse_args(argv)
+    address_space.check(address_space.COMMAND_BYTES)
     found = arguments.run(arguments)
   except ModuleNotFoundError as error:
     from hq_jax.core import extras
@@ -300,6 +313,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return terminal.refuse(str(extras.explain(error, f'hq-jax {argv[0]}')))
   except (OSError, ValueError) as error:
     return terminal.refuse(str(error))
+  except MemoryError as error:
+    return terminal.refuse(f'it does not fit in memory ({error})')
   return terminal.show(found) if isinstance(found, str) else found
 
 

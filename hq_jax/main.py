@@ -182,6 +182,12 @@ def main(argv: Sequence[str]) -> int:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
   # After the flags: what they import takes seconds.
+  from hq_jax.runtime import address_space
+
+  try:
+    address_space.check(address_space.TRAINING_BYTES)
+  except ValueError as error:
+    return _refuse(error)
   if _COMPILE_ONLY.value is not None:
     return _compile_only(_COMPILE_ONLY.value)
   from hq_jax.runtime import backend
@@ -234,7 +240,7 @@ def _run(listener: 'preemption.Listener', warning: str | None) -> int:
   except FloatingPointError as error:
     _refuse(error)
     return _NOT_FINITE
-  except (ValueError, OSError, ModuleNotFoundError) as error:
+  except (ValueError, OSError, MemoryError, ModuleNotFoundError) as error:
     return _refuse(error)
 
 

@@ -36,6 +36,11 @@ def command(*arguments: str) -> list[str]:
   return [sys.executable, '-m', 'hq_jax.main', *arguments]
 
 
+def limited(kilobytes: int, words: Sequence[str]) -> list[str]:
+  """The words in an address space that is no larger."""
+  return ['bash', '-c', f'ulimit -v {kilobytes}; exec "$@"', 'bash', *words]
+
+
 def launch(*arguments: str) -> list[str]:
   """Of two processes that a launcher watches."""
   words = 'hq_jax.launch', 'local', '--processes=2'

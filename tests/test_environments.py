@@ -53,17 +53,27 @@ def test_devices_that_are_not_there_are_one_line(data_dir, tmp_path, words):
   assert not (runs.ROOT / 'none').exists()
 
 
-def test_no_home_folder_is_one_line(data_dir):
+def test_paths_without_a_home_folder_are_refused():
   message = "data_dir is '~no_such_user/a', but there is no home folder here"
   for find in (lookup.get_root, array_files.open_npz, array_files.open_idx):
     with pytest.raises(ValueError, match=message):
       find('~no_such_user/a')
+
+
+@pytest.mark.parametrize('field', ['data_dir', 'workdir'])
+def test_no_home_folder_is_one_line(data_dir, field):
+  path = '~no_such_user/a'
+  workdir = path if field == 'workdir' else 'none'
+  found = path if field == 'data_dir' else str(data_dir)
   done = _run(
     data_dir,
-    *('hq_jax.main', f'--config={runs.DEBUG}', '--workdir=none'),
-    **_NO_HOME | {'TFDS_DATA_DIR': '~no_such_user/a'},
+    *('hq_jax.main', f'--config={runs.DEBUG}', f'--workdir={workdir}'),
+    **_NO_HOME | {'TFDS_DATA_DIR': found},
   )
-  assert done.returncode == 2 and message in runs.only_line(done)
+  assert done.returncode == 2
+  message = f'{field} is {path!r}, but there is no home folder here'
+  assert message in runs.only_line(done)
+  assert not (runs.ROOT / '~no_such_user').exists()
 
 
 @pytest.mark.slow

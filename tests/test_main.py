@@ -121,6 +121,21 @@ def test_wrong_flags_are_one_line(tmp_path, data_dir, arguments, words):
   assert not (tmp_path / 'w').exists()
 
 
+@pytest.mark.parametrize('flag', ['--workdir=', '--evaluate='])
+def test_a_small_address_space_is_one_line(data_dir, tmp_path, flag):
+  # In so much, training went on for ever, without a word.
+  words = runs.command(f'--config={runs.DEBUG}', f'{flag}{tmp_path / "w"}')
+  env = runs.environment(data_dir)
+  with runs.start(runs.limited(2_000_000, words), env) as running:
+    done = running.finish()
+  assert (done.returncode, done.stdout) == (2, '')
+  assert runs.only_line(done).startswith(
+    'hq_jax: the address space is limited to 2,048,000,000 bytes, wanted at'
+    ' least 3,'
+  )
+  assert not (tmp_path / 'w').exists()
+
+
 def test_the_workdir_of_another_config_is_one_line(uninterrupted, data_dir):
   workdir, _ = uninterrupted
   said = refused_in_one_line(data_dir, workdir, *runs.SMALL, '--config.seed=5')

@@ -47,9 +47,14 @@ def pack(sections: Sequence[tuple[str, bytes | memoryview]]) -> bytes:
   return b''.join([table, _CRC.pack(zlib.crc32(table)), *bodies])
 
 
+def check_length(first: bytes, num_bytes: int) -> None:
+  """Refuses a file by its first bytes, with the whole table, and its length."""
+  _unpack_table(first, num_bytes)
+
+
 def unpack(data: bytes) -> dict[str, memoryview]:
   """The inverse of `pack`: verifies every byte before it returns any."""
-  rows, start = _unpack_table(data)
+  rows, start = _unpack_table(data, len(data))
   sections = {}
   view = memoryview(data)
   for name, length, checksum in rows:
@@ -61,7 +66,9 @@ def unpack(data: bytes) -> dict[str, memoryview]:
   return sections
 
 
-def _unpack_table(data: bytes) -> tuple[list[tuple[str, int, int]], int]:
+def _unpack_table(
+  data: bytes, num_bytes: int
+) -> tuple[list[tuple[str, int, int]], int]:
   num_sections = _unpack_fixed(data)
   end = preamble_bytes(num_sections)
   if len(data) < end:
@@ -76,11 +83,11 @@ def _unpack_table(data: bytes) -> tuple[list[tuple[str, int, int]], int]:
     names.add(raw)
     rows.append((raw.decode('ascii'), length, checksum))
   total = end + sum(length for _, length, _ in rows)
-  if len(data) != total:
+  if num_bytes != total:
     last = rows[-1][0] if rows else 'table'
-    what = 'cut' if len(data) < total else 'followed by other bytes'
+    what = 'cut' if num_bytes < total else 'followed by other bytes'
     raise ValueError(
-      f'section {last}: {what}, got {len(data)} bytes, wanted {total}'
+      f'section {last}: {what}, got {num_bytes} bytes, wanted {total}'
     )
   return rows, end
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import contextlib
 import os
-import stat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from hq_jax.artifact import model as model_lib
 from hq_jax.artifact import nesting
 from hq_jax.artifact import slices
 from hq_jax.artifact import ternary_coder
+from hq_jax.core import files
 from hq_jax.core import qtensors
 
 MAX_FILE_BYTES = 1 << 32
@@ -82,25 +82,14 @@ def read(path: str | os.PathLike[str]) -> model_lib.Artifact:
   return loads(read_bytes(path), os.fspath(path))
 
 
-def read_bytes(
-  path: str | os.PathLike[str], max_bytes: int = MAX_FILE_BYTES
-) -> bytes:
-  """Reads a file's bytes, of any format, without waiting for a writer."""
-  try:
-    # Before it is opened: opening a pipe would wait for a writer.
-    if not stat.S_ISREG(os.stat(path).st_mode):
-      raise ValueError(f'{path}: not a regular file')
-    with open(path, 'rb') as file:
-      # Of the open file: another one may just have taken its place.
-      size = os.fstat(file.fileno()).st_size
-      if size > max_bytes:
-        raise ValueError(f'{path}: {size} bytes, wanted at most {max_bytes}')
-      # Python allocates as much as it is told to read.
-      return file.read(size)
-  except FileNotFoundError:
-    raise FileNotFoundError(f'{path}: no such file') from None
-  except OSError as error:
-    raise ValueError(f'{path}: cannot be read, {error.strerror}') from error
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """Reads a file's bytes, unless it says itself that it has others."""
+
+  def check(first: bytes, num_bytes: int) -> None:
+    with naming(os.fspath(path)):
+      container.check_length(first, num_bytes)
+
+  return files.read(path, MAX_FILE_BYTES, check)
 
 
 def parse(data: bytes) -> Parsed:
@@ -110,6 +99,7 @@ def parse(data: bytes) -> Parsed:
     raise ValueError(f'section {layout.HEADER}: missing')
   with naming(f'section {layout.HEADER}'):
     header = headers.decode(sections[layout.HEADER])
+    model_lib.validate(model_lib.Artifact(*header[:5], {}, {}))
   expected = layout.expected_sections(header.specs)
   for name in expected:
     if name not in sections:

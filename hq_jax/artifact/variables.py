@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from hq_jax.artifact import header as headers
 from hq_jax.artifact import layout
 from hq_jax.artifact import model as model_lib
 from hq_jax.artifact import nesting
@@ -66,6 +67,16 @@ def to_variables(artifact: model_lib.Artifact) -> dict[str, Any]:
   return variables
 
 
+def list_shapes(header: headers.Header) -> dict[str, tuple[int, ...]]:
+  """The shapes of what `to_variables` gives for a file, by paths."""
+  shapes = {spec.path: spec.shape for spec in header.specs}
+  for norm in header.folded_norms:
+    shape = shapes.get(f'params/{norm}/scale', ())
+    for leaf in ('mean', 'var'):
+      shapes[f'batch_stats/{norm}/{leaf}'] = shape
+  return shapes
+
+
 def to_array(tensor: model_lib.Tensor) -> np.ndarray:
   """The values of a tensor: float32, but for integers of 32 and 64 bits."""
   if not isinstance(tensor, model_lib.Quantized):
@@ -75,9 +86,9 @@ def to_array(tensor: model_lib.Tensor) -> np.ndarray:
     values = _expand(tensor)
   else:
     values = tensor.codes.astype(np.float32)
-  if tensor.scale is None:
-    return values
-  return values * tensor.scale.astype(np.float32)
+  if tensor.scale is not None:
+    values *= tensor.scale.astype(np.float32)
+  return values
 
 
 def _expand(tensor: qtensors.CodebookTensor) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Arguments of config files: the end of `configs/digits.py:ratio=40`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import difflib
 import types
 from typing import Any
@@ -13,7 +13,9 @@ def parse_arguments(text: str | None, **defaults: Any) -> types.SimpleNamespace:
   namespace(ratio=40.0, debug=True)
 
   Args:
-    text: `name=value` pairs separated by commas; a name alone is true.
+    text: `name=value` pairs separated by commas; a name alone is true. A comma
+      in a str, such as a path, is part of it where nothing like an argument
+      follows.
     **defaults: the arguments that exist, with defaults whose types (bool, int,
       float, str) the values are converted to.
 
@@ -24,7 +26,7 @@ def parse_arguments(text: str | None, **defaults: Any) -> types.SimpleNamespace:
     ValueError: for an argument that does not exist or does not convert.
   """
   arguments = dict(defaults)
-  for pair in filter(None, (text or '').split(',')):
+  for pair in filter(None, _split(text or '', defaults)):
     name, equals, value = pair.partition('=')
     if name not in defaults:
       raise ValueError(
@@ -39,6 +41,21 @@ def parse_arguments(text: str | None, **defaults: Any) -> types.SimpleNamespace:
         f'config argument {name} is {value!r}, wanted {kind.__name__}'
       ) from None
   return types.SimpleNamespace(**arguments)
+
+
+def _split(text: str, defaults: Mapping[str, Any]) -> list[str]:
+  """Pairs of names and values."""
+  pairs: list[str] = []
+  in_text = False  # The last argument is a str that may go on.
+  for piece in text.rstrip(',').split(','):
+    name, equals, _ = piece.partition('=')
+    is_meant = name in defaults or suggest(name, defaults)
+    if in_text and not is_meant and not (equals and name.isidentifier()):
+      pairs[-1] += f',{piece}'
+    else:
+      pairs.append(piece)
+      in_text = bool(equals) and isinstance(defaults.get(name), str)
+  return pairs
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

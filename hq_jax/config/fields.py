@@ -59,8 +59,11 @@ class Data:
     class_names: of `idx` and `arrays`, by label; None for their numbers.
     train_split: of a prepared set; None for `train`.
     test_split: of a prepared set; None for its labelled test or validation set.
+      Of a folder, for `--evaluate` alone: `train`, `validation`, `test` or
+      `all`; None for what a run would test on.
     image_size: the side of the model's input in pixels: images are cropped and
-      resized to it; None for images that are taken as they are stored.
+      resized to it; None for images that are taken as they are stored, all of
+      one size.
     crop_fraction: in evaluation, the side of the centre crop over the shorter
       side of the image.
     min_area: in training, the least area of a random crop over that of the
@@ -256,8 +259,9 @@ class Checkpoint:
       fall back on.
     keep_every_epochs: those of every so many epochs stay for good; None for
       none.
-    keep_best: that of the best test accuracy stays too; in the second stage,
-      of the ternary network.
+    keep_best: that of the best accuracy stays too, on the validation images,
+      or on those of the test where there are no others; in the second stage, of
+      the ternary network.
   """
 
   every_epochs: int = _at_least(1, 5)

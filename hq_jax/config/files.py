@@ -7,8 +7,8 @@ import pathlib
 
 def find(name: str) -> str:
   """The path of a config file, or of that of the library with such a name."""
-  if os.path.isfile(name):
-    return name
+  if os.path.isfile(path := os.path.expanduser(name)):
+    return path
   known = {path.stem: path for path in _get_folder().glob('*.py')}
   if name not in known:
     raise ValueError(

@@ -10,6 +10,7 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax.inference import architectures
 from hq_jax.inference import network
+from hq_jax.runtime import address_space
 
 # Of images `[n, height, width, channels]`: the largest `|x|` in the output of
 # each layer, `[layers]`.
@@ -87,6 +88,7 @@ def _make_jax(
 
   from hq_jax.inference import jax_network
 
+  address_space.check(address_space.JAX_BYTES)
   layers = network.read_layers(artifact)
 
   @jax.jit

@@ -13,10 +13,12 @@ from PIL import Image as pil
 from hq_jax import artifact as artifact_lib
 from hq_jax.artifact import reader
 from hq_jax.core import extras
+from hq_jax.core import files
 from hq_jax.data import normalization
 from hq_jax.data import preprocessing as preprocessing_lib
 from hq_jax.data.images import memory
 from hq_jax.inference import network
+from hq_jax.runtime import address_space
 
 # A file's path, the bytes of one, an image of Pillow, or pixels: uint8,
 # `[h, w, c]` or `[h, w]`.
@@ -153,7 +155,7 @@ class Classifier:
     pixels = []
     for name, image in listed:
       if isinstance(image, str | os.PathLike):
-        image = reader.read_bytes(image, memory.MAX_BYTES)
+        image = files.read(image, memory.MAX_BYTES)
       with reader.naming(name):
         pixels.append(
           preprocessing_lib.to_pixels(
@@ -228,9 +230,8 @@ def load(
     raise ValueError(
       f"activations is {activations!r}, wanted 'float32', 'int8' or None"
     )
-  artifact = artifact_lib.read(path)
+  artifact = network.read(path)
   with reader.naming(os.fspath(path)):
-    network.read_layers(artifact)
     normalization.check(artifact.preprocessing, artifact.input_shape)
     try:
       apply, found = _ENGINES[engine](artifact, activations == 'float32')
@@ -306,6 +307,7 @@ def _make_jax(
 ) -> tuple[Apply, str]:
   from hq_jax.inference import jax_network
 
+  address_space.check(address_space.JAX_BYTES)
   del is_float  # It is, always.
   return jax_network.JaxEngine(artifact).logits, 'float32'
 

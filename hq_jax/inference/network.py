@@ -1,50 +1,73 @@
 """The network of a file: its layers, and the tensors that they need."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+import os
 
 import numpy as np
 
 from hq_jax import artifact as artifact_lib
+from hq_jax.artifact import header as headers
+from hq_jax.artifact import layout
+from hq_jax.artifact import reader
 from hq_jax.artifact import variables
 from hq_jax.core import qtensors
 from hq_jax.inference import architectures
 from hq_jax.inference import layer as layer_lib
 
 
+def read(path: str | os.PathLike[str]) -> artifact_lib.Artifact:
+  """Reads a file; by its header alone, unless its tensors fit its network."""
+  data = reader.read_bytes(path)
+  with reader.naming(os.fspath(path)):
+    parsed = reader.parse(data)
+    find_layers(parsed.header)
+    return reader.decode(parsed)
+
+
 def read_layers(
   artifact: artifact_lib.Artifact,
 ) -> tuple[layer_lib.Layer, ...]:
   """Lists the layers of a file's network, whose tensors are found to fit."""
+  specs = [layout.spec_of(path, x) for path, x in artifact.tensors.items()]
+  return find_layers(headers.make(artifact, specs))
+
+
+def find_layers(header: headers.Header) -> tuple[layer_lib.Layer, ...]:
+  """As `read_layers`, from the header alone."""
+  found = {spec.path: spec for spec in header.specs}
+  head = found.get('params/head/kernel')
   layers = architectures.make_layers(
-    artifact.model,
-    artifact.model_args,
-    artifact.input_shape,
-    count_classes(artifact),
+    header.model,
+    header.model_args,
+    header.input_shape,
+    _count_classes(header.class_names, head and head.shape),
   )
-  wanted = _list_shapes(artifact, layers)
-  found = {
-    path: artifact_lib.shape_of(tensor)
-    for path, tensor in artifact.tensors.items()
-  }
+  wanted = _list_shapes(header.folded_norms, layers)
   for path in [*wanted, *found]:
     # A file may call things anything: no control character is printed.
     name = repr(path)[1:-1]
-    if found.get(path) != wanted.get(path):
-      raise ValueError(
-        f'{name} has shape {found.get(path)}, wanted {wanted.get(path)}'
-      )
-    tensor = artifact.tensors[path]
-    if isinstance(tensor, np.ndarray) and tensor.dtype.kind != 'f':
-      raise ValueError(f'{name} is {tensor.dtype}, wanted floating point')
+    spec = found.get(path)
+    shape = spec and spec.shape
+    if spec is None or shape != wanted.get(path):
+      raise ValueError(f'{name} has shape {shape}, wanted {wanted.get(path)}')
+    if spec.encoding in layout.DTYPES:
+      _, dtype = layout.DTYPES[spec.encoding]
+      if dtype.kind != 'f':
+        raise ValueError(f'{name} is {dtype}, wanted floating point')
   return layers
 
 
 def count_classes(artifact: artifact_lib.Artifact) -> int:
   """The number of logits, of a file without class names too."""
   head = artifact.tensors.get('params/head/kernel')
-  if artifact.class_names or head is None:
-    return len(artifact.class_names)
-  return artifact_lib.shape_of(head)[-1]
+  shape = None if head is None else artifact_lib.shape_of(head)
+  return _count_classes(artifact.class_names, shape)
+
+
+def _count_classes(
+  class_names: Sequence[str], head: tuple[int, ...] | None
+) -> int:
+  return len(class_names) if class_names or not head else head[-1]
 
 
 def get_path(layer: layer_lib.Layer, leaf: str) -> str:
@@ -68,7 +91,7 @@ def read_tensor(
 
 
 def _list_shapes(
-  artifact: artifact_lib.Artifact, layers: Sequence[layer_lib.Layer]
+  folded_norms: Collection[str], layers: Sequence[layer_lib.Layer]
 ) -> dict[str, tuple[int, ...]]:
   shapes: dict[str, tuple[int, ...]] = {}
   for layer in layers:
@@ -76,7 +99,7 @@ def _list_shapes(
       # Of a stack, the last layer says how many there are.
       stack = () if layer.place is None else (layer.place + 1,)
       shapes[get_path(layer, leaf)] = (*stack, *shape)
-    if layer.op == 'norm' and layer.name not in artifact.folded_norms:
+    if layer.op == 'norm' and layer.name not in folded_norms:
       statistics = f'batch_stats/{layer.name}'
       for leaf in ('mean', 'var'):
         shapes[f'{statistics}/{leaf}'] = layer.shape[-1:]

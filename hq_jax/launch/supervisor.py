@@ -15,6 +15,7 @@ from hq_jax.launch import exit_status
 _POLL_SECONDS = 0.05
 # After a death, the others tell by their own ends what it was about.
 _SETTLE_SECONDS = 1.0
+_MOST_BETWEEN_LOOKS_SECONDS = 1.0
 
 
 class Policy(NamedTuple):
@@ -23,6 +24,7 @@ class Policy(NamedTuple):
   max_restarts: int = 3  # in all; progress does not set the count back
   grace_seconds: float = 60.0  # for those who are leaving to save and leave
   restart_seconds: float = 0.0  # between a death and the next start
+  frozen_seconds: float = 30.0  # for those whom a signal has stopped
 
 
 def supervise(
@@ -33,7 +35,7 @@ def supervise(
   When one dies, the others are killed and all start again. A final status of
   one, see `exit_status.FINAL`, and a SIGTERM, SIGINT or SIGHUP to this process
   end the run: all get `grace_seconds` to leave. A second signal kills them at
-  once.
+  once. One that SIGSTOP or the like has frozen for `frozen_seconds` is killed.
   """
   restarts = 0
   with _Mailbox() as mailbox:
@@ -101,6 +103,10 @@ class _Run:
     self._mailbox = mailbox
     self._exits: list[exit_status.ProcessExit] = []
     self._deadline = math.inf
+    # For how many seconds each has been found frozen, without a break, and when
+    # it was looked at.
+    self._frozen: dict[int, float] = {}
+    self._last_look = time.monotonic()
     self._children: list[subprocess.Popen[bytes]] = []
     try:
       for command in commands:
@@ -135,6 +141,7 @@ class _Run:
         self._allow(_SETTLE_SECONDS if is_death else self._policy.grace_seconds)
       if time.monotonic() >= self._deadline:
         break
+      self._kill_frozen()
       time.sleep(_POLL_SECONDS)
     return self._decide(stopped_by)
 
@@ -145,6 +152,26 @@ class _Run:
         os.killpg(child.pid, signal.SIGKILL)
     for child in self._children:
       child.wait()
+
+  def _kill_frozen(self) -> None:
+    """Kills who has been frozen too long; its end is a death."""
+    if not hasattr(os, 'waitid'):  # On some systems other than Linux.
+      return
+    now = time.monotonic()
+    # All of them may have been suspended for a while, with this process.
+    passed = min(now - self._last_look, _MOST_BETWEEN_LOOKS_SECONDS)
+    self._last_look = now
+    for i, child in enumerate(self._children):
+      how = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+      if child.returncode is None and os.waitid(os.P_PID, child.pid, how):
+        self._frozen[i] = self._frozen.get(i, 0.0) + passed
+      else:
+        self._frozen.pop(i, None)
+      if self._frozen.get(i, 0.0) > self._policy.frozen_seconds:
+        seconds = self._policy.frozen_seconds
+        _say(f'process {i} has been frozen for {seconds:g} seconds, killing it')
+        os.killpg(child.pid, signal.SIGKILL)
+        self._frozen.pop(i)
 
   def _decide(self, stopped_by: int | None) -> exit_status.Decision:
     # Who has not left in time will be killed.

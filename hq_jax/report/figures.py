@@ -95,6 +95,7 @@ def draw_training(inputs: run_record.Inputs) -> figure_lib.Figure:
   """Accuracy and loss over the epochs."""
   history = inputs.history
   get = lambda name: [results.to_float(row[name]) for row in history]
+  watched = run_record.get_split(history[0]) if history else 'test'
   figure = drawing.make_figure(1000, 640)
   upper, lower = figure.subplots(2, 1, sharex=True)
   drawing.shade_phases(upper, history, wording.get_quantizer(inputs.config))
@@ -103,7 +104,7 @@ def draw_training(inputs: run_record.Inputs) -> figure_lib.Figure:
   for axes, name in ((upper, 'accuracy'), (lower, 'loss')):
     for split, colour, width in (
       ('train', drawing.BLUE, 1.2),
-      ('test', drawing.VERMILION, 2.0),
+      (watched, drawing.VERMILION, 2.0),
     ):
       line = {'color': colour, 'linewidth': width, 'label': split}
       values = get(f'{split}_{name}')
@@ -118,14 +119,14 @@ def draw_training(inputs: run_record.Inputs) -> figure_lib.Figure:
     line = {'linestyle': '--', 'linewidth': 1.2, 'label': label}
     upper.axhline(accuracy, color=colour, **line)
   # The first epochs, which are far below the rest, are left out.
-  tests = [x for x in get('test_accuracy') if np.isfinite(x)]
+  tests = [x for x in get(f'{watched}_accuracy') if np.isfinite(x)]
   low = min([*ends, *([np.quantile(tests, 0.1)] if tests else [])])
   high = max([*ends, *tests])
   margin = max(0.5 * (high - low), 0.02)
   upper.set_ylim(max(low - margin, 0), min(high + 0.2 * margin, 1) + 0.002)
   upper.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
   upper.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
-  losses = [loss for loss in get('test_loss') if 0 < loss < np.inf]
+  losses = [loss for loss in get(f'{watched}_loss') if 0 < loss < np.inf]
   if losses and max(losses) > 10 * min(losses):
     lower.set_yscale('log')
   return figure

@@ -13,8 +13,8 @@ EVALUATIONS = ('dense', 'ternary', 'file')
 
 _PHASES = ('dense', 'prune', 'ternary')
 _NUMBERS = (
-  *('step', 'epoch', 'train_loss', 'train_accuracy', 'test_loss'),
-  *('test_accuracy', 'learning_rate', 'seconds'),
+  *('step', 'epoch', 'train_loss', 'train_accuracy'),
+  *('learning_rate', 'seconds'),
 )
 _TABLES = ('sparsity', 'cosine_distance')
 
@@ -38,11 +38,13 @@ class Inputs(NamedTuple):
     file: the evaluation of the model that was read back from the file.
     history: a row per epoch, in order, as in `metrics.jsonl`: `phase` (dense,
       prune or ternary), `step` and `epoch` (counted over the whole run),
-      `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`,
-      `learning_rate`, `seconds`; and, by the path of a kernel, `sparsity` (a
-      fraction) and `cosine_distance` (mean over channels of 1 - cos between
-      the latent kernel and its ternary projection at the final sparsity; with
-      another quantizer, and the kernel that the network computes with).
+      `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy` (with a
+      validation set, `validation_loss` and `validation_accuracy` in all rows
+      instead), `learning_rate`, `seconds`; and, by the path of a kernel,
+      `sparsity` (a fraction) and `cosine_distance` (mean over channels of 1 -
+      cos between the latent kernel and its ternary projection at the final
+      sparsity; with another quantizer, and the kernel that the network computes
+      with).
       It may be empty, and numbers in it may be NaN or None.
     config: of the run: nested dicts of plain values.
     seed: of the run.
@@ -81,18 +83,25 @@ class Inputs(NamedTuple):
   finished: str = ''
 
 
+def get_split(row: Mapping[str, Any]) -> str:
+  """The name of the split that a row of the history was evaluated on."""
+  return 'validation' if 'validation_accuracy' in row else 'test'
+
+
 def check_history(history: Sequence[Mapping[str, Any]]) -> None:
   """Refuses rows of `metrics.jsonl` that no run has written."""
   for index, row in enumerate(history):
     field = f'history[{index}]'
-    for name in ('phase', *_NUMBERS, *_TABLES):
+    split = get_split(history[0])
+    numbers_here = *_NUMBERS, f'{split}_loss', f'{split}_accuracy'
+    for name in ('phase', *numbers_here, *_TABLES):
       if name not in row:
         raise ValueError(f'{field} has no {name!r}, wanted one')
     if row['phase'] not in _PHASES:
       raise ValueError(
         f'{field}.phase is {row["phase"]!r}, wanted one of {", ".join(_PHASES)}'
       )
-    for name in _NUMBERS:
+    for name in numbers_here:
       if not isinstance(row[name], numbers.Real | None):
         raise ValueError(f'{field}.{name} is {row[name]!r}, wanted a number')
     for name in _TABLES:

@@ -12,8 +12,6 @@ from hq_jax.report import results
 from hq_jax.report import run_record
 from hq_jax.report import wording
 
-_SPLITS = {'train': 'train', 'test': 'test'}
-
 
 def draw_all(inputs: run_record.Inputs) -> str:
   """Three figures, or a line where there is no history."""
@@ -34,7 +32,8 @@ def draw_all(inputs: run_record.Inputs) -> str:
 def _draw_accuracy(inputs: run_record.Inputs, phases: Sequence[str]) -> str:
   history = inputs.history
   ends = {'dense': inputs.dense['accuracy'], 'file': inputs.file['accuracy']}
-  tests = [results.to_float(row['test_accuracy']) for row in history]
+  name = f'{run_record.get_split(history[0])}_accuracy'
+  tests = [results.to_float(row[name]) for row in history]
   found = [x for x in tests if math.isfinite(x)]
   # The epochs that are far below the rest are cut off.
   low = min([*ends.values(), *([np.quantile(found, 0.1)] if found else [])])
@@ -48,7 +47,7 @@ def _draw_accuracy(inputs: run_record.Inputs, phases: Sequence[str]) -> str:
     levels=list(ends.items()),
   )
   named = {name: f'{name} {accuracy:.2%}' for name, accuracy in ends.items()}
-  return _frame('Accuracy', _SPLITS | named, svg)
+  return _frame('Accuracy', _name_splits(history) | named, svg)
 
 
 def _draw_loss(
@@ -62,7 +61,7 @@ def _draw_loss(
     curves.fit_axis([x for curve in losses for x in curve.values]),
     first_epoch=history[0]['epoch'],
   )
-  return _frame('Loss', _SPLITS, svg)
+  return _frame('Loss', _name_splits(history), svg)
 
 
 def _draw_distance(
@@ -88,9 +87,14 @@ def _get_both(
   history: Sequence[Mapping[str, Any]], name: str
 ) -> list[curves.Curve]:
   return [
-    curves.Curve(split, [row[f'{split}_{name}'] for row in history])
-    for split in _SPLITS
+    curves.Curve(kind, [row[f'{split}_{name}'] for row in history])
+    for kind, split in _name_splits(history).items()
   ]
+
+
+def _name_splits(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """What is drawn as the curves `train` and `test`."""
+  return {'train': 'train', 'test': run_record.get_split(history[0])}
 
 
 def _frame(title: str, legend: Mapping[str, str], svg: str) -> str:

@@ -23,17 +23,18 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
-    os.replace(temporary, target)
+    replace(temporary, target)
   except BaseException:
     if os.path.exists(temporary):
       os.unlink(temporary)
     raise
-  _sync_folder(folder)
 
 
-def _sync_folder(folder: str) -> None:
+def replace(path: str, target: str) -> None:
+  """Puts a file that is on the disk into the place of another."""
+  os.replace(path, target)
   # The new name is on the disk only once its folder is.
-  descriptor = os.open(folder, os.O_RDONLY)
+  descriptor = os.open(os.path.dirname(target), os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:

@@ -16,6 +16,8 @@ _T = TypeVar('_T')
 
 AUTO = 'auto'
 _SLOW_SECONDS = 20.0
+# All abort after so long without a sign of life of one, as docs/pods.md says.
+_SILENT_SECONDS = 100
 
 
 def initialize(
@@ -26,7 +28,7 @@ def initialize(
   if coordinator == AUTO:
     try:
       with _announce_wait('this process waits for the others'):
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=_SILENT_SECONDS)
     except ValueError as error:
       raise ValueError(
         "coordinator is 'auto', but JAX finds no cluster here, wanted"
@@ -37,7 +39,12 @@ def initialize(
       f'process {process_id} waits for all {num_processes} processes at'
       f' {coordinator}'
     ):
-      jax.distributed.initialize(coordinator, num_processes, process_id)
+      jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=_SILENT_SECONDS,
+      )
 
 
 @contextlib.contextmanager

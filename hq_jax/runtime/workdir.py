@@ -90,22 +90,40 @@ def claim(
     os.makedirs(workdir, exist_ok=True)
   # Locked before it is read or written: of two processes that begin at once,
   # one gets the folder.
-  lock = open(path, 'a+', encoding='utf-8', errors='replace')  # noqa: SIM115
+  lock = _open_locked(path, workdir, wait_seconds)
   try:
-    _lock(lock, workdir, wait_seconds)
-    lock.seek(0)
     text = lock.read()
     if text:
       _check_same(workdir, text, config)
-    else:
-      _check_unused(workdir)
-      lock.write(json.dumps(config, indent=2, sort_keys=True) + '\n')
-      lock.flush()
-      os.fsync(lock.fileno())
-  except (ValueError, OSError):
+      return lock
+    _check_unused(workdir)
+    content = json.dumps(config, indent=2, sort_keys=True) + '\n'
+    # Locked before it takes its place, too.
+    atomic_write.write_bytes(f'{path}.part', content.encode())
+    whole = _open_locked(f'{path}.part', workdir, wait_seconds)
+    atomic_write.replace(f'{path}.part', path)
+  except BaseException:
     lock.close()
     raise
-  return lock
+  lock.close()  # Only now: who waited for it sees that another took its place.
+  return whole
+
+
+def _open_locked(path: str, workdir: str, wait_seconds: float) -> IO[str]:
+  """Opens and locks the file that is at a path, or an empty one."""
+  while True:
+    file = open(path, 'a+', encoding='utf-8', errors='replace')  # noqa: SIM115
+    try:
+      _lock(file, workdir, wait_seconds)
+      if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+        file.seek(0)
+        return file
+    except FileNotFoundError:
+      pass  # Somebody has deleted it.
+    except BaseException:
+      file.close()
+      raise
+    file.close()
 
 
 def _lock(file: IO[str], workdir: str, wait_seconds: float) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 from typing import Any
 
+from hq_jax.core import files
 from hq_jax.runtime import distributed
 from hq_jax.runtime import workdir as workdir_lib
 
@@ -20,10 +21,11 @@ def check(
   """
   if os.path.isdir(_get_step(workdir, num_steps)):
     return
+  source = os.path.expanduser(source)
   path = os.path.join(source, workdir_lib.CONFIG)
   begin = f'config.dense_from is {source}'
   try:
-    with open(path, encoding='utf-8') as file:
+    with files.open_regular(path) as file:
       theirs = json.load(file)
   except (OSError, ValueError) as error:
     reason = getattr(error, 'strerror', None) or 'it is damaged'
@@ -52,6 +54,7 @@ def take(
   What is there stays: a run goes on without the earlier one. All processes call
   it together, whatever they see of the folder by then.
   """
+  source = os.path.expanduser(source)
   steps = {row['step'] for row in history.rows}
   for row in workdir_lib.History(source, is_kept=False).rows:
     if row['phase'] == _STAGE and row['step'] not in steps:

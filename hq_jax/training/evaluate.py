@@ -13,7 +13,6 @@ from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax import models
 from hq_jax import report
-from hq_jax.artifact import reader
 from hq_jax.data import eval_batches
 from hq_jax.data import normalization
 from hq_jax.data.images import threaded_reader
@@ -89,23 +88,26 @@ def make_evaluation(
   preprocessing: Mapping[str, Any] | None = None,
   unreadable: threaded_reader.Unreadable | None = None,
 ) -> Callable[..., dict[str, Any]]:
-  """Makes the evaluation of variables on all test images.
+  """Makes the evaluation of variables on all images of a split, by its name.
 
-  Images are preprocessed as in training, unless a file says otherwise.
+  That is `test` if none is named. Images are preprocessed as in training,
+  unless a file says otherwise.
   """
   eval_step = make_eval_step(model, mesh)
-  batches = eval_batches.EvalBatches(
-    dataset.test,
-    preprocessing=preprocessing or normalization.preprocessing(dataset),
-    batch_size=config.batch_size,
-    unreadable=unreadable,
-    num_threads=config.data.num_threads,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
-  return lambda variables, *args, **kwargs: evaluate(
-    eval_step, variables, batches, mesh, *args, **kwargs
-  )
+  options: dict[str, Any] = {
+    'preprocessing': preprocessing or normalization.preprocessing(dataset),
+    'batch_size': config.batch_size,
+    'unreadable': unreadable,
+    'num_threads': config.data.num_threads,
+    'process_index': jax.process_index(),
+    'process_count': jax.process_count(),
+  }
+
+  def evaluation(variables, *args, split='test', **kwargs):
+    batches = eval_batches.EvalBatches(getattr(dataset, split), **options)
+    return evaluate(eval_step, variables, batches, mesh, *args, **kwargs)
+
+  return evaluation
 
 
 def evaluate_answers(
@@ -133,9 +135,7 @@ def evaluate_answers(
 def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   """Evaluates a model that is read from its file."""
   checked = config_lib.validate(config)
-  found = artifact_lib.read(path)
-  with reader.naming(path):
-    network.read_layers(found)
+  found = network.read(path)
   model = models.build(
     found.model,
     num_classes=network.count_classes(found),
@@ -143,10 +143,10 @@ def evaluate_file(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
   )
   mesh = setup_lib.make_mesh(checked)
   dataset = distributed.first_then_others(
-    lambda: setup_lib.load_dataset(checked.data)
+    lambda: setup_lib.load_dataset(checked.data, evaluated_as=found.class_names)
   )
   if distributed.is_primary():
-    for line in messages.describe_ignored(dataset):
+    for line in messages.describe_evaluated(dataset):
       terminal.show(terminal.escape(line))
   for name, theirs, ours in (
     ('input_shape', found.input_shape, dataset.image_shape),

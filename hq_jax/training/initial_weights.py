@@ -10,6 +10,8 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax import config as config_lib
 from hq_jax.artifact import format as container
+from hq_jax.artifact import reader
+from hq_jax.artifact import variables as variables_lib
 from hq_jax.core import trees
 from hq_jax.models import pretrained
 from hq_jax.runtime import checkpoint
@@ -41,6 +43,7 @@ def read(config: config_lib.Config, shapes: Any) -> Weights:
     )
   if path is None:
     return Weights({}, '', '')
+  path = os.path.expanduser(path)
   model = config.model.name
   kwargs = {'architecture': model, 'new_head': not config.pretrained_head}
   try:
@@ -68,16 +71,41 @@ def _is_own(path: str) -> bool:
 
 def _read_file(path: str, shapes: Any, kwargs: Mapping[str, Any]) -> Weights:
   if _is_own(path):
-    variables = artifact_lib.to_variables(artifact_lib.read(path))
-    found = pretrained.from_paths(
-      trees.flatten(variables), shapes, path=path, **kwargs
-    )
+    found = _read_own(path, shapes, kwargs)
   else:
     state = pretrained.read(path)
     found = pretrained.convert(state, shapes, path=path, **kwargs)
   with open(path, 'rb') as file:
     digest = hashlib.file_digest(file, 'sha256').hexdigest()
   return Weights(found.variables, found.note, digest)
+
+
+def _read_own(
+  path: str, shapes: Any, kwargs: Mapping[str, Any]
+) -> pretrained.Converted:
+  """A file of this library, whose tensors are compared before they are read."""
+  data = reader.read_bytes(path)
+  with reader.naming(path):
+    parsed = reader.parse(data)
+  there = variables_lib.list_shapes(parsed.header)
+  leaves = {p: _stand_in(np.float32, shape) for p, shape in there.items()}
+  fitting = pretrained.from_paths(leaves, shapes, path=path, **kwargs)
+  with reader.naming(path):
+    artifact = reader.decode(parsed)
+  # What else there is, a head that is left out, may be of any size.
+  wanted = trees.flatten(shapes)
+  tensors = {p: x for p, x in artifact.tensors.items() if p in wanted}
+  tensors = {p: x for p, x in tensors.items() if there[p] == wanted[p].shape}
+  variables = artifact_lib.to_variables(artifact._replace(tensors=tensors))
+  found = pretrained.from_paths(
+    trees.flatten(variables), shapes, path=path, **kwargs
+  )
+  return found._replace(note=fitting.note)
+
+
+def _stand_in(dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+  """Zeros of any shape, which take no memory."""
+  return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _read_folder(path: str, shapes: Any, kwargs: Mapping[str, Any]) -> Weights:
@@ -96,8 +124,7 @@ def _read_folder(path: str, shapes: Any, kwargs: Mapping[str, Any]) -> Weights:
   fits = lambda name: name in wanted and saved.shapes[name] == wanted[name]
   # What is read is known to be no larger than the network.
   leaves = {
-    name: np.broadcast_to(np.zeros((), x.dtype), x.shape)
-    for name, x in saved.shapes.items()
+    name: _stand_in(x.dtype, x.shape) for name, x in saved.shapes.items()
   } | checkpoint.read_arrays(saved, list(filter(fits, saved.shapes)))
   found = pretrained.from_paths(leaves, shapes, path=step, **kwargs)
   note = _join(f'those of {step}', found.note)

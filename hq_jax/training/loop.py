@@ -80,6 +80,7 @@ class _Run:
     self._method: method_lib.Method = setup.method
     self._steps_per_epoch: int = setup.steps_per_epoch
     self._stage: stages.Stage = stage
+    self._split: str = setup.dataset.watched_split
     self._history: workdir_lib.History = history
     self._evaluate = evaluate
     self._watch: preemption.Watch = watch
@@ -169,8 +170,9 @@ class _Run:
       state, variables, found = self._make_file(epoch)
       row |= found
     before_batch = lambda: preemption.interrupt(self._watch.poll())
-    test = self._evaluate(variables, before_batch)
-    row['test_loss'], row['test_accuracy'] = test['loss'], test['accuracy']
+    found = self._evaluate(variables, before_batch, split=self._split)
+    for name in ('loss', 'accuracy'):
+      row[f'{self._split}_{name}'] = found[name]
     row |= jax.tree.map(float, self._diagnose(state))
     if self._guard.num_skipped:
       row['skipped_steps'] = self._guard.num_skipped
@@ -191,8 +193,11 @@ class _Run:
     if self._bar.disable:
       terminal.show(messages.describe_epoch(row, num_epochs, left))
     else:
-      accuracy, time_left = row['test_accuracy'], messages.format_seconds(left)
-      self._bar.set_postfix_str(f'test {accuracy:.2%}, {time_left} left')
+      accuracy = row[f'{self._split}_accuracy']
+      time_left = messages.format_seconds(left)
+      self._bar.set_postfix_str(
+        f'{self._split} {accuracy:.2%}, {time_left} left'
+      )
 
   def _make_row(self, epoch: int) -> dict[str, Any]:
     """What training says of an epoch; refuses a loss that is not a number."""
@@ -296,7 +301,7 @@ def _open_checkpoints(
   def get_score(step: int) -> float | None:
     for row in history.rows:
       if row['step'] == before + step and row['phase'] == last_phase:
-        return row['test_accuracy']
+        return row[f'{setup.dataset.watched_split}_accuracy']
     return None
 
   every = config.keep_every_epochs

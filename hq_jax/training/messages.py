@@ -14,6 +14,7 @@ from hq_jax import config as config_lib
 from hq_jax import report as report_lib
 from hq_jax.compression import planner
 from hq_jax.data.sets import datasets
+from hq_jax.data.sets import folder_layouts
 from hq_jax.data.sets import image_files
 from hq_jax.runtime import terminal
 from hq_jax.runtime import workdir as workdir_lib
@@ -34,8 +35,7 @@ def describe_setup(setup: setup_lib.Setup) -> str:
     f' and statistics, for images of {shape}',
     *([f'weights: {setup.pretrained.note}'] if setup.pretrained.note else []),
     f'classes: {len(dataset.class_names)}: {_list(dataset.class_names)}',
-    f'images: {len(dataset.train):,} to train on, {len(dataset.test):,} to test'
-    ' on',
+    f'images: {_describe_splits(dataset)}',
     *describe_ignored(dataset),
     *_describe_classes(setup),
     f'epochs: {config.dense.epochs} dense, {config.prune.epochs} prune,'
@@ -61,6 +61,29 @@ def _describe_decay(setup: setup_lib.Setup) -> list[str]:
   ]
 
 
+def _describe_splits(dataset: datasets.Dataset) -> str:
+  found = [f'{len(dataset.train):,} to train on']
+  if dataset.validation is not None:
+    found.append(f'{len(dataset.validation):,} to look at after each epoch')
+  found.append(f'{len(dataset.test):,} to test on')
+  if dataset.validation is not None:
+    found[-1] += ' at the end'
+  if dataset.is_held_out:
+    found[-1] += ', held out of each class'
+  return ', '.join(found)
+
+
+def describe_evaluated(dataset: datasets.Dataset) -> list[str]:
+  """At most two lines: what of a folder a file is not evaluated on."""
+  lines = describe_ignored(dataset)
+  if dataset.is_held_out:
+    lines.append(
+      'test images: those that training holds out of such a folder;'
+      f' --config.data.test_split={folder_layouts.ALL} takes all of it'
+    )
+  return lines
+
+
 def describe_ignored(dataset: datasets.Dataset) -> list[str]:
   """At most one line: which files beside the images are left out."""
   if not dataset.ignored:
@@ -74,7 +97,7 @@ def describe_ignored(dataset: datasets.Dataset) -> list[str]:
 def _describe_classes(setup: setup_lib.Setup) -> list[str]:
   """Classes without images, and those that have many more than others."""
   lines, counts = [], {}
-  for name in ('train', 'test'):
+  for name in ('train', 'validation', 'test'):
     source = getattr(setup.dataset, name)
     labels = getattr(source, 'labels', None)
     if labels is None or not len(labels):
@@ -141,10 +164,11 @@ def describe_epoch(
 ) -> str:
   """The line of an epoch, from its row in the metrics."""
   epoch = f'{row["epoch"]:{len(str(num_epochs))}} of {num_epochs}'
+  split = report_lib.get_split(row)
   left = f', {format_seconds(seconds_left)} left' if seconds_left else ''
   return (
     f'{row["phase"]:7} epoch {epoch}  train loss {row["train_loss"]:.4f}'
-    f'  test accuracy {row["test_accuracy"]:7.2%}'
+    f'  {split} accuracy {row[f"{split}_accuracy"]:7.2%}'
     f'  {format_seconds(row["seconds"])}{left}'
   )
 

@@ -24,6 +24,7 @@ from hq_jax.data.images import threaded_reader
 from hq_jax.data.sets import datasets
 from hq_jax.inference import calibration
 from hq_jax.runtime import distributed
+from hq_jax.runtime import home
 from hq_jax.runtime import sharding
 from hq_jax.runtime import trackers
 from hq_jax.runtime import workdir as workdir_lib
@@ -76,6 +77,8 @@ def prepare(
   A dataset is what `config.data` names, opened before, or a part of it.
   """
   workdir = os.fspath(workdir)
+  if workdir.startswith('~'):
+    workdir = str(home.expand(workdir, 'workdir'))
   workdir_lib.check_name(workdir)
   checked = config_lib.validate(config)
   mesh = make_mesh(checked)
@@ -225,9 +228,12 @@ def make_mesh(
 
 
 def load_dataset(
-  config: config_lib.Data, *, shapes_are_enough: bool = False
+  config: config_lib.Data,
+  *,
+  shapes_are_enough: bool = False,
+  evaluated_as: Sequence[str] | None = None,
 ) -> datasets.Dataset:
-  """Opens the data set of a config."""
+  """Opens the data set of a config, as `datasets.load` does."""
   load = datasets.load_shapes if shapes_are_enough else datasets.load
   try:
     return load(
@@ -238,6 +244,7 @@ def load_dataset(
       train_split=config.train_split,
       test_split=config.test_split,
       class_names=config.class_names,
+      evaluated_as=evaluated_as,
     )
   except ValueError as error:
     raise config_lib.with_field(

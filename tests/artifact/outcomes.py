@@ -84,9 +84,9 @@ def allow_peak(data):
   and that of the nesting take at most 9 for each byte (Python gives four to
   each character where one needs them, in the text and in the longest string cut
   from it), 256 for each mark in it, which stands for an object, and the header
-  8 for each character of the paths: 30 MB at the limits of the format. Contexts take 128 for each row and
-  each column of the largest slice: 17 MB at the limits. A slice is a list and
-  an array of its own, 512: 8 MB at the limits.
+  8 for each character of the paths: 30 MB at the limits of the format. Contexts
+  take 128 for each row and each column of the largest slice: 17 MB at the
+  limits. A slice is a list and an array of its own, 512: 8 MB at the limits.
   """
   limit = 2 * (len(data) + _SLACK_BYTES)
   try:

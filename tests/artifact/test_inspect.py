@@ -277,7 +277,7 @@ def test_a_terminal_of_ascii_shows_escapes(evil, monkeypatch):
   ('kind', 'word'),
   [
     ('missing', 'no such file'),
-    ('folder', 'not a regular file'),
+    ('folder', 'Is a directory'),
     ('flipped', 'section CODE: damaged'),
     ('foreign', 'not an .hq file'),
   ],

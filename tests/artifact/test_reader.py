@@ -55,10 +55,10 @@ def test_message_names_file_and_section(data, tmp_path):
 def test_what_is_no_file_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'none\.hq: no such file'):
     artifact.read(tmp_path / 'none.hq')
-  with pytest.raises(ValueError, match='not a regular file'):
+  with pytest.raises(ValueError, match='cannot be read, Is a directory'):
     artifact.read(tmp_path)
   os.mkfifo(tmp_path / 'pipe.hq')
-  with pytest.raises(ValueError, match='not a regular file'):
+  with pytest.raises(ValueError, match='wanted a regular file'):
     artifact.read(tmp_path / 'pipe.hq')
   (tmp_path / 'empty.hq').touch()
   with pytest.raises(
@@ -69,6 +69,22 @@ def test_what_is_no_file_is_refused(tmp_path):
     file.truncate(reader.MAX_FILE_BYTES + 1)
   with pytest.raises(ValueError, match='wanted at most'):
     artifact.read(tmp_path / 'huge.hq')
+
+
+def test_of_a_file_with_holes_only_its_table_is_read(data, tmp_path):
+  path = tmp_path / 'holes.hq'
+  path.write_bytes(data)
+  os.truncate(path, reader.MAX_FILE_BYTES)
+  tracemalloc.start()
+  with pytest.raises(ValueError) as caught:
+    artifact.read(path)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert str(caught.value) == (
+    f'{path}: section rngs: followed by other bytes, got {1 << 32} bytes,'
+    f' wanted {len(data)}'
+  )
+  assert peak < 1 << 20
 
 
 def test_sections_are_all_there_and_all_known(data):

@@ -358,6 +358,8 @@ _DEFAULTS = {'ratio': 30.0, 'seed': 0, 'debug': False, 'name': 'a'}
     ('name=b', {'name': 'b'}),
     ('name=b=c', {'name': 'b=c'}),
     ('name=', {'name': ''}),
+    ('name=/a,b, c,seed=3', {'name': '/a,b, c', 'seed': 3}),
+    ('name=/a,/b=c', {'name': '/a,/b=c'}),
   ],
 )
 def test_arguments_are_converted(text, changed):
@@ -373,6 +375,15 @@ def test_arguments_are_converted(text, changed):
       'ration=4',
       'ration is not known, wanted one of: ratio, seed, debug, name; did you'
       ' mean ratio?',
+    ),
+    (
+      'name=a,debg',
+      'debg is not known, wanted one of: ratio, seed, debug, name; did you mean'
+      ' debug?',
+    ),
+    (
+      'name=a,size=3',
+      'size is not known, wanted one of: ratio, seed, debug, name',
     ),
     ('=4', ' is not known, wanted one of: ratio, seed, debug, name'),
     ('ratio=x', "ratio is 'x', wanted float"),

@@ -88,3 +88,16 @@ def kill(
 
 def is_saving(workdir: pathlib.Path) -> bool:
   return not all(find_saves(workdir).values())
+
+
+def find_process(launcher, number):
+  """The process of the run with a number, once it is the program."""
+  for path in pathlib.Path('/proc').glob('[0-9]*'):
+    try:
+      parent = int((path / 'stat').read_text().rpartition(')')[2].split()[1])
+      words = (path / 'cmdline').read_text().split('\0')
+    except (OSError, IndexError):
+      continue  # It has just ended.
+    if parent == launcher and f'--process_id={number}' in words:
+      return int(path.name)
+  raise AssertionError(f'there is no process {number}')

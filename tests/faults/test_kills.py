@@ -26,19 +26,6 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
   assert not moments.is_saving(workdir)
 
 
-def _find_process(launcher, number):
-  """The process of the run with a number, once it is the program."""
-  for path in pathlib.Path('/proc').glob('[0-9]*'):
-    try:
-      parent = int((path / 'stat').read_text().rpartition(')')[2].split()[1])
-      words = (path / 'cmdline').read_text().split('\0')
-    except (OSError, IndexError):
-      continue  # It has just ended.
-    if parent == launcher and f'--process_id={number}' in words:
-      return int(path.name)
-  raise AssertionError(f'there is no process {number}')
-
-
 @pytest.mark.skipif(
   not pathlib.Path('/proc/self/stat').exists(), reason='finds them in /proc'
 )
@@ -51,7 +38,7 @@ def test_the_launcher_starts_both_again_to_the_same_bytes(
   words = runs.launch(*runs.QUICK, f'--workdir={workdir}')
   with runs.start(words, runs.quick_environment(data_dir)) as running:
     launcher = running.process.pid
-    find_process = lambda: _find_process(launcher, victim)
+    find_process = lambda: moments.find_process(launcher, victim)
     moments.kill(running, workdir, moment, find_process)
     done = running.finish()
   assert done.returncode == 0, done.stderr

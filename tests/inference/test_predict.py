@@ -125,6 +125,26 @@ def test_what_is_wrong_with_the_command_is_one_line(capsys, model, tmp_path):
     assert err.startswith(f'hq_jax: {message}')
 
 
+@pytest.mark.parametrize(
+  ('kilobytes', 'options', 'status'),
+  [
+    (800_000, [], 0),  # It takes onnxruntime.
+    (800_000, ['--engine=jax'], 2),
+    (180_000, [], 2),
+  ],
+)
+def test_a_small_address_space(model, pictures, kilobytes, options, status):
+  words = [sys.executable, '-m', 'hq_jax', 'predict', model, *options]
+  words.append(str(pictures / 'white.png'))
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  with runs.start(runs.limited(kilobytes, words), env) as running:
+    done = running.finish()
+  assert done.returncode == status
+  if status:
+    assert f'is limited to {1024 * kilobytes:,} bytes' in runs.only_line(done)
+  assert bool(done.stdout) == (not status)
+
+
 def _without_jax(source, *arguments):
   lines = 'import sys', f'sys.modules.update(dict.fromkeys({_ABSENT!r}))'
   return subprocess.run(

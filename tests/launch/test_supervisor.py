@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -92,6 +93,33 @@ def test_a_death_kills_the_others_and_starts_all_again(tmp_path, capfd):
     'hq_jax: starting again: restart 1 of 1',
     'hq_jax: process 1 was killed by signal 9',
     'hq_jax: that was restart 1 of 1: giving up',
+  ]
+
+
+@pytest.mark.skipif(not hasattr(os, 'waitid'), reason='nothing tells it here')
+def test_a_frozen_process_counts_as_a_death(tmp_path, capfd):
+  def freeze():
+    _wait_until(lambda: len(_pids(tmp_path)) == 2)
+    (path,) = tmp_path.glob('1.pid.0')
+    pid = int(path.read_text())
+    # It may be frozen for a while.
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.3)
+    os.kill(pid, signal.SIGCONT)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGSTOP)
+
+  thread = threading.Thread(target=freeze)
+  thread.start()
+  begin = time.monotonic()
+  policy = {'max_restarts': 0, 'frozen_seconds': 1.0}
+  assert _supervise(tmp_path, 'sleep', 'sleep', **policy) == (137, 1)
+  assert 1.5 <= time.monotonic() - begin < 20
+  thread.join()
+  assert capfd.readouterr().err.splitlines() == [
+    'hq_jax: process 1 has been frozen for 1 seconds, killing it',
+    'hq_jax: process 1 was killed by signal 9',
+    'hq_jax: that was restart 0 of 0: giving up',
   ]
 
 

@@ -155,6 +155,27 @@ def test_a_lock_lasts_until_it_is_closed_and_may_be_waited_for(tmp_path):
   assert lock.closed
 
 
+def test_a_config_is_never_there_in_part(tmp_path, monkeypatch):
+  _claim(tmp_path / 'whole')
+  whole = (tmp_path / 'whole' / 'config.json').read_bytes()
+  path = tmp_path / 'cut' / 'config.json'
+  seen = []
+
+  def replace(source, target, replace=os.replace):
+    """What a process leaves that is killed before or after."""
+    seen.extend(file.read_bytes() for file in path.parent.glob('config.json'))
+    replace(source, target)
+    seen.extend(file.read_bytes() for file in path.parent.glob('config.json'))
+
+  monkeypatch.setattr(os, 'replace', replace)
+  _claim(tmp_path / 'cut')
+  assert set(seen) == {b'', whole}
+  # Of nothing but an empty one, a run begins again.
+  path.write_bytes(b'')
+  _claim(tmp_path / 'cut')
+  assert path.read_bytes() == whole
+
+
 def test_of_many_that_begin_at_once_one_gets_the_folder(tmp_path):
   for attempt in range(10):
     folder = str(tmp_path / str(attempt))

@@ -17,6 +17,7 @@ from hq_jax.data import sources
 from hq_jax.data.sets import datasets
 from hq_jax.runtime import sharding
 from hq_jax.training import evaluate
+from tests import huge_files
 
 _PREPROCESSING = {'mean': [8.0], 'std': [4.0]}
 
@@ -212,6 +213,15 @@ def test_a_file_that_does_not_fit_is_refused(
   with pytest.raises(ValueError) as caught:
     evaluate.evaluate_file(path, config)
   assert str(caught.value) == f'{path}: {message}'
+
+
+def test_tensors_of_no_network_are_refused_unread(tmp_path, exported):
+  path = huge_files.write(tmp_path / 'huge.hq', exported)
+  with huge_files.costing_little(), pytest.raises(ValueError) as caught:
+    evaluate.evaluate_file(path, {})
+  assert str(caught.value) == (
+    f'{path}: params/head/kernel has shape (4096, 16384), wanted (4, 10)'
+  )
 
 
 def test_an_evaluation_of_nothing_is_refused():

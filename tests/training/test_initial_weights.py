@@ -14,6 +14,7 @@ from hq_jax.training import setup as setup_lib
 from hq_jax.training import stages
 from hq_jax.training import train
 from hq_jax.training import train_state
+from tests import huge_files
 from tests import setups
 
 _MODELS = {
@@ -127,6 +128,15 @@ def test_weights_of_another_network(trained, tmp_path):
     assert f'the weights do not fit {config.model.name} (' in _refuse(
       config, tmp_path, **fields
     )
+
+
+def test_tensors_of_no_network_are_refused_unread(trained, tmp_path):
+  config, folder = trained
+  found = artifact.read(folder / 'model.hq')
+  path = huge_files.write(tmp_path / 'huge.hq', found)
+  with huge_files.costing_little():
+    message = _refuse(config, tmp_path, pretrained=path)
+  assert f'{path}: the head of the weights is not that of the model' in message
 
 
 def test_kernels_that_are_no_floats(trained, tmp_path):

@@ -86,6 +86,11 @@ def get_upright_size(opened: Opened) -> tuple[int, int]:
   return exif.turn_size(opened.image.size, opened.orientation)
 
 
+def is_grey(opened: Opened) -> bool:
+  """Whether an image has one channel, transparency aside."""
+  return opened.image.mode.startswith(('1', 'L', 'I'))
+
+
 def resize_box(
   opened: Opened,
   box: tuple[float, float, float, float],

@@ -12,6 +12,8 @@ from typing import Any
 from PIL import Image
 from PIL import ImageFile
 
+from hq_jax.core import files
+
 # Formats of pictures that show in their first bytes, and in whose headers the
 # size is that of what is decoded. (A TGA does not show, an EPS is a program, an
 # ICO holds other files.)
@@ -50,7 +52,7 @@ def has_heif() -> bool:
 def recognize(path: str | os.PathLike[str]) -> str:
   """Looks into a file: `IMAGE`, one of `PACKAGES` that it needs, or ''."""
   try:
-    with open(path, 'rb') as file:
+    with files.open_regular(path) as file:
       first = file.read(_NUM_FIRST_BYTES)
       for name, (make, accepts) in _get_formats().items():
         if accepts(first[:16]) is not True or _find_brand(first) == 'HEIC':

@@ -1,13 +1,13 @@
 """Bound on the memory that an image file takes while it is read."""
 
 from collections.abc import Callable, Iterator
-import errno
 import os
 
 from PIL import Image
 from PIL import ImageFile
 from PIL import TiffImagePlugin
 
+from hq_jax.core import files
 from hq_jax.data.images import exif
 from hq_jax.data.images import formats
 
@@ -25,12 +25,7 @@ _Box = tuple[int, int, int, int]
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
   """Reads the bytes of an image file, unless it has more than `MAX_BYTES`."""
-  with open(path, 'rb') as file:
-    num_bytes = os.fstat(file.fileno()).st_size
-    if num_bytes > MAX_BYTES:
-      raise OSError(
-        errno.EFBIG, f'{num_bytes:,} bytes, wanted at most {MAX_BYTES:,}'
-      )
+  with files.open_regular(path, MAX_BYTES) as file:
     return file.read()
 
 

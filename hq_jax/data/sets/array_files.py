@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from hq_jax.core import files
 from hq_jax.data import sources
 from hq_jax.runtime import home
 
@@ -21,6 +22,7 @@ KEYS = ('x_train', 'y_train', 'x_test', 'y_test')
 
 _UBYTE = 0x08  # an IDX file's type
 _MAX_CLASSES = 1 << 16
+_ZIP = b'PK'
 _MAX_PACKING = 1032  # bytes that one byte of a gzip file can stand for
 # Where Debian's packages put such files.
 _PACKAGES = {'/usr/share/datasets/fashion-mnist': 'dataset-fashion-mnist'}
@@ -56,20 +58,6 @@ class Arrays(NamedTuple):
       digest.update(np.ascontiguousarray(split.images).data)
       digest.update(split.labels.astype('<i4').tobytes())
     return digest.hexdigest()
-
-  def measure(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel's training pixels."""
-    means, deviations = [], []
-    levels = np.arange(256)
-    for channel in range(self.image_shape[-1]):
-      pixels = self.train.images[..., channel]
-      shares = np.bincount(pixels.ravel(), minlength=256) / pixels.size
-      mean = float(shares @ levels)
-      means.append(round(mean, 3))
-      # A channel that says nothing stays as it is.
-      deviation = math.sqrt(shares @ (levels - mean) ** 2)
-      deviations.append(round(deviation, 3) or 1.0)
-    return tuple(means), tuple(deviations)
 
 
 def make(
@@ -160,9 +148,13 @@ def open_npz(
   """Reads a `.npz` file of `x_train`, `y_train`, `x_test` and `y_test`."""
   path = home.expand(path, 'config.data.data_dir')
   try:
-    with np.load(path, allow_pickle=False) as file:
-      if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError('it is one array')
+    with contextlib.ExitStack() as stack:
+      stream = stack.enter_context(files.open_regular(path))
+      # An array that is no archive would be read whole first.
+      if stream.read(len(_ZIP)) != _ZIP:
+        raise ValueError('it is no archive')
+      stream.seek(0)
+      file = stack.enter_context(np.load(stream, allow_pickle=False))
       missing = [key for key in KEYS if key not in file]
       if missing:
         raise ValueError(f'it has no {", ".join(missing)}')
@@ -197,16 +189,16 @@ def open_idx(
   paths = []
   for split, stem in (('train', 'train'), ('test', 't10k')):
     for what, num_axes in (('images', 3), ('labels', 1)):
-      files = found.get((split, what), [])
+      there = found.get((split, what), [])
       # One file may lie there packed and unpacked.
-      if len({path.name.removesuffix('.gz') for path in files}) != 1:
-        names = ', '.join(path.name for path in files) or 'none'
+      if len({path.name.removesuffix('.gz') for path in there}) != 1:
+        names = ', '.join(path.name for path in there) or 'none'
         raise ValueError(
-          f'data_dir: {str(folder)!r} has {len(files)} files of {split} {what}'
+          f'data_dir: {str(folder)!r} has {len(there)} files of {split} {what}'
           f' ({names}), wanted one, such as'
           f' {stem}-{what}-idx{num_axes}-ubyte.gz'
         )
-      paths.append(files[0])
+      paths.append(there[0])
   arrays = [_read_idx(path) for path in paths]
   try:
     return make(
@@ -223,7 +215,7 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
   """Reads an IDX file of unsigned bytes: magic, sizes, and the elements."""
   try:
     with contextlib.ExitStack() as stack:
-      file: Any = stack.enter_context(path.open('rb'))
+      file: Any = stack.enter_context(files.open_regular(path))
       if path.suffix == '.gz':
         file = stack.enter_context(gzip.open(file))
       return _parse_idx(file, _MAX_PACKING * path.stat().st_size)

@@ -47,7 +47,10 @@ class Dataset(NamedTuple):
       is in common use for it.
     pixel_std: per channel, their standard deviation.
     train: the training examples.
-    test: the examples that accuracy is measured on.
+    test: the examples that accuracy is measured on, at the end.
+    validation: those that it is measured on after each epoch; None to measure
+      it on those of `test`.
+    is_held_out: whether `test` is a part that was chosen here.
     resize: None where the examples are arrays of `image_shape`; otherwise they
       are image files, and this is the length that their shorter side is resized
       to before the centre crop of evaluation.
@@ -65,9 +68,16 @@ class Dataset(NamedTuple):
   pixel_std: tuple[float, ...]
   train: sources.Source
   test: sources.Source
+  validation: sources.Source | None = None
+  is_held_out: bool = False
   resize: int | None = None
   fingerprint: str | None = None
   ignored: Mapping[str, int] = types.MappingProxyType({})
+
+  @property
+  def watched_split(self) -> str:
+    """The name of what accuracy is measured on after each epoch."""
+    return 'test' if self.validation is None else 'validation'
 
 
 def load(
@@ -79,17 +89,24 @@ def load(
   train_split: str | None = None,
   test_split: str | None = None,
   class_names: Sequence[str] | None = None,
+  evaluated_as: Sequence[str] | None = None,
   memory_limit_bytes: int = 2**30,
 ) -> Dataset:
-  """Opens a data set; nothing is downloaded."""
+  """Opens a data set; nothing is downloaded.
+
+  A folder that is only evaluated, by a network that has the classes
+  `evaluated_as`, needs neither all of them nor anything to train on.
+  """
   resize = None
   if image_size is not None:
     resize = round(image_size / crop_fraction)
   has_own_splits = name in OWN_FILES or name in generated.SPECS
-  if has_own_splits and (train_split or test_split):
+  is_chosen = name == FOLDER and evaluated_as is not None
+  if has_own_splits and (train_split or (test_split and not is_chosen)):
     raise ValueError(
       f'config.data.train_split is {train_split!r} and test_split'
       f' {test_split!r}, but {name} has splits of its own, wanted None'
+      f'{" (but for --evaluate)" if name == FOLDER else ""}'
     )
   if class_names is not None and name not in _OPEN_ARRAYS:
     raise ValueError(
@@ -101,7 +118,11 @@ def load(
       what = 'the .npz file' if name == 'arrays' else 'the folder of images'
       raise ValueError(f'config.data.data_dir is None, wanted {what}')
     if name == FOLDER:
-      return _load_folder(data_dir, image_size, resize)
+      if evaluated_as is None:
+        own = folders.open_folder(data_dir)
+      else:
+        own = folders.open_evaluated(data_dir, evaluated_as, test_split)
+      return _load_folder(own, image_size, resize, memory_limit_bytes)
     if image_size is not None:
       raise _wrong_size(image_size, name, _ARRAYS, 'None')
     return _of_own_arrays(name, _OPEN_ARRAYS[name](data_dir, class_names))
@@ -189,7 +210,7 @@ def load_generated(
     'pixel_mean': spec.pixel_mean,
     'pixel_std': spec.pixel_std,
   }
-  return _of_arrays(name, found, memory_limit_bytes, statistics)
+  return _of_prepared_arrays(name, found, memory_limit_bytes, statistics)
 
 
 def from_arrays(
@@ -222,7 +243,7 @@ def from_arrays(
 
 
 def _of_own_arrays(name: str, found: array_files.Arrays) -> Dataset:
-  mean, std = found.measure()
+  mean, std = sources.measure(found.train, found.image_shape[-1])
   return Dataset(
     name=name,
     class_names=found.class_names,
@@ -237,15 +258,20 @@ def _of_own_arrays(name: str, found: array_files.Arrays) -> Dataset:
 
 
 def _load_folder(
-  data_dir: str | os.PathLike[str],
+  found: folders.Folder,
   image_size: int | None,
   resize: int | None,
+  memory_limit_bytes: int,
 ) -> Dataset:
+  splits = [found.train, found.test]
+  splits += [] if found.validation is None else [found.validation]
   if image_size is None:
-    raise _wrong_size(None, FOLDER, _SIZES, 'a number of pixels')
-  found = folders.open_folder(data_dir)
-  return _of_files(FOLDER, found, image_size, resize)._replace(
-    fingerprint=f'{found.train.fingerprint()} {found.test.fingerprint()}',
+    dataset = _of_own_size(found, splits, memory_limit_bytes)
+  else:
+    dataset = _of_files(FOLDER, found, image_size, resize)
+  return dataset._replace(
+    fingerprint=' '.join(split.fingerprint() for split in splits),
+    is_held_out=found.is_held_out,
     ignored=found.ignored,
   )
 
@@ -264,25 +290,19 @@ def _load_prepared(
   if None in found.image_shape:
     raise _wrong_size(None, name, _SIZES, 'a number of pixels')
   statistics = _statistics(name, found.image_shape[-1])
-  return _of_arrays(name, found, memory_limit_bytes, statistics)
+  return _of_prepared_arrays(name, found, memory_limit_bytes, statistics)
 
 
-def _of_arrays(
+def _of_prepared_arrays(
   name: str,
   found: prepared.Prepared,
   memory_limit_bytes: int,
   statistics: Mapping[str, Any],
 ) -> Dataset:
-  """A set of images of one size, in memory where they fit."""
   splits: list[sources.Source] = [found.train, found.test]
   if found.train.is_encoded:
     splits = [sources.DecodedSource(x, found.image_shape) for x in splits]
-  num_images = sum(map(len, splits))
-  if num_images * math.prod(found.image_shape) <= memory_limit_bytes:
-    splits = [
-      sources.MemorySource(*sources.gather(x, range(len(x)))) for x in splits
-    ]
-  train, test = splits
+  train, test = _read_small(splits, found.image_shape, memory_limit_bytes)
   return Dataset(
     name=name,
     class_names=found.class_names,
@@ -291,6 +311,43 @@ def _of_arrays(
     test=test,
     **statistics,
   )
+
+
+def _of_own_size(
+  found: folders.Folder,
+  files: Sequence[folders.FolderSource],
+  memory_limit_bytes: int,
+) -> Dataset:
+  """A folder of images of one size; of one channel where all are grey."""
+  shape = sources.find_shape(files)
+  decoded = [sources.DecodedSource(x, shape) for x in files]
+  train, test, *others = _read_small(decoded, shape, memory_limit_bytes)
+  mean, std = sources.measure(train, shape[-1])
+  return Dataset(
+    name=FOLDER,
+    class_names=found.class_names,
+    image_shape=shape,
+    pixel_range=(0.0, 255.0),
+    pixel_mean=mean,
+    pixel_std=std,
+    train=train,
+    test=test,
+    validation=others[0] if others else None,
+  )
+
+
+def _read_small(
+  splits: Sequence[sources.Source],
+  image_shape: Sequence[int],
+  memory_limit_bytes: int,
+) -> list[sources.Source]:
+  """Reads images of one size into memory, if they fit."""
+  num_images = sum(map(len, splits))
+  if num_images * math.prod(image_shape) > memory_limit_bytes:
+    return list(splits)
+  return [
+    sources.MemorySource(*sources.gather(x, range(len(x)))) for x in splits
+  ]
 
 
 def _of_files(
@@ -307,6 +364,7 @@ def _of_files(
     image_shape=(image_size, image_size, 3),
     train=found.train,
     test=found.test,
+    validation=getattr(found, 'validation', None),
     resize=resize,
     **_statistics(name, 3),
   )

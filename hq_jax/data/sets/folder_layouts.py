@@ -1,9 +1,9 @@
 """Layouts of a folder of images: its classes, and what is tested on.
 
-Two layouts are understood. In the first, `train` may be called `training`, and
-`test` may be called otherwise, too, or be missing; capitals do not matter:
+Two layouts are understood. In the first, splits may be called otherwise, too
+(`training`, `valid`, `Test`), and all but `train` may be missing:
 
-    ROOT/train/CLASS/*.jpg  ROOT/test/CLASS/*.jpg
+    ROOT/train/CLASS/*.jpg  ROOT/val/CLASS/*.jpg  ROOT/test/CLASS/*.jpg
     ROOT/CLASS/*.jpg
 
 Names of classes are the same where they look the same: macOS and others write
@@ -11,18 +11,27 @@ accents as different code points. Where there are no images to test on, a fifth
 of each class is held out.
 """
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 import hashlib
+import itertools
 import pathlib
 import posixpath
+from typing import Any, NamedTuple
 import unicodedata
 
 from hq_jax.data.sets import image_files
 
+ALL = 'all'
+
 _FILES = 'files of images, such as .jpg, .png, .webp or .tiff'
-# The first of each is how errors call it.
-_TRAINS = ('train', 'training')
-_TESTS = ('test', 'val', 'validation', 'valid', 'testing', 'eval')
+# What the folder of a split may be called, in capitals or not.
+_NAMES = {
+  'train': ('train', 'training'),
+  'validation': ('val', 'validation', 'valid'),
+  'test': ('test', 'testing', 'eval'),
+}
+_SPLITS = {name: split for split, names in _NAMES.items() for name in names}
+_OTHERS = ', '.join((*_NAMES['test'], *_NAMES['validation']))
 # An archive may hold a folder that holds another, and so on.
 _MAX_DEPTH = 4
 
@@ -32,11 +41,28 @@ Classes = dict[str, list[str]]
 _Ignored = MutableMapping[str, int]
 
 
+class Splits(NamedTuple):
+  """The images of a folder.
+
+  Attributes:
+    train: the images to train on.
+    validation: those that epochs are evaluated on; none where there are only
+      these, which are then tested on.
+    test: those to test on.
+    is_held_out: whether the folder itself does not say which are tested on.
+  """
+
+  train: Classes
+  validation: Classes
+  test: Classes
+  is_held_out: bool
+
+
 def find_root(folder: pathlib.Path) -> pathlib.Path:
   """The folder of splits or classes, which may be the only one in a folder."""
   for _ in range(_MAX_DEPTH):
     folders, images, _ = image_files.scan(folder)
-    if images or len(folders) != 1 or _is_split(folders[0]):
+    if images or len(folders) != 1 or folders[0].lower() in _SPLITS:
       break
     inner, images, _ = image_files.scan(folder / folders[0])
     if images or not inner:
@@ -45,80 +71,136 @@ def find_root(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def _is_split(name: str) -> bool:
-  return name.lower() in (*_TRAINS, *_TESTS)
-
-
-def list_splits(
-  root: pathlib.Path, ignored: _Ignored
-) -> tuple[Classes, Classes]:
-  """Lists the images to train on and those to test on; none of them is opened.
+def list_splits(root: pathlib.Path, ignored: _Ignored) -> Splits:
+  """Lists the images to train on and to test on; none of them is opened.
 
   Files that are no images by their names are added to those ignored.
 
   The classes are the folders in `ROOT/train`, or those in ROOT where it has no
   folder `train`, in the order of their names' code points.
 
-  The images to test on are those in `ROOT/test`, or how it is called there.
-  Without such a folder, `max(1, n // 5)` images are held out
+  The images to test on are those in `ROOT/test`, or those in `ROOT/val` where
+  it has no folder `test`. With neither, `max(1, n // 5)` images are held out
   of each class of n >= 2: those whose path below the folder of the classes has
   the lowest SHA-256. So the choice is the same everywhere, and a file that is
   added or removed moves at most one other from one side to the other.
   """
-  folders = _scan_classes(root, '')
-  if any(name.lower() in _TRAINS for name in folders):
-    train, test = _list_train_and_test(root, folders, ignored)
-  else:
-    _check_no_splits(root, folders)
-    train, test = _hold_out(_list_training(root, '', ignored), '')
-  if not any(test.values()):
+  folders = _find_folders(root, ignored)
+  if 'train' not in folders:
+    name = min(folders.values())
+    raise image_files.folder_error(
+      root,
+      f'has a folder {name!r} and none called {_NAMES["train"][0]!r}, wanted'
+      f' {_NAMES["train"][0]!r}, alone or with others of {_OTHERS} (a class of'
+      f' such a name lies in {_NAMES["train"][0]!r})',
+    )
+  train = _list_training(root, folders['train'], ignored)
+  others = {}
+  for split, name in folders.items():
+    if split != 'train':
+      others[split] = _list_classes(root, name, ignored)
+      _check_known(root / name, others[split], train, repr(folders['train']))
+      _check_any_image(root / name, others[split], ignored)
+  found = _share_out(train, others, folders['train'])
+  if not any(found.test.values()):
     raise image_files.folder_error(
       root, 'has no two images of a class, wanted some to test on'
     )
-  return train, test
+  return found
 
 
-def _list_train_and_test(
-  root: pathlib.Path, folders: Sequence[str], ignored: _Ignored
-) -> tuple[Classes, Classes]:
-  """Lists `ROOT/train` and what there is to test on."""
-  trains = [name for name in folders if name.lower() in _TRAINS]
-  tests = [name for name in folders if name.lower() in _TESTS]
-  for names in (trains, tests):
-    if len(names) > 1:
-      raise image_files.folder_error(
-        root, f'has {" and ".join(names)}, wanted one of them'
-      )
+def list_evaluated(
+  root: pathlib.Path,
+  class_names: Sequence[str],
+  split: str | None,
+  ignored: _Ignored,
+) -> tuple[Classes, bool]:
+  """Lists the images of a folder that a network is evaluated on.
+
+  Args:
+    root: a folder of splits or classes, of which any may be missing.
+    class_names: that the network knows.
+    split: None for those that `list_splits` tests on, `train`, `validation`,
+      `test`, or `all` of the folder.
+    ignored: files that are no images are added.
+
+  Returns:
+    The images, and whether they are what is held out of a folder.
+  """
+  wanted = (*_NAMES, ALL)
+  if split not in (None, *wanted):
+    raise ValueError(
+      f'config.data.test_split is {split!r}, wanted one of: {", ".join(wanted)}'
+    )
+  folders = _find_folders(root, ignored)
+  known = {unicodedata.normalize('NFC', name): None for name in class_names}
+  listed = {}
+  for name, folder in folders.items():
+    listed[name] = _list_classes(root, folder, ignored)
+    _check_known(root / folder, listed[name], known, 'the network')
+  train = listed.get('train', {})
+  found = _share_out(train, listed, folders.get('train', ''))
+  if split == ALL:
+    chosen: Classes = {name: [] for name in known}
+    for name, paths in itertools.chain(*(x.items() for x in listed.values())):
+      chosen[name] += paths
+  else:
+    name = split or 'test'
+    chosen = found._asdict()[name] or listed.get(name, {})
+  if not any(chosen.values()):
+    raise ValueError(
+      f'config.data.test_split is {split!r}, but {str(root)!r} has no such'
+      f' images{_name(ignored)}, wanted one of: {", ".join(wanted)}'
+    )
+  return chosen, found.is_held_out and split in (None, 'test')
+
+
+def _find_folders(root: pathlib.Path, ignored: _Ignored) -> dict[str, str]:
+  """The folders of splits by what they are; ROOT itself for `train` alone."""
+  folders = _scan_classes(root, '')
+  found: dict[str, str] = {}
   for name in folders:
-    if not _is_split(name) and image_files.list_images(root, name, ignored):
+    split = _SPLITS.get(name.lower())
+    if split in found:
+      raise image_files.folder_error(
+        root, f'has {found[split]} and {name}, wanted one of them'
+      )
+    if split is not None:
+      found[split] = name
+  if not found:
+    return {'train': ''}
+  for name in folders:
+    is_split = name.lower() in _SPLITS
+    if not is_split and image_files.list_images(root, name, ignored):
+      first = found.get('train') or min(found.values())
       raise image_files.folder_error(
         root / name,
-        f'holds images beside {trains[0]!r}, wanted {", ".join(_TESTS)} or none'
-        f' (a class lies in {trains[0]!r})',
+        f'holds images beside {first!r}, wanted {_OTHERS} or none (a class lies'
+        f' in {first!r})',
       )
-  train = _list_training(root, trains[0], ignored)
-  if not tests:
-    return _hold_out(train, trains[0])
-  test = _list_classes(root, tests[0], ignored)
-  unknown = sorted(test.keys() - train.keys())
+  # In the order of use.
+  return {split: found[split] for split in _NAMES if split in found}
+
+
+def _share_out(
+  train: Classes, others: Mapping[str, Classes], train_folder: str
+) -> Splits:
+  """The splits, whichever of them a folder has."""
+  if 'test' in others:
+    return Splits(train, others.get('validation', {}), others['test'], False)
+  if 'validation' in others:
+    return Splits(train, {}, others['validation'], False)
+  return Splits(*_hold_out(train, train_folder), True)
+
+
+def _check_known(
+  folder: pathlib.Path, classes: Classes, known: Mapping[str, Any], whose: str
+) -> None:
+  unknown = sorted(classes.keys() - known.keys())
   if unknown:
     raise image_files.folder_error(
-      root / tests[0] / unknown[0],
-      f'is no class of {trains[0]!r}, wanted one that it has',
+      folder / unknown[0], f'is no class of {whose}, wanted one that it has'
     )
-  _check_any_image(root / tests[0], test, ignored)
-  return train, test
-
-
-def _check_no_splits(root: pathlib.Path, folders: Sequence[str]) -> None:
-  for name in folders:
-    if _is_split(name):
-      raise image_files.folder_error(
-        root,
-        f'has a folder {name!r} and none called {_TRAINS[0]!r}, wanted'
-        f' {_TRAINS[0]!r}, alone or with one of {", ".join(_TESTS)} (a class of'
-        f' such a name lies in {_TRAINS[0]!r})',
-      )
 
 
 def _list_training(
@@ -178,7 +260,7 @@ def _scan_classes(root: pathlib.Path, split: str) -> list[str]:
   return folders
 
 
-def _hold_out(classes: Classes, split: str) -> tuple[Classes, Classes]:
+def _hold_out(classes: Classes, split: str) -> tuple[Classes, Classes, Classes]:
   """Shares the images of each class out, to train and to test on."""
 
   def digest(path):
@@ -192,4 +274,4 @@ def _hold_out(classes: Classes, split: str) -> tuple[Classes, Classes]:
     chosen = set(sorted(paths, key=digest)[:num_test])
     test[name] = [path for path in paths if path in chosen]
     train[name] = [path for path in paths if path not in chosen]
-  return train, test
+  return train, {}, test

@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 from typing import Any, NamedTuple
+import unicodedata
 
 import numpy as np
 
@@ -66,14 +67,18 @@ class Folder(NamedTuple):
   Attributes:
     class_names: in the order of the labels.
     train: the training images.
+    validation: those that epochs are evaluated on; None to use those of test.
     test: the images that accuracy is measured on.
+    is_held_out: whether these are so by our choice, not by the folder's.
     ignored: how many files in the folders of the classes are no images that can
       be read: by ending, as '.txt', or '' for none; or by what they are, HEIC.
   """
 
   class_names: tuple[str, ...]
   train: FolderSource
+  validation: FolderSource | None
   test: FolderSource
+  is_held_out: bool
   ignored: Mapping[str, int]
 
 
@@ -88,19 +93,49 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
   `folder_layouts.list_splits`; they may lie one folder deeper, or a few, where
   each is the only one in the one around it.
   """
+  root = _find_root(path)
+  ignored: dict[str, int] = {}
+  found = folder_layouts.list_splits(root, ignored)
+  class_names = tuple(found.train)
+  make = lambda classes: _make_source(root, class_names, classes)
+  return Folder(
+    class_names,
+    train=make(found.train),
+    validation=make(found.validation) if any(found.validation) else None,
+    test=make(found.test),
+    is_held_out=found.is_held_out,
+    ignored=ignored,
+  )
+
+
+def open_evaluated(
+  path: str | os.PathLike[str], class_names: Sequence[str], split: str | None
+) -> Folder:
+  """Lists what a network that knows some classes is evaluated on.
+
+  As `open_folder`, but that the folder need not have all of the classes, nor
+  anything to train on; see `folder_layouts.list_evaluated`.
+  """
+  root = _find_root(path)
+  ignored: dict[str, int] = {}
+  classes, is_held_out = folder_layouts.list_evaluated(
+    root, class_names, split, ignored
+  )
+  return Folder(
+    tuple(class_names),
+    train=_make_source(root, class_names, {}),
+    validation=None,
+    test=_make_source(root, class_names, classes),
+    is_held_out=is_held_out,
+    ignored=ignored,
+  )
+
+
+def _find_root(path: str | os.PathLike[str]) -> pathlib.Path:
   root = pathlib.Path(os.path.expanduser(path)).absolute()
   if not os.fspath(path) or not root.is_dir():
     raise image_files.folder_error(path, 'is no folder, wanted one of images')
-  root = folder_layouts.find_root(root)
-  ignored: dict[str, int] = {}
-  train, test = folder_layouts.list_splits(root, ignored)
-  class_names = tuple(train)
-  return Folder(
-    class_names,
-    train=_make_source(root, class_names, train),
-    test=_make_source(root, class_names, test),
-    ignored=ignored,
-  )
+  return folder_layouts.find_root(root)
 
 
 def _make_source(
@@ -109,7 +144,9 @@ def _make_source(
   classes: folder_layouts.Classes,
 ) -> FolderSource:
   # A class may have no images to test on.
-  by_label = [classes.get(name, []) for name in class_names]
+  by_label = [
+    classes.get(unicodedata.normalize('NFC', name), []) for name in class_names
+  ]
   return FolderSource(
     root,
     paths=tuple(itertools.chain.from_iterable(by_label)),

@@ -10,6 +10,7 @@ import numpy as np
 from hq_jax import artifact as artifact_lib
 from hq_jax.inference import architectures
 from hq_jax.inference import network
+from hq_jax.runtime import address_space
 from hq_jax.runtime import terminal
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Images = str | os.PathLike[str] | Iterable[Any]
 def get_artifact(model: Model) -> artifact_lib.Artifact:
   """The content of the file of a classifier."""
   if isinstance(model, str | os.PathLike):
-    return artifact_lib.read(model)
+    return network.read(model)
   return model if isinstance(model, artifact_lib.Artifact) else model.artifact
 
 
@@ -172,6 +173,7 @@ def to_stablehlo(model: Model) -> bytes:
   """
   from hq_jax.inference.export import stablehlo
 
+  address_space.check(address_space.JAX_BYTES)
   return stablehlo.make_stablehlo(get_artifact(model))
 
 

@@ -8,6 +8,7 @@ from hq_jax.models.pretrained.architectures import (
   ARCHITECTURES as ARCHITECTURES,
 )
 from hq_jax.models.pretrained.converting import convert as convert
+from hq_jax.models.pretrained.converting import Converted as Converted
 from hq_jax.models.pretrained.converting import from_paths as from_paths
 from hq_jax.models.pretrained.converting import to_flax as to_flax
 from hq_jax.models.pretrained.converting import to_torchvision as to_torchvision

@@ -1,9 +1,7 @@
 """Reading of weights from files, as arrays by their names."""
 
-import errno
 import os
 import pathlib
-import stat
 import struct
 import warnings
 import zipfile
@@ -13,6 +11,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from hq_jax.core import files
 from hq_jax.models.pretrained import torch_files
 from hq_jax.models.pretrained import words
 
@@ -81,18 +80,7 @@ def read(path: str | os.PathLike[str]) -> State:
 
 def peek(path: str | os.PathLike[str]) -> bytes:
   """The first bytes of a regular file, without waiting for a writer."""
-  # Before it is opened: opening a pipe would wait.
-  mode = os.stat(path).st_mode
-  if stat.S_ISDIR(mode):
-    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-  if not stat.S_ISREG(mode):
-    raise ValueError(f'{path}: a pipe or a device, wanted a regular file')
-  with open(path, 'rb') as file:
-    size = os.fstat(file.fileno()).st_size
-    if size > MAX_FILE_BYTES:
-      raise ValueError(
-        f'{path}: {size:,} bytes, wanted at most {MAX_FILE_BYTES:,}'
-      )
+  with files.open_regular(path, MAX_FILE_BYTES) as file:
     return file.read(64)
 
 

@@ -104,7 +104,7 @@ def read(path: str | os.PathLike[str], limit: int) -> State:
       n: x.numel() * max(x.element_size(), 4) for n, x in tensors.items()
     }
     words.check_total(sizes, limit, path)
-    return {name: _to_numpy(x) for name, x in tensors.items()}
+    return {name: _to_numpy(name, x, path) for name, x in tensors.items()}
 
 
 def _load(torch: Any, path: str | os.PathLike[str]) -> Any:
@@ -203,9 +203,17 @@ def _check(
       )
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
-  tensor = tensor.detach().resolve_conj().resolve_neg()
-  # NumPy knows no bfloat16, and none of 8 bits.
-  if tensor.is_floating_point() and tensor.element_size() < 4:
-    tensor = tensor.float()
-  return tensor.numpy()
+def _to_numpy(
+  name: str, tensor: Any, path: str | os.PathLike[str]
+) -> np.ndarray:
+  try:
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    # NumPy knows no bfloat16, and none of 8 bits.
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+      tensor = tensor.float()
+    return tensor.numpy()
+  except (TypeError, RuntimeError) as error:  # Of types that have no values.
+    raise ValueError(
+      f'{path}: {words.quote(name)} is {tensor.dtype}, wanted a tensor of plain'
+      ' floating point'
+    ) from error

@@ -1,6 +1,7 @@
 """IDX and `.npz` files as data sets: what is read, and what is refused."""
 
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -109,6 +110,26 @@ def test_arrays_that_are_no_set_are_named(rng, tmp_path, change, error):
     datasets.load('arrays', path)
   assert str(path) in str(caught.value)
   assert '\n' not in str(caught.value)
+
+
+def test_what_is_no_set_is_not_read_whole(rng, tmp_path):
+  pipe = tmp_path / 'pipe.npz'
+  os.mkfifo(pipe)
+  with pytest.raises(ValueError, match='wanted a regular file'):
+    datasets.load('arrays', pipe)
+  images = _write_idx(tmp_path / 'idx', _make(rng)) / 'train-images-idx3-ubyte'
+  images.with_suffix('.gz').unlink()
+  os.mkfifo(images)
+  with pytest.raises(ValueError, match='wanted a regular file'):
+    datasets.load('idx', tmp_path / 'idx')
+  # A terabyte, by its own header.
+  array = tmp_path / 'array.npz'
+  with array.open('wb') as file:
+    header = {'descr': '|u1', 'fortran_order': False, 'shape': (1 << 40,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.truncate(file.tell() + (1 << 40))
+  with pytest.raises(ValueError, match='it is no archive'):
+    datasets.load('arrays', array)
 
 
 def test_files_that_cannot_be_read_are_named(rng, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from hq_jax.data import sources
@@ -127,7 +128,6 @@ def test_preprocessing_of_a_folder(files):
   ('name', 'kwargs', 'message'),
   [
     ('digitz', {}, r"is 'digitz', .*: run `.*\(or name .*digits, "),
-    ('folder', {'image_size': None}, 'image_size is None, but folder has'),
     ('folder', {'train_split': 'train'}, 'folder has splits of its own'),
     ('folder', {'data_dir': None}, r'config\.data\.data_dir is None'),
     (
@@ -158,3 +158,54 @@ def test_the_shapes_of_a_set_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match='image_size is None, but imagenet2012'):
     datasets.load_shapes('imagenet2012', tmp_path, **options)
   assert not list(tmp_path.iterdir())
+
+
+def _write_pictures(root, mode, size=(6, 5)):
+  """Two classes, three images each, of one size and a grey level each."""
+  for number in range(6):
+    folder = root / 'ab'[number % 2]
+    folder.mkdir(parents=True, exist_ok=True)
+    level = 40 * number
+    colour = (level, 0, 255) if mode == 'RGB' else level
+    Image.new(mode, size, colour).save(folder / f'{number}.png')
+  return root
+
+
+@pytest.mark.parametrize('limit_bytes', [2**30, 1])
+@pytest.mark.parametrize(('mode', 'channels'), [('L', 1), ('RGB', 3)])
+def test_a_folder_of_images_of_their_own_size(
+  tmp_path, mode, channels, limit_bytes
+):
+  root = _write_pictures(tmp_path, mode)
+  found = datasets.load('folder', root, memory_limit_bytes=limit_bytes)
+  assert found.image_shape == (5, 6, channels) and found.resize is None
+  images, labels = sources.gather(found.train, range(len(found.train)))
+  names = found.train.files.paths if limit_bytes == 1 else None
+  if names:
+    wanted = [40 * int(pathlib.Path(x).stem) for x in names]
+    assert images[:, 0, 0, 0].tolist() == wanted
+  assert labels.tolist() == [0, 0, 1, 1]
+  np.testing.assert_allclose(
+    found.pixel_mean, images.mean(axis=(0, 1, 2)), atol=1e-3
+  )
+  wanted_std = images.std(axis=(0, 1, 2))
+  wanted_std[wanted_std == 0] = 1
+  np.testing.assert_allclose(found.pixel_std, wanted_std, atol=1e-3)
+
+
+def test_one_colour_gives_all_images_three_channels(tmp_path):
+  root = _write_pictures(tmp_path, 'L')
+  Image.new('RGB', (6, 5), (1, 2, 3)).save(root / 'a' / 'colour.png')
+  assert datasets.load('folder', root).image_shape == (5, 6, 3)
+
+
+def test_own_sizes_must_be_one_size(tmp_path):
+  root = _write_pictures(tmp_path, 'L')
+  Image.new('L', (7, 5)).save(root / 'b' / 'wide.png')
+  with pytest.raises(
+    ValueError, match=r'image_size is None.*b/wide\.png 7 x 5'
+  ):
+    datasets.load('folder', root)
+  (root / 'b' / 'wide.png').write_bytes(b'no image')
+  with pytest.raises(ValueError, match=r'b/wide\.png: image is'):
+    datasets.load('folder', root)

@@ -91,7 +91,7 @@ def test_folders_without_images_beside_train_do_not_matter(tmp_path):
 @pytest.mark.parametrize(
   ('names', 'wanted'),
   [
-    (['train/a/1.jpg', 'test/a/1.jpg', 'val/a/1.jpg'], 'has test and val,'),
+    ([*_SPLITS, 'tesT/a/1.jpg'], 'has tesT and test, wanted one of them'),
     (['train/a/1.jpg', 'val/a/1.jpg', 'validation/x'], 'val and validation,'),
     ([*_SPLITS, 'test/c/1.jpg'], "/test/c' is no class of 'train'"),
     ([*_SPLITS, 'test/c/x.txt'], "/test/c' is no class of 'train'"),
@@ -100,11 +100,12 @@ def test_folders_without_images_beside_train_do_not_matter(tmp_path):
     ([*_SPLITS, 'test/1.PNG'], "/test/1.PNG' is an image in no class"),
     ([*_SPLITS, '1.jpg'], "/1.jpg' is an image in no class"),
     (['a/1.jpg', 'b/1.jpg', 'x.gif'], "/x.gif' is an image in no class"),
-    ([*_SPLITS, 'valid/a/1.jpg'], 'has test and valid, wanted one of them'),
+    ([*_SPLITS, 'valid/c/1.jpg'], "/valid/c' is no class of 'train'"),
+    ([*_SPLITS, 'valid/a/1.txt'], "/valid' has no images"),
     ([*_SPLITS, 'Train/a/1.jpg'], 'has Train and train, wanted one of them'),
     ([*_SPLITS, 'cats/deep/1.jpg'], "/cats' holds images beside 'train'"),
     (['test/a/1.jpg', 'val/b/1.jpg'], "'test' and none called 'train'"),
-    (['Eval/a/1.jpg', 'Test/a/1.jpg'], "'Eval' and none called 'train'"),
+    (['Eval/a/1.jpg', 'Val/a/1.jpg'], "'Eval' and none called 'train'"),
     (['a/1.jpg', 'b/1.jpg', 'c/x.txt'], "/c' is a class without images"),
     ([*_SPLITS, 'train/c/.jpg'], "/train/c' is a class without images"),
     (['flowers/a/1.jpg', 'flowers/2.jpg'], "one class, 'flowers'"),
@@ -157,3 +158,74 @@ def test_names_that_look_alike_are_one_class(tmp_path):
   assert folder.train.labels.tolist() == [0, 1, 1]
   assert folder.test.paths == (f'test/{decomposed}/3.jpg',)
   assert folder.test.labels.tolist() == [1]
+
+
+def test_epochs_are_evaluated_on_val_where_there_is_a_test_too(tmp_path):
+  file_trees.both(tmp_path, 'Train/a', 'Train/b', 'Valid/b', 'TEST/a')
+  folder = folders.open_folder(tmp_path)
+  assert folder.validation.paths == ('Valid/b/000.jpg', 'Valid/b/001.jpg')
+  assert folder.validation.labels.tolist() == [1, 1]
+  assert folder.test.paths == ('TEST/a/000.jpg', 'TEST/a/001.jpg')
+
+
+@pytest.mark.parametrize(
+  ('split', 'paths'),
+  [
+    (None, ['test/b/000.jpg', 'test/b/001.jpg']),
+    ('test', ['test/b/000.jpg', 'test/b/001.jpg']),
+    ('validation', ['val/b/000.jpg', 'val/b/001.jpg']),
+    ('train', ['train/a/000.jpg', 'train/a/001.jpg']),
+    (
+      'all',
+      [
+        *('train/a/000.jpg', 'train/a/001.jpg', 'val/b/000.jpg'),
+        *('val/b/001.jpg', 'test/b/000.jpg', 'test/b/001.jpg'),
+      ],
+    ),
+  ],
+)
+def test_a_network_is_evaluated_on_a_split_or_on_all(tmp_path, split, paths):
+  file_trees.both(tmp_path, 'train/a', 'val/b', 'test/b')
+  # The network's order of the classes, one of which has no images here.
+  folder = folders.open_evaluated(tmp_path, ('b', 'c', 'a'), split)
+  assert sorted(folder.test.paths) == sorted(paths)
+  labels = dict(zip(folder.test.paths, folder.test.labels, strict=True))
+  assert all(label == (2 if '/a/' in x else 0) for x, label in labels.items())
+
+
+@pytest.mark.parametrize(
+  ('folder_of', 'split', 'num'),
+  [
+    ('', None, 2),  # Held out, as of a folder that is trained on.
+    ('', 'all', 10),
+    ('test', None, 10),
+    ('val', None, 10),
+    ('val', 'validation', 10),
+    ('train', None, 2),
+    ('train', 'train', 8),
+  ],
+)
+def test_a_folder_to_evaluate_on_needs_nothing_else(
+  tmp_path, folder_of, split, num
+):
+  for name in 'ab':
+    file_trees.numbered(tmp_path, f'{folder_of}/{name}'.lstrip('/'), 5)
+  folder = folders.open_evaluated(tmp_path, ('a', 'b'), split)
+  assert len(folder.test) == num
+  assert folder.is_held_out == (num == 2)
+
+
+@pytest.mark.parametrize(
+  ('names', 'split', 'message'),
+  [
+    (['test/x/1.jpg'], None, "/test/x' is no class of the network"),
+    (['test/a/1.jpg'], 'val', "test_split is 'val', wanted one of: train, val"),
+    (['test/a/1.jpg'], 'train', "test_split is 'train', but "),
+    (['a/1.txt'], 'all', 'no such images (ignored: 1 .txt), wanted one of'),
+  ],
+)
+def test_what_a_network_cannot_be_evaluated_on(tmp_path, names, split, message):
+  file_trees.touch(tmp_path, *names)
+  with pytest.raises(ValueError, match=r'^config\.data\.') as info:
+    folders.open_evaluated(tmp_path, ('a', 'b'), split)
+  assert message in str(info.value)

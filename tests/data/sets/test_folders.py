@@ -46,6 +46,10 @@ def test_a_file_that_is_gone_is_an_os_error_with_its_path(tmp_path):
   path.mkdir()
   with pytest.raises(IsADirectoryError, match=str(path)):
     source[1]
+  path.rmdir()
+  os.mkfifo(path)
+  with pytest.raises(OSError, match=f'wanted a regular file.*{path}'):
+    source[1]
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/mem'), reason='no such file')

@@ -161,7 +161,11 @@ def test_dictionaries_that_repeat_without_end(save):
 
 
 @pytest.mark.parametrize(
-  'dtype', [torch.float32, torch.float16, torch.bfloat16]
+  'dtype',
+  [
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2),
+    *(torch.int8, torch.bool),
+  ],
 )
 def test_views_larger_than_the_file(save, dtype):
   # 8 GB, were they arrays.
@@ -190,6 +194,7 @@ def test_an_archive_that_unfolds_to_far_more(save, tmp_path):
   [
     (lambda: torch.ones(3).to_sparse(), 'sparse'),
     (lambda: torch.empty(3, device='meta'), 'without values'),
+    (lambda: torch.zeros(3, dtype=torch.complex32), 'torch.complex32'),
     (
       lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
       'quantized',
