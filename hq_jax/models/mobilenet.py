@@ -58,6 +58,8 @@ class MobileNetV2(nn.Module):
   num_classes: int
   dtype: Any = jnp.float32  # of the computation; all else is float32
 
+  least_side = 32  # of images: the pixels of what becomes one feature
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps images `[n, h, w, 3]` to float32 logits `[n, num_classes]`."""

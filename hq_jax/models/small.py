@@ -43,6 +43,11 @@ class SmallResNet(nn.Module):
   num_blocks: tuple[int, ...] = (1, 1, 1)  # of each stage; 0 for stem alone
   dtype: Any = jnp.float32  # of the computation; all else is float32
 
+  @property
+  def least_side(self) -> int:
+    """The pixels along a side of what becomes one feature."""
+    return 2 ** (len(self.widths) - 1)
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps images `[n, h, w, c]` to float32 logits `[n, num_classes]`."""

@@ -115,7 +115,7 @@ def draw_training(inputs: run_record.Inputs) -> figure_lib.Figure:
   for accuracy, name, colour in zip(
     ends, ('dense network', '.hq file'), (drawing.GREEN, 'black'), strict=True
   ):
-    label = f'{name}\n{accuracy:.2%}'
+    label = f'{name}{", test" * (watched != "test")}\n{accuracy:.2%}'
     line = {'linestyle': '--', 'linewidth': 1.2, 'label': label}
     upper.axhline(accuracy, color=colour, **line)
   # The first epochs, which are far below the rest, are left out.

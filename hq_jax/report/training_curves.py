@@ -46,8 +46,10 @@ def _draw_accuracy(inputs: run_record.Inputs, phases: Sequence[str]) -> str:
     format_value=lambda x: f'{100 * x:g}%',
     levels=list(ends.items()),
   )
-  named = {name: f'{name} {accuracy:.2%}' for name, accuracy in ends.items()}
-  return _frame('Accuracy', _name_splits(history) | named, svg)
+  splits = _name_splits(history)
+  where = ' of the test' if splits['test'] != 'test' else ''
+  named = {x: f'{x} {accuracy:.2%}{where}' for x, accuracy in ends.items()}
+  return _frame('Accuracy', splits | named, svg)
 
 
 def _draw_loss(

@@ -22,6 +22,7 @@ from hq_jax.training import setup as setup_lib
 
 _NUM_NAMES = 5  # of classes that are named
 _MUCH_MORE = 3  # times as many images of one class as of another
+_MANY_ZEROS = 0.99
 _LAST_EPOCHS = 5  # whose time tells that of the next
 
 
@@ -33,6 +34,7 @@ def describe_setup(setup: setup_lib.Setup) -> str:
   lines = [
     f'network: {config.model.name}{begin}, {plan.dense_bytes // 4:,} parameters'
     f' and statistics, for images of {shape}',
+    *_describe_small_images(setup),
     *([f'weights: {setup.pretrained.note}'] if setup.pretrained.note else []),
     f'classes: {len(dataset.class_names)}: {_list(dataset.class_names)}',
     f'images: {_describe_splits(dataset)}',
@@ -41,9 +43,34 @@ def describe_setup(setup: setup_lib.Setup) -> str:
     f'epochs: {config.dense.epochs} dense, {config.prune.epochs} prune,'
     f' {config.ternary.epochs} ternary; {_describe_batches(setup)}',
     f'plan: {planner.describe(plan)}',
+    *_describe_thin(plan),
     *_describe_decay(setup),
   ]
   return '\n'.join(map(terminal.escape, lines))
+
+
+def _describe_small_images(setup: setup_lib.Setup) -> list[str]:
+  least = getattr(setup.model, 'least_side', 1)
+  height, width, _ = setup.dataset.image_shape
+  if min(height, width) >= least:
+    return []
+  return [
+    f'images of {height}x{width} are smaller than the {least}x{least} pixels'
+    f' that become one feature of {setup.config.model.name}: its last layers'
+    ' see little but their own borders'
+  ]
+
+
+def _describe_thin(plan: planner.Plan) -> list[str]:
+  """At most one line: kernels of which nearly nothing is left."""
+  zeros = planner.sparsities(plan)
+  thin = [path for path, share in zeros.items() if share > _MANY_ZEROS]
+  if not thin:
+    return []
+  return [
+    f'more than {_MANY_ZEROS:.0%} zeros in {len(thin)} of {len(zeros)} ternary'
+    f' kernels: {_list(thin)}; a narrower network may serve better at this size'
+  ]
 
 
 def _describe_decay(setup: setup_lib.Setup) -> list[str]:

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from configs import digits
 from configs import folder as folder_config
 from hq_jax import config as config_lib
+from hq_jax.compression import planner
 from hq_jax.data.sets import datasets
 from hq_jax.training import messages
 from hq_jax.training import setup as setup_lib
@@ -30,7 +32,7 @@ def test_the_first_lines_name_what_is_ignored_and_escape_names(tmp_path):
   lines = messages.describe_setup(setup).splitlines()
   assert lines[1:5] == [
     f'classes: 2: a\\x1b[2J\\nb, {"n" * 21}...',
-    'images: 24 to train on, 6 to test on',
+    'images: 24 to train on, 6 to test on, held out of each class',
     'ignored: 50 other files beside the images: 48 .heic, 1 no ending, 1 .txt;'
     ' HEIC needs pillow-heif: pip install pillow-heif',
     'epochs: 1 dense, 1 prune, 1 ternary; each 2 batches of 16, 8 images twice',
@@ -151,3 +153,24 @@ def test_the_end_says_what_became_of_the_target(tmp_path, file_bytes, words):
   assert 'had 1 epoch from pretrained weights, ' in epochs
   assert 'those and 3 more; after all 4 ' in epochs
   assert lines[-1].endswith(f" predict '{workdir}/model.hq' IMAGE")
+
+
+def test_the_first_lines_say_where_images_or_the_target_are_too_small(
+  data_dir, tmp_path
+):
+  config = digits.get_config('ratio=200')
+  config.data.data_dir = str(data_dir)
+  config.model.update(widths=(16, 32, 64, 128, 64), num_blocks=(1, 1, 1, 1, 1))
+  setup = setup_lib.prepare(config, tmp_path / 'run')
+  text = messages.describe_setup(setup)
+  assert (
+    'images of 8x8 are smaller than the 16x16 pixels that become one feature of'
+    ' small_resnet: ' in text
+  )
+  thin = [x for x in planner.sparsities(setup.plan).values() if x > 0.99]
+  assert f'more than 99% zeros in {len(thin)} of ' in text and len(thin) > 1
+  config = digits.get_config()
+  config.data.data_dir = str(data_dir)
+  setup = setup_lib.prepare(config, tmp_path / 'run')
+  text = messages.describe_setup(setup)
+  assert 'one feature' not in text and 'more than 99%' not in text
