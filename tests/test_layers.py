@@ -25,7 +25,7 @@ _ALLOWED = {
   'models': {'core'},
   'runtime': {'core'},
   'artifact': {'core', 'runtime'},
-  'data': {'runtime'},
+  'data': {'core', 'runtime'},
 }
 
 # Who alone may import what: a room, or a folder in one.
