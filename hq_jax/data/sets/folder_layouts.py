@@ -11,7 +11,7 @@ accents as different code points. Where there are no images to test on, a fifth
 of each class is held out.
 """
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 import hashlib
 import itertools
 import pathlib
@@ -132,8 +132,8 @@ def list_evaluated(
     raise ValueError(
       f'config.data.test_split is {split!r}, wanted one of: {", ".join(wanted)}'
     )
-  folders = _find_folders(root, ignored)
   known = {unicodedata.normalize('NFC', name): None for name in class_names}
+  folders = _find_folders(root, ignored, known)
   listed = {}
   for name, folder in folders.items():
     listed[name] = _list_classes(root, folder, ignored)
@@ -155,8 +155,13 @@ def list_evaluated(
   return chosen, found.is_held_out and split in (None, 'test')
 
 
-def _find_folders(root: pathlib.Path, ignored: _Ignored) -> dict[str, str]:
-  """The folders of splits by what they are; ROOT itself for `train` alone."""
+def _find_folders(
+  root: pathlib.Path, ignored: _Ignored, known: Collection[str] | None = None
+) -> dict[str, str]:
+  """The folders of splits by what they are; ROOT itself for `train` alone.
+
+  The classes known are those of `train` if they are not given.
+  """
   folders = _scan_classes(root, '')
   found: dict[str, str] = {}
   for name in folders:
@@ -178,8 +183,29 @@ def _find_folders(root: pathlib.Path, ignored: _Ignored) -> dict[str, str]:
         f'holds images beside {first!r}, wanted {_OTHERS} or none (a class lies'
         f' in {first!r})',
       )
+  if {'train', 'test'} <= found.keys():
+    if known is None:
+      names = image_files.scan(root / found['train']).folders
+      known = {unicodedata.normalize('NFC', name) for name in names}
+    if _is_unlabelled(root, found['test'], known, ignored):
+      del found['test']
   # In the order of use.
   return {split: found[split] for split in _NAMES if split in found}
+
+
+def _is_unlabelled(
+  root: pathlib.Path, name: str, known: Collection[str], ignored: _Ignored
+) -> bool:
+  """Whether a test has no classes, as those of competitions; counts it."""
+  inner, images, _ = image_files.scan(root / name)
+  is_one = not images and len(inner) == 1  # As `test/unknown`.
+  if is_one and unicodedata.normalize('NFC', inner[0]) not in known:
+    path = posixpath.join(name, inner.pop())
+    images = image_files.list_images(root, path, ignored)
+  if inner or not images:
+    return False
+  ignored[f'without a class in {name}'] = len(images)
+  return True
 
 
 def _share_out(

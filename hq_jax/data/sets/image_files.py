@@ -21,8 +21,11 @@ _RAW = {
   *('.kdc', '.mef', '.mos', '.mrw', '.nef', '.nrw', '.orf', '.pef', '.raw'),
   *('.rw2', '.rwl', '.sr2', '.srf', '.srw'),
 }
-# Copies and thumbnails that macOS and network disks leave beside the images.
-_IGNORED = {'__MACOSX', '@eaDir'}
+# What systems and network disks leave beside the images.
+_IGNORED = {
+  *('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'RECYCLER'),
+  'System Volume Information',
+}
 _NUM_KINDS = 5  # of files, that are named
 
 

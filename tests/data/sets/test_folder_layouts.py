@@ -160,6 +160,27 @@ def test_names_that_look_alike_are_one_class(tmp_path):
   assert folder.test.labels.tolist() == [1]
 
 
+@pytest.mark.parametrize('unlabelled', ['Test', 'Test/unknown'])
+@pytest.mark.parametrize('others', [(), ('val/b/3.jpg',)])
+def test_a_test_without_classes_is_left_out_and_counted(
+  tmp_path, unlabelled, others
+):
+  file_trees.both(tmp_path, 'train/a', 'train/b')
+  file_trees.numbered(tmp_path, unlabelled, 3)
+  file_trees.touch(tmp_path, *others)
+  folder = folders.open_folder(tmp_path)
+  assert folder.ignored == {'without a class in Test': 3}
+  # Else a fifth of each class is held out.
+  assert folder.test.paths == others if others else len(folder.test) == 2
+
+
+def test_folders_of_systems_are_no_classes(tmp_path):
+  file_trees.both(tmp_path, 'a', 'b')
+  for name in ('lost+found', '$RECYCLE.BIN', 'System Volume Information'):
+    (tmp_path / name).mkdir()
+  assert folders.open_folder(tmp_path).class_names == ('a', 'b')
+
+
 def test_epochs_are_evaluated_on_val_where_there_is_a_test_too(tmp_path):
   file_trees.both(tmp_path, 'Train/a', 'Train/b', 'Valid/b', 'TEST/a')
   folder = folders.open_folder(tmp_path)
