@@ -31,8 +31,9 @@ def test_a_run_says_what_it_does_and_where_its_files_are(uninterrupted):
     ' for the next',
   ]
   assert lines[4].startswith('plan: ')
-  assert lines[5].startswith('weight decay 0.0001 acts on kernels that ')
-  epochs = lines[6:12]
+  assert lines[5].startswith('more than 99% zeros in 2 of 4 ternary kernels: ')
+  assert lines[6].startswith('weight decay 0.0001 acts on kernels that ')
+  epochs = lines[7:13]
   for number, line in enumerate(epochs, 1):
     assert re.search(rf' epoch {number} of 6  train loss .*\d s', line), line
     assert line.endswith(' left') == (number < 6)
