@@ -16,9 +16,10 @@ default 0.5), `seed` (default 0), `quick` (a fifth of the epochs), `debug` (one
 epoch of each phase of that: shows that everything works, and no more).
 
 Expected at 40x, with seed 0: 94.1% of the test images for the dense network of
-1,220,968 bytes, 93.6% for the file of 30,464. An epoch takes about 90 seconds on
-one core of an x86-64 CPU, and a third more while the dense network teaches: an
-hour and a quarter in all. `quick`: *not trained by us yet*.
+1,220,968 bytes, 93.6% for the file of 30,464. An epoch takes 81 to 96 seconds
+on one core of an x86-64 CPU, and longer while the dense network teaches; all of
+it took just under 2 hours on a core with much beside it. `quick`: *not trained
+by us yet*.
 """
 
 from hq_jax import config as config_lib
