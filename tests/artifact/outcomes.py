@@ -115,13 +115,13 @@ def _allow_text(body):
 
 
 def _run(read, data):
-  start = time.process_time()
+  start = time.thread_time()  # other threads may be those of other tests
   try:
     return read(data)
   except ValueError as error:
     return str(error)
   finally:
-    seconds = time.process_time() - start
+    seconds = time.thread_time() - start
     assert seconds < SECONDS, f'{read.__name__}: {seconds} s'
 
 
