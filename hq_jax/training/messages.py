@@ -23,6 +23,7 @@ from hq_jax.training import setup as setup_lib
 _NUM_NAMES = 5  # of classes that are named
 _MUCH_MORE = 3  # times as many images of one class as of another
 _MANY_ZEROS = 0.99
+_MOST_FOLDS = 20  # parts that a set may be divided into
 _LAST_EPOCHS = 5  # whose time tells that of the next
 
 
@@ -39,6 +40,7 @@ def describe_setup(setup: setup_lib.Setup) -> str:
     f'classes: {len(dataset.class_names)}: {_list(dataset.class_names)}',
     f'images: {_describe_splits(dataset)}',
     *describe_ignored(dataset),
+    *_describe_folds(dataset),
     *_describe_classes(setup),
     f'epochs: {config.dense.epochs} dense, {config.prune.epochs} prune,'
     f' {config.ternary.epochs} ternary; {_describe_batches(setup)}',
@@ -118,6 +120,25 @@ def describe_ignored(dataset: datasets.Dataset) -> list[str]:
   return [
     f'ignored: {sum(dataset.ignored.values()):,} other files beside the images:'
     f' {image_files.describe_ignored(dataset.ignored)}'
+  ]
+
+
+def _describe_folds(dataset: datasets.Dataset) -> list[str]:
+  """A line where the classes are perhaps one folder deeper."""
+  names, paths = dataset.class_names, getattr(dataset.train, 'paths', ())
+  inner: dict[str, set[str]] = {name: set() for name in names}
+  for path in paths if len(names) <= _MOST_FOLDS else ():
+    parts = path.split('/')
+    place = next((i for i, part in enumerate(parts) if part in inner), None)
+    if place is None or place + 2 >= len(parts):
+      return []  # An image right in the folder of a class.
+    inner[parts[place]].add(parts[place + 1])
+  found = next(iter(inner.values()))
+  if len(found) < 2 or any(folders != found for folders in inner.values()):
+    return []
+  return [
+    f'each class has the folders {_list(sorted(found))}: if these are the'
+    ' classes, data_dir holds parts of a set, wanted one of them'
   ]
 
 

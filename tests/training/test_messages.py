@@ -155,6 +155,30 @@ def test_the_end_says_what_became_of_the_target(tmp_path, file_bytes, words):
   assert lines[-1].endswith(f" predict '{workdir}/model.hq' IMAGE")
 
 
+@pytest.mark.parametrize(
+  ('shape', 'is_said'),
+  [
+    ('{part}/{name}', True),
+    ('train/{part}/{name}', True),
+    ('{part}/images/{name}', False),  # As classes with a folder each.
+    ('{name}/{part}', True),
+  ],
+)
+def test_the_first_lines_say_where_classes_may_be_parts(
+  tmp_path, shape, is_said
+):
+  for part in ('fold1', 'fold2'):
+    for name in ('cat', 'dog'):
+      folder = shape.format(part=part, name=name)
+      file_trees.numbered(tmp_path / 'pictures', folder, 10)
+  config = folder_config.get_config(
+    f'data_dir={tmp_path / "pictures"},debug,batch_size=8,model=small_resnet'
+  )
+  text = messages.describe_setup(setup_lib.prepare(config, tmp_path / 'run'))
+  wanted = 'fold1, fold2' if shape.startswith('{name}') else 'cat, dog'
+  assert (f'each class has the folders {wanted}: ' in text) == is_said
+
+
 def test_the_first_lines_say_where_images_or_the_target_are_too_small(
   data_dir, tmp_path
 ):
