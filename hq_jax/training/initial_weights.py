@@ -96,7 +96,8 @@ def _read_own(
   wanted = trees.flatten(shapes)
   tensors = {p: x for p, x in artifact.tensors.items() if p in wanted}
   tensors = {p: x for p, x in tensors.items() if there[p] == wanted[p].shape}
-  variables = artifact_lib.to_variables(artifact._replace(tensors=tensors))
+  some = artifact._replace(tensors=tensors, nesting=None)
+  variables = artifact_lib.to_variables(some)
   found = pretrained.from_paths(
     trees.flatten(variables), shapes, path=path, **kwargs
   )
