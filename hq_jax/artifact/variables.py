@@ -72,8 +72,7 @@ def list_shapes(header: headers.Header) -> dict[str, tuple[int, ...]]:
   shapes = {spec.path: spec.shape for spec in header.specs}
   for norm in header.folded_norms:
     shape = shapes.get(f'params/{norm}/scale', ())
-    for leaf in ('mean', 'var'):
-      shapes[f'batch_stats/{norm}/{leaf}'] = shape
+    shapes |= dict.fromkeys(model_lib.list_paths((), [norm]), shape)
   return shapes
 
 

@@ -58,6 +58,11 @@ class Splits(NamedTuple):
   is_held_out: bool
 
 
+def normalize(name: str) -> str:
+  """The one form of all names that look alike."""
+  return unicodedata.normalize('NFC', name)
+
+
 def find_root(folder: pathlib.Path) -> pathlib.Path:
   """The folder of splits or classes, which may be the only one in a folder."""
   for _ in range(_MAX_DEPTH):
@@ -132,7 +137,7 @@ def list_evaluated(
     raise ValueError(
       f'config.data.test_split is {split!r}, wanted one of: {", ".join(wanted)}'
     )
-  known = {unicodedata.normalize('NFC', name): None for name in class_names}
+  known = {normalize(name): None for name in class_names}
   folders = _find_folders(root, ignored, known)
   listed = {}
   for name, folder in folders.items():
@@ -186,7 +191,7 @@ def _find_folders(
   if {'train', 'test'} <= found.keys():
     if known is None:
       names = image_files.scan(root / found['train']).folders
-      known = {unicodedata.normalize('NFC', name) for name in names}
+      known = {normalize(name) for name in names}
     if _is_unlabelled(root, found['test'], known, ignored):
       del found['test']
   # In the order of use.
@@ -199,7 +204,7 @@ def _is_unlabelled(
   """Whether a test has no classes, as those of competitions; counts it."""
   inner, images, _ = image_files.scan(root / name)
   is_one = not images and len(inner) == 1  # As `test/unknown`.
-  if is_one and unicodedata.normalize('NFC', inner[0]) not in known:
+  if is_one and normalize(inner[0]) not in known:
     path = posixpath.join(name, inner.pop())
     images = image_files.list_images(root, path, ignored)
   if inner or not images:
@@ -269,7 +274,7 @@ def _list_classes(root: pathlib.Path, split: str, ignored: _Ignored) -> Classes:
   classes: Classes = {}
   for name in _scan_classes(root, split):
     paths = image_files.list_images(root, posixpath.join(split, name), ignored)
-    classes.setdefault(unicodedata.normalize('NFC', name), []).extend(paths)
+    classes.setdefault(normalize(name), []).extend(paths)
   return {name: sorted(classes[name]) for name in sorted(classes)}
 
 
@@ -291,7 +296,7 @@ def _hold_out(classes: Classes, split: str) -> tuple[Classes, Classes, Classes]:
 
   def digest(path):
     # From the class on: a folder is split alike in both layouts.
-    name = unicodedata.normalize('NFC', path.removeprefix(f'{split}/'))
+    name = normalize(path.removeprefix(f'{split}/'))
     return hashlib.sha256(name.encode()).digest()
 
   train, test = {}, {}

@@ -7,7 +7,6 @@ import itertools
 import os
 import pathlib
 from typing import Any, NamedTuple
-import unicodedata
 
 import numpy as np
 
@@ -145,7 +144,7 @@ def _make_source(
 ) -> FolderSource:
   # A class may have no images to test on.
   by_label = [
-    classes.get(unicodedata.normalize('NFC', name), []) for name in class_names
+    classes.get(folder_layouts.normalize(name), []) for name in class_names
   ]
   return FolderSource(
     root,
