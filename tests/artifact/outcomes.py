@@ -1,5 +1,6 @@
 """What may come of any bytes at all: one clear error, or a good artifact."""
 
+import gc
 import json
 import math
 import re
@@ -115,6 +116,7 @@ def _allow_text(body):
 
 
 def _run(read, data):
+  gc.disable()  # it would go through what all tests before have left
   start = time.thread_time()  # other threads may be those of other tests
   try:
     return read(data)
@@ -122,6 +124,7 @@ def _run(read, data):
     return str(error)
   finally:
     seconds = time.thread_time() - start
+    gc.enable()
     assert seconds < SECONDS, f'{read.__name__}: {seconds} s'
 
 
