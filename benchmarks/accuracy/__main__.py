@@ -8,7 +8,12 @@ and until the best rate lies between two that are worse; then it is trained with
 several seeds at each ratio and writes a file, from which accuracy is measured.
 The ratio is float32 bytes of one reference network over bytes of the file:
 methods that have no smaller codes have a narrower network, whose width is
-corrected by the files of the search.
+corrected by the files of the search. With `--bytes` each method has networks of
+several widths at each size, those of which the file is one of the `--ratios`,
+and is trained in the one that is best on held-out images:
+
+  python -m benchmarks.accuracy --workdir=runs/bytes --sets fashion_mnist \
+      --networks mlp --bytes 4000 16000 64000 --ratios 40 20 80
 
 Every run is a file in the workdir's `results`; what is there is not run again,
 so that an interrupted benchmark goes on with the same command; so it does with
@@ -37,17 +42,63 @@ _TRACED = ('hq', 'plain_planned', 'plain_int8')
 Cell = tuple[str, str]
 
 
-def make_searches(
-  cells: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float]
-) -> list[tasks.Task]:
+def make_keys(
+  cells: Sequence[Cell],
+  methods: Sequence[str],
+  ratios: Sequence[float],
+  part_ratios: Sequence[float],
+) -> list[tables.Key]:
+  """Each method at each ratio, dense first; parts at ratios of their own."""
+  keys = [(*cell, 'dense', 0.0) for cell in cells]
+  for cell, method in itertools.product(cells, methods):
+    found = part_ratios if method in tasks.ABLATIONS else ratios
+    keys += [(*cell, method, ratio) for ratio in found]
+  return keys
+
+
+def make_sized_keys(
+  cells: Sequence[Cell],
+  methods: Sequence[str],
+  sizes: Sequence[float],
+  ratios: Sequence[float],
+) -> list[tables.Key]:
+  """By bytes of the file: networks of which these are one of the ratios.
+
+  So each method has wide networks with few bits a weight and narrow ones with
+  many, but for those whose bits are given, and dense. What a method cannot
+  reach is left out.
+  """
+  from benchmarks.accuracy import runs
+
+  keys = []
+  for cell, num_bytes in itertools.product(cells, sizes):
+    reference = tasks.Task(*cell, 'dense', 0.0, 1.0, 0)
+    where = tasks.get_budget(reference), runs.open_set(cell[0])
+    for ratio in (1.0, *ratios):
+      network = tasks.find_network(reference, *where, ratio * num_bytes)
+      dense = reference._replace(network=network)
+      if ratio == 1.0:
+        keys.append(dense[:4])
+        continue
+      dense = dense._replace(ratio=tasks.count_bytes(dense, *where) / num_bytes)
+      for method in methods:
+        if method in tasks.FITTED and ratio != ratios[0]:
+          continue
+        task = dense._replace(method=method)
+        if tasks.is_reached(task, *where):
+          keys.append(task[:4])
+        else:
+          name = ', '.join(task[:3])
+          print(f'{name}: left out, it does not get {ratio:g}x smaller')
+  return keys
+
+
+def make_searches(keys: Sequence[tables.Key]) -> list[tasks.Task]:
   """The runs that a search of the learning rates begins with."""
   return [
     task
-    for cell, (method, ratio) in itertools.product(
-      cells, [('dense', 0.0), *itertools.product(methods, ratios)]
-    )
-    for rate in tasks.FIRST_RATES
-    for task in _try_rate((*cell, method, ratio), rate)
+    for key, rate in itertools.product(keys, tasks.FIRST_RATES)
+    for task in _try_rate(key, rate)
   ]
 
 
@@ -63,19 +114,22 @@ def go_on(results: Sequence[Mapping[str, Any]]) -> list[tasks.Task]:
 
 
 def _try_rate(key: tables.Key, rate: float) -> list[tasks.Task]:
+  budget = tasks.BUDGETS[key[0], tasks.get_family(key[1])]
   return [
     tasks.Task(*key, rate, tasks.SEARCH_SEED + number, 'search')
-    for number in range(tasks.BUDGETS[key[:2]].num_searches)
+    for number in range(budget.num_searches)
   ]
 
 
 def find_rate(rates: Mapping[tables.Key, float], key: tables.Key) -> float:
   """The rate that was best at a ratio, or at the nearest one searched.
 
-  With those of another cell alone, that is the one.
+  Without one of the cell, that of a network of other widths, or any other.
   """
   at = lambda other: (
-    other[:2] != key[:2],
+    other[0] != key[0],
+    tasks.get_family(other[1]) != tasks.get_family(key[1]),
+    other[1] != key[1],
     abs(math.log((other[3] or 1.0) / (key[3] or 1.0))),
   )
   others = [other for other in rates if other[2] == key[2]]
@@ -83,30 +137,15 @@ def find_rate(rates: Mapping[tables.Key, float], key: tables.Key) -> float:
 
 
 def make_finals(
-  cells: Sequence[Cell],
-  arguments: argparse.Namespace,
+  keys: Sequence[tables.Key],
+  seeds: Sequence[int],
   rates: Mapping[tables.Key, float],
+  kind: str = 'final',
 ) -> list[tasks.Task]:
   """What is run once the rates are known, the first seeds of all first."""
-  keys = [(*cell, 'dense', 0.0) for cell in cells]
-  for cell, method in itertools.product(cells, arguments.methods):
-    is_part = method in tasks.ABLATIONS
-    ratios = arguments.part_ratios if is_part else arguments.ratios
-    keys += [(*cell, method, ratio) for ratio in ratios]
-  found = [
-    tasks.Task(*key, find_rate(rates, key), seed)
-    for seed, key in itertools.product(arguments.seeds, keys)
-  ]
-  traced = [
-    (*cell, method, arguments.ratios[0])
-    for cell, method in itertools.product(cells, _TRACED)
-    if method in arguments.methods
-  ]
-  return found + [
-    tasks.Task(*key, find_rate(rates, key), seed, 'trace')
-    for seed, key in itertools.product(
-      arguments.seeds[: arguments.traces], traced
-    )
+  return [
+    tasks.Task(*key, find_rate(rates, key), seed, kind)
+    for seed, key in itertools.product(seeds, keys)
   ]
 
 
@@ -120,6 +159,13 @@ def main() -> None:
   parser.add_argument('--ratios', type=float, nargs='+', default=_RATIOS)
   parser.add_argument(
     '--part_ratios', type=float, nargs='+', default=_PART_RATIOS
+  )
+  parser.add_argument(
+    '--bytes',
+    type=float,
+    nargs='+',
+    help='of the file, in place of ratios to one network: of networks that are'
+    ' --ratios times as large the best one, by held-out images, of each method',
   )
   parser.add_argument(
     '--search_ratios',
@@ -153,12 +199,51 @@ def main() -> None:
     report.unpack(arguments.start_from, arguments.workdir)
   where = arguments.processes, arguments.workdir, arguments.epochs_fraction
   with pool.open_pool(*where) as run_all:
-    rates = _search(cells, arguments, run_all)
-    _run(make_finals(cells, arguments, rates), arguments, run_all)
+    if arguments.bytes:
+      found = _find_networks(cells, arguments, run_all)
+    else:
+      found = _make_runs(cells, arguments, run_all)
+    _run(found, arguments, run_all)
   report.write(arguments.workdir)
 
 
-def _search(cells, arguments, run_all) -> dict[tables.Key, float]:
+def _make_runs(cells, arguments, run_all) -> list[tasks.Task]:
+  """Seeds and traces, after the search."""
+  searched = arguments.search_ratios or arguments.ratios
+  keys = make_keys(cells, arguments.methods, searched, searched)
+  rates = _find_rates(keys, arguments, run_all)
+  keys = make_keys(
+    cells, arguments.methods, arguments.ratios, arguments.part_ratios
+  )
+  traced = [
+    (*cell, method, arguments.ratios[0])
+    for cell, method in itertools.product(cells, _TRACED)
+    if method in arguments.methods
+  ]
+  seeds = arguments.seeds
+  return make_finals(keys, seeds, rates) + make_finals(
+    traced, seeds[: arguments.traces], rates, 'trace'
+  )
+
+
+def _find_networks(cells, arguments, run_all) -> list[tasks.Task]:
+  """Seeds of the network of each method at each size that a search found."""
+  keys = make_sized_keys(
+    cells, arguments.methods, arguments.bytes, arguments.ratios
+  )
+  rates = _find_rates(keys, arguments, run_all)
+  tried = [
+    task for key in keys for task in _try_rate(key, find_rate(rates, key))
+  ]
+  results = _run(tried, arguments, run_all, 'networks')
+  chosen = tables.choose_networks(results)
+  return make_finals(
+    [key for key in keys if key in chosen], arguments.seeds, rates
+  )
+
+
+def _find_rates(keys, arguments, run_all) -> dict[tables.Key, float]:
+  """Searches, or reads what a search has found."""
   if arguments.rates_of:
     found = tables.read(arguments.workdir, 'search')
     wanted = tuple(arguments.rates_of)
@@ -172,8 +257,7 @@ def _search(cells, arguments, run_all) -> dict[tables.Key, float]:
         f' {", ".join(sorted(missing))} is in {arguments.workdir}'
       )
     return rates
-  ratios = arguments.search_ratios or arguments.ratios
-  searched = make_searches(cells, arguments.methods, ratios)
+  searched = make_searches(keys)
   results: list[dict[str, Any]] = []
   while searched:
     results += _run(searched, arguments, run_all, 'search')
@@ -190,11 +274,18 @@ def _run(
   """Runs tasks, after what they have in common, once each."""
   root = arguments.workdir
   open_ = [x for x in found if not os.path.exists(x.get_path(root))]
+  known = [x for kind in tasks.KINDS for x in tables.read(root, kind)]
+  seconds = {
+    task: tables.estimate_seconds(task, known) if task in open_ else 0.0
+    for task in found
+  }
+  # Of a seed, long runs first, so that no process is idle in the end.
+  found = sorted(found, key=lambda task: (task.seed, -seconds[task]))
   of_files = [task for task in open_ if task.method != 'dense']
-  run_all('fit', 'fit', _first(of_files, lambda task: task[:4]))
+  run_all('fit', 'fit', _first(of_files, lambda task: task[:4]), {})
   get_start = lambda x: _get_start(x, root, arguments.epochs_fraction)
-  run_all('dense', 'fit_dense', _first(open_, get_start))
-  return run_all(title, 'run', found)
+  run_all('dense', 'fit_dense', _first(open_, get_start), {})
+  return run_all(title, 'run', found, seconds)
 
 
 def _first(

@@ -29,53 +29,89 @@ _COLOURS = {
   'parq': '#556B2F',
 }
 _MARKERS = dict(zip(_COLOURS, 'ossssD^vvvPPP', strict=True))
+_GREY = '#777777'  # dense
+_BYTES = ticker.StrMethodFormatter('{x:,.0f}')
+# Bytes, mean and standard error by method.
+_Lines = dict[str, list[tuple[float, float, float | None]]]
 
 
 def draw_accuracy(
   summaries: Mapping[tables.Key, tables.Summary],
 ) -> figure_lib.Figure:
   """A plot for each set and network: ours, baselines, and dense as a line."""
-  cells = sorted({key[:2] for key in summaries if key[2] in _COLOURS})
+  cells: dict[tuple[str, str], _Lines] = {}
+  for (*where, method, _), found in summaries.items():
+    if method in _COLOURS:
+      lines = cells.setdefault((where[0], where[1]), {})
+      lines.setdefault(method, []).append(
+        (found.file_bytes, found.mean, found.standard_error)
+      )
+  figure, panels = _draw_panels(cells)
+  for cell, axes in panels.items():
+    dense = summaries.get((*cell, 'dense', 0.0))
+    if dense is not None:
+      axes.axhline(100 * dense.mean, color=_GREY, linestyle='--', label='dense')
+  _add_legend(figure)
+  return figure
+
+
+def draw_sizes(rows: Sequence[Mapping[str, Any]]) -> figure_lib.Figure:
+  """A plot for each set and family of networks, from `tables.make_sizes`."""
+  cells: dict[tuple[str, str], _Lines] = {}
+  for row in rows:
+    if row['method'] in {'dense', *_COLOURS}:
+      lines = cells.setdefault((row['set'], row['family']), {})
+      lines.setdefault(row['method'], []).append(
+        (row['file_bytes'], row['mean'], row['se'])
+      )
+  figure, panels = _draw_panels(cells)
+  for axes in panels.values():
+    axes.set_xscale('log')
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_major_formatter(_BYTES)
+  _add_legend(figure)
+  return figure
+
+
+def _draw_panels(
+  cells: Mapping[tuple[str, str], _Lines],
+) -> tuple[figure_lib.Figure, dict[tuple[str, str], axes_lib.Axes]]:
+  """A plot for each cell, with a line for each of its methods."""
   columns = min(len(cells), 2)
   rows = math.ceil(len(cells) / columns)
   figure = drawing.make_figure(480 * columns + 200, 420 * rows)
-  named: dict[str, Any] = {}
-  for index, cell in enumerate(cells):
-    axes = figure.add_subplot(rows, columns, index + 1)
-    for method in ('hq', *tasks.RIVALS):
-      points = sorted(
-        (found.file_bytes, found.mean, found.standard_error)
-        for key, found in summaries.items()
-        if key[:3] == (*cell, method)
+  panels = {}
+  for index, (cell, lines) in enumerate(sorted(cells.items())):
+    panels[cell] = axes = figure.add_subplot(rows, columns, index + 1)
+    for method in filter(lines.get, ('hq', *tasks.RIVALS, 'dense')):
+      num_bytes, means, errors = zip(*sorted(lines[method]), strict=True)
+      axes.errorbar(
+        num_bytes,
+        [100 * mean for mean in means],
+        [100 * (error or 0.0) for error in errors],
+        color=_COLOURS.get(method, _GREY),
+        marker=_MARKERS.get(method, 'x'),
+        linewidth=2.2 if method == 'hq' else 1.2,
+        capsize=3,
+        label=tables.NAMES[method],
+        zorder=3 if method == 'hq' else 2,
       )
-      if points:
-        num_bytes, means, errors = zip(*points, strict=True)
-        axes.errorbar(
-          num_bytes,
-          [100 * mean for mean in means],
-          [100 * (error or 0.0) for error in errors],
-          color=_COLOURS[method],
-          marker=_MARKERS[method],
-          linewidth=2.2 if method == 'hq' else 1.2,
-          capsize=3,
-          label=tables.NAMES[method],
-          zorder=3 if method == 'hq' else 2,
-        )
-    dense = summaries.get((*cell, 'dense', 0.0))
-    if dense is not None:
-      axes.axhline(
-        100 * dense.mean, color='#777777', linestyle='--', label='dense'
-      )
-    axes.set_title(f'{cell[0]}, {cell[1]}', loc='left')
+    axes.set_title(', '.join(cell), loc='left')
     axes.set_xlabel('bytes of the file')
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    axes.xaxis.set_major_formatter(_BYTES)
     axes.tick_params(axis='x', labelrotation=30)
     axes.grid(axis='y')
-    named |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     if index % columns == 0:
       axes.set_ylabel('test accuracy, %')
+  return figure, panels
+
+
+def _add_legend(figure: figure_lib.Figure) -> None:
+  """One for all plots."""
+  named: dict[str, Any] = {}
+  for axes in figure.axes:
+    named |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
   figure.legend(named.values(), named, loc='outside right upper')
-  return figure
 
 
 def draw_bias(results: Sequence[Mapping[str, Any]]) -> figure_lib.Figure:

@@ -1,6 +1,6 @@
 """Runs side by side: a process, and its share of the cores, for each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import itertools
@@ -14,6 +14,8 @@ import tqdm
 
 from benchmarks.accuracy import tasks
 
+_BAR = '{desc}: {percentage:3.0f}%{postfix}, {elapsed} so far, {remaining} left'
+
 
 class _Failure(NamedTuple):
   text: str
@@ -22,12 +24,13 @@ class _Failure(NamedTuple):
 @contextlib.contextmanager
 def open_pool(
   num_processes: int, root: str, fraction: float = 1.0
-) -> Iterator[Callable[[str, str, Sequence[tasks.Task]], list[Any]]]:
+) -> Iterator[Callable[..., list[Any]]]:
   """Opens processes, and shares the cores among them.
 
-  Yields a function from a title, the name of a function in `runs`, and tasks,
-  to what it returns for them, in any order. It ends the program where one
-  failed, after all others are done.
+  Yields a function from a title, the name of a function in `runs`, tasks, and
+  how many seconds each of them may take (where that is not known, 1) to what it
+  returns for them, in any order; it shows how long is left. It ends the program
+  where one failed, after all others are done.
   """
   context = multiprocessing.get_context('spawn')
   cores = context.Queue()
@@ -37,18 +40,30 @@ def open_pool(
     num_processes, context, initializer=_start, initargs=(cores,)
   ) as pool:
 
-    def run_all(title, what, found):
-      futures = [
-        pool.submit(_run, what, task, tasks.get_budget(task, fraction), root)
+    def run_all(
+      title: str,
+      what: str,
+      found: Sequence[tasks.Task],
+      seconds: Mapping[tasks.Task, float],
+    ) -> list[Any]:
+      futures = {
+        pool.submit(
+          _run, what, task, tasks.get_budget(task, fraction), root
+        ): seconds.get(task, 1.0)
         for task in found
-      ]
+      }
       results, failed = [], []
-      for future in tqdm.tqdm(
-        concurrent.futures.as_completed(futures), desc=title, total=len(futures)
-      ):
-        result = future.result()
-        is_failure = isinstance(result, _Failure)
-        (failed if is_failure else results).append(result)
+      with tqdm.tqdm(
+        desc=title, total=sum(futures.values()), bar_format=_BAR
+      ) as bar:
+        for number, future in enumerate(
+          concurrent.futures.as_completed(futures), 1
+        ):
+          result = future.result()
+          is_failure = isinstance(result, _Failure)
+          (failed if is_failure else results).append(result)
+          bar.set_postfix_str(f'{number} of {len(found)}', refresh=False)
+          bar.update(futures[future])
       for failure in failed:
         print(failure.text, file=sys.stderr)
       if failed:

@@ -31,13 +31,20 @@ def _read(root):
     tables.at_best_rates(tables.read(root, kind), searched)
     for kind in ('final', 'trace')
   )
+  chosen = tables.choose_networks(searched)
+  finals = [
+    result
+    for result in finals
+    if not tables.is_sized(result) or tables.get_key(result) in chosen
+  ]
   return finals, traces, searched
 
 
 def _make(results, traces, searched) -> dict[str, Any]:
-  summaries = tables.summarize(results)
+  summaries = _summarize(results)
   return {
     'cells': tables.make_cells(results),
+    'sizes': tables.make_sizes(results),
     'methods': [
       dict(zip(('set', 'network', 'method', 'ratio'), key, strict=True))
       | found._asdict()
@@ -46,6 +53,10 @@ def _make(results, traces, searched) -> dict[str, Any]:
     'bias': tables.make_traces(traces),
     'runs': [_pack(result) for result in (*searched, *results)],
   }
+
+
+def _summarize(results):
+  return tables.summarize([x for x in results if not tables.is_sized(x)])
 
 
 def _pack(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,15 +80,17 @@ def unpack(path: str, root: str) -> None:
 def write(root: str) -> None:
   """Writes `results.json` and the pictures, and prints the tables.
 
-  The last line that it prints is a JSON object of the cells.
+  The last line that it prints is a JSON object of the cells and the sizes.
   """
   results, traces, searched = _read(root)
   found = _make(results, traces, searched)
-  summaries = tables.summarize(results)
+  summaries = _summarize(results)
   with drawing.style():
     pictures = {}
     if any(key[2] != 'dense' for key in summaries):
       pictures['accuracy.png'] = figures.draw_accuracy(summaries)
+    if found['sizes']:
+      pictures['bytes.png'] = figures.draw_sizes(found['sizes'])
     if traces:
       pictures['bias.png'] = figures.draw_bias(traces)
     contents = {name: drawing.to_png(x) for name, x in pictures.items()}
@@ -91,13 +104,17 @@ def write(root: str) -> None:
   contents['results.json'] = f'{text}\n'.encode()
   for name, content in contents.items():
     atomic_write.write_bytes(os.path.join(root, name), content)
-  print(tables.make_tables(summaries, ('dense', 'hq', *tasks.RIVALS)))
-  print()
-  print(
-    tables.make_tables(summaries, ('hq', 'plain_planned', *tasks.ABLATIONS))
-  )
-  print()
-  print(json.dumps(found['cells'], sort_keys=True))
+  rivals = 'dense', 'hq', *tasks.RIVALS
+  parts = 'hq', 'plain_planned', *tasks.ABLATIONS
+  for text in (
+    tables.make_ratio_tables(summaries, rivals),
+    tables.make_ratio_tables(summaries, parts),
+    tables.make_size_tables(found['sizes']),
+  ):
+    if text:
+      print(f'{text}\n')
+  rows = {name: found[name] for name in ('cells', 'sizes')}
+  print(json.dumps(rows, sort_keys=True))
 
 
 def main() -> None:

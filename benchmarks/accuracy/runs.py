@@ -77,7 +77,7 @@ def fit(task: tasks.Task, budget: tasks.Budget, root: str) -> dict[str, Any]:
   if os.path.exists(path):
     return _read(path)
   excess = 1.0 if kind == 'search' else _find_excess(task, root)
-  fitted = tasks.fit(task, budget, _open(task.set), excess)
+  fitted = tasks.fit(task, budget, open_set(task.set), excess)
   _write(path, fitted)
   return fitted
 
@@ -107,7 +107,8 @@ def get_start(
   kind = 'search' if task.kind == 'search' else 'final'
   widths = '-'.join(map(str, config.model.widths))
   name = (
-    f'{kind}-{task.set.replace("/", "")}-{task.network}-{widths}'
+    f'{kind}-{task.set.replace("/", "")}-{tasks.get_family(task.network)}'
+    f'-{widths}'
     f'-{config.dense.epochs}epochs-rate{config.dense.learning_rate:g}'
     f'-seed{task.seed}'
   )
@@ -127,7 +128,8 @@ def fit_dense(
     config = tasks.make_config(task, budget, fitted)
     config.quantizer.name = 'ternary'  # The dense stage knows none.
     config.prune.epochs, config.ternary.epochs = 0, 1
-    config.target_ratio = 16.0
+    # A size that every network has.
+    config.recipe.distribution, config.target_ratio = 'uniform', 2.0
     folder = path.removesuffix('.msgpack')
     dataset = _load(task)
     setup = setup_lib.prepare(config, folder, dataset)
@@ -230,14 +232,15 @@ def _describe(found: dict[str, Any], answers: report.Answers) -> dict[str, Any]:
 
 
 def _load(task: tasks.Task) -> datasets.Dataset:
-  dataset = _open(task.set)
+  dataset = open_set(task.set)
   if task.kind == 'search':
     return tasks.hold_out(dataset, task.seed)
   return dataset
 
 
 @functools.cache
-def _open(name: str) -> datasets.Dataset:
+def open_set(name: str) -> datasets.Dataset:
+  """A set by its name in `tasks.BUDGETS`."""
   if name in glyphs.SPECS:
     return glyphs.load(name)
   if name == 'fashion_mnist':

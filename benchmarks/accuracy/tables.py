@@ -80,6 +80,17 @@ def get_key(result: Mapping[str, Any]) -> Key:
   return tuple(result[name] for name in names)  # type: ignore[return-value]
 
 
+def estimate_seconds(
+  task: tasks.Task, results: Sequence[Mapping[str, Any]]
+) -> float:
+  """How long a run takes: the median of those that are most like it."""
+  alike: Sequence[Mapping[str, Any]] = results
+  for name in ('set', 'network', 'method'):
+    closer = [x for x in alike if x[name] == getattr(task, name)]
+    alike = closer or alike
+  return float(np.median([x['seconds'] for x in alike])) if alike else 1.0
+
+
 def choose_rates(results: Sequence[Mapping[str, Any]]) -> dict[Key, float]:
   """The rate of the best held-out accuracy, by set, network, method and ratio.
 
@@ -95,6 +106,31 @@ def choose_rates(results: Sequence[Mapping[str, Any]]) -> dict[Key, float]:
     key: max(sorted(by_rate), key=lambda rate: get_mean(by_rate[rate]))
     for key, by_rate in found.items()
   }
+
+
+def get_size(result: Mapping[str, Any]) -> Key:
+  """The set, family of networks, method and bytes wanted of a result."""
+  family = tasks.get_family(result['network'])
+  num_bytes = result['reference_bytes'] / (result['ratio'] or 1.0)
+  return result['set'], family, result['method'], round(num_bytes)
+
+
+def choose_networks(results: Sequence[Mapping[str, Any]]) -> set[Key]:
+  """Of those of each size, the network of the best held-out accuracy."""
+  accuracies: dict[Key, list[float]] = {}
+  by_size: dict[Key, set[Key]] = {}
+  rates = choose_rates(results)
+  for result in results:
+    if is_sized(result) and rates[key := get_key(result)] == result['rate']:
+      accuracies.setdefault(key, []).append(result['accuracy'])
+      by_size.setdefault(get_size(result), set()).add(key)
+  mean = lambda key: float(np.mean(accuracies[key]))
+  return {max(sorted(keys), key=mean) for keys in by_size.values()}
+
+
+def is_sized(result: Mapping[str, Any]) -> bool:
+  """Whether a run is one at given bytes, of a network of any width."""
+  return '@' in result['network']
 
 
 def at_best_rates(
@@ -142,6 +178,8 @@ def make_cells(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups.setdefault(get_key(result), []).append(result)
   cells = []
   for (*where, method, ratio), ours in sorted(groups.items()):
+    if is_sized(ours[0]):
+      continue
     dense = groups.get((*where, 'dense', 0.0))
     rivals = {
       name: groups[key]
@@ -173,6 +211,64 @@ def make_cells(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       }
     )
   return cells
+
+
+def make_sizes(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Each method at each number of bytes, in the network that it has chosen.
+
+  Dense networks are as large as they are: theirs are the nearest bytes. The
+  lead is that of ours; see `compare`.
+  """
+  groups: dict[Key, list[Mapping[str, Any]]] = {}
+  for result in filter(is_sized, results):
+    groups.setdefault(get_size(result), []).append(result)
+  rows = []
+  for (*where, method, size), group in sorted(groups.items()):
+    sizes = {
+      key[3] for key in groups if list(key[:2]) == where and key[2] != 'dense'
+    }
+    wanted = min(sizes, key=lambda x, size=size: abs(math.log(x / size)))
+    found = _summarize(group)
+    ours = groups.get((*where, 'hq', wanted), [])
+    rows.append(
+      {'set': where[0], 'family': where[1], 'method': method, 'bytes': wanted}
+      | {
+        'network': group[0]['network'],
+        'float_bytes': group[0]['reference_bytes'],
+        'file_bytes': found.file_bytes or size,
+        'rate': found.rate,
+        'mean': found.mean,
+        'se': found.standard_error,
+        'seeds': found.seeds,
+        'ours': compare(ours, group),
+      }
+    )
+  return rows
+
+
+def make_size_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Markdown tables by bytes, one for each set and family of networks."""
+  texts = []
+  for where in sorted({(row['set'], row['family']) for row in rows}):
+    here = [row for row in rows if (row['set'], row['family']) == where]
+    sizes = sorted({row['bytes'] for row in here})
+    found = {(row['method'], row['bytes']): row for row in here}
+    lines = []
+    for method in NAMES:
+      cells = [found.get((method, size)) for size in sizes]
+      if any(cells):
+        lines.append([NAMES[method], *map(_format_size, cells)])
+    heads = ['method', *(f'{size:,}' for size in sizes)]
+    table = tabulate.tabulate(lines, heads, 'github', disable_numparse=True)
+    texts.append(f'{where[0]}, {where[1]}, by bytes of the file:\n\n{table}')
+  return '\n\n'.join(texts)
+
+
+def _format_size(row: Mapping[str, Any] | None) -> str:
+  if row is None:
+    return ''
+  ratio = row['float_bytes'] / row['file_bytes']
+  return f'{format_mean(row["mean"], row["se"])} ({ratio:.0f}x)'
 
 
 def compare(
@@ -233,7 +329,7 @@ def make_traces(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   return rows
 
 
-def make_tables(
+def make_ratio_tables(
   summaries: Mapping[Key, Summary], methods: Sequence[str]
 ) -> str:
   """Markdown tables, one for each set with each network."""
@@ -269,8 +365,11 @@ def _make_table(
 
 
 def _format(found: Summary | None) -> str:
-  if found is None:
-    return ''
-  if found.standard_error is None:
-    return f'{100 * found.mean:.2f}'
-  return f'{100 * found.mean:.2f} ± {100 * found.standard_error:.2f}'
+  return format_mean(*found[:2]) if found else ''
+
+
+def format_mean(mean: float, error: float | None) -> str:
+  """A mean and its standard error, in percent."""
+  if error is None:
+    return f'{100 * mean:.2f}'
+  return f'{100 * mean:.2f} ± {100 * error:.2f}'

@@ -37,9 +37,12 @@ _NUM_CODEWORDS = tuple(
   sorted({round(4 * 2 ** (step / 8)) for step in range(49)}, reverse=True)
 )
 
-# 512ths of the reference network's widths, for methods whose bits a weight are
-# given: what does not fit is made narrower, and what leaves room is wider.
+# Widths are counted in so many parts of those of the network. Methods whose
+# bits a weight are given make it narrower where it does not fit, and wider
+# where that leaves room.
+_WHOLE = 512
 _WIDTHS = tuple(range(768, 63, -1))
+_WIDEST = 16 * _WHOLE
 
 
 class Budget(NamedTuple):
@@ -142,8 +145,17 @@ METHODS: dict[str, dict[str, Any]] = {
   'hq_distill': _OURS | _DISTILL,
   'plain_distill': _PLAIN | _DISTILL,
 }
+# Whose width is chosen so that the file fits.
+FITTED = frozenset(
+  name
+  for name, fields in METHODS.items()
+  if fields.get('quantizer.name', 'vector') != 'vector'
+)
 RIVALS = tuple(METHODS)[1 : list(METHODS).index('sphere')]
 ABLATIONS = tuple(METHODS)[len(RIVALS) + 1 :]
+
+
+KINDS = 'final', 'search', 'trace'
 
 
 class Task(NamedTuple):
@@ -151,7 +163,7 @@ class Task(NamedTuple):
 
   Attributes:
     set: a name in `BUDGETS`.
-    network: a name in `NETWORKS`.
+    network: a name in `NETWORKS`; with `@768` behind it, 768/512 as wide.
     method: a name in `METHODS`, or 'dense'.
     ratio: float32 bytes of the reference network over bytes of the file; 0 for
       'dense'.
@@ -182,9 +194,37 @@ class Task(NamedTuple):
     return os.path.join(root, 'results', f'{self.name}.json')
 
 
+def get_family(network: str) -> str:
+  """The name in `NETWORKS` of a network that is as wide, wider or narrower."""
+  return network.partition('@')[0]
+
+
+def get_network(network: str) -> dict[str, Any]:
+  """The fields of `config.model`."""
+  family, _, part = network.partition('@')
+  fields = NETWORKS[family]
+  return fields | {'widths': _scale(fields['widths'], int(part or _WHOLE))}
+
+
+def _scale(widths, part):
+  return tuple(max(1, round(part * width / _WHOLE)) for width in widths)
+
+
+def find_network(
+  task: Task, budget: Budget, dataset: datasets.Dataset, num_bytes: float
+) -> str:
+  """The widest network of a task's family within float32 bytes."""
+  family = get_family(task.network)
+  count = lambda part: count_bytes(
+    task._replace(network=f'{family}@{part}'), budget, dataset
+  )
+  parts = range(1, _WIDEST)
+  return f'{family}@{bisect.bisect_right(parts, num_bytes, key=count) or 1}'
+
+
 def get_budget(task: Task, fraction: float = 1.0) -> Budget:
   """The budget of a run, or a part of it: for a look at whether all works."""
-  budget = BUDGETS[task.set, task.network]
+  budget = BUDGETS[task.set, get_family(task.network)]
   scale = lambda epochs: max(3, round(fraction * epochs))
   return budget._replace(
     dense_epochs=scale(budget.dense_epochs),
@@ -217,10 +257,7 @@ def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
   config.batch_size = budget.batch_size
   config.data.name = task.set
   config.data.update(budget.augmentation)
-  config.model.name = NETWORKS[task.network]['name']
-  config.model.widths = NETWORKS[task.network]['widths']
-  if 'num_blocks' in NETWORKS[task.network]:
-    config.model.num_blocks = NETWORKS[task.network]['num_blocks']
+  config.model.update(get_network(task.network))
   config.checkpoint.every_epochs = 1000
   config.measure_bias = task.kind == 'trace'
   config.dense.epochs = budget.dense_epochs
@@ -234,7 +271,7 @@ def make_config(task: Task, budget: Budget, fitted: Mapping[str, Any]) -> Any:
   config.target_ratio = task.ratio
   fields = dict(METHODS[task.method]) | dict(fitted)
   if 'quantizer.int8' in fields:
-    fields['quantizer.int8'] = _ENDS.get(task.network, _USUAL_ENDS)
+    fields['quantizer.int8'] = _ENDS.get(get_family(task.network), _USUAL_ENDS)
   config.prune.learning_rate = config.ternary.learning_rate = task.rate
   config.ternary.warmup_fraction = 0.1
   if fields.get('recipe.prune', True) and 'quantizer.name' not in fields:
@@ -271,11 +308,8 @@ def fit(
       for size in _GROUP_SIZES
     ]
   else:
-    widths = NETWORKS[task.network]['widths']
-    scaled = [
-      tuple(max(1, round(part * width / 512)) for width in widths)
-      for part in _WIDTHS
-    ]
+    widths = get_network(task.network)['widths']
+    scaled = [_scale(widths, part) for part in _WIDTHS]
     series = [[{'model.widths': found} for found in dict.fromkeys(scaled)]]
 
   plans: dict[tuple[Any, ...], planner.Plan] = {}
@@ -301,9 +335,19 @@ def fit(
   )
 
 
+def is_reached(task: Task, budget: Budget, dataset: datasets.Dataset) -> bool:
+  """Whether a method can make its network so small."""
+  try:
+    _predict(task, budget, dataset, fit(task, budget, dataset))
+  except ValueError:
+    return False
+  return True
+
+
 def count_bytes(task: Task, budget: Budget, dataset: datasets.Dataset) -> int:
   """The float32 bytes of the reference network."""
-  _, shapes, _ = _build(task, budget, dataset, {})
+  dense = task._replace(method='dense')
+  _, shapes, _ = _build(dense, budget, dataset, {})
   return 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 

@@ -1,6 +1,5 @@
 """The benchmark of accuracy: its tasks, its tables, and a run of seconds."""
 
-import argparse
 import itertools
 import json
 import os
@@ -120,7 +119,9 @@ def test_a_table_for_each_set_and_network():
     _result('hq', 0.5, ratio=60.0),
     _result('hq', 0.25) | {'network': 'resnet'},
   ]
-  text = tables.make_tables(tables.summarize(results), ('dense', 'hq', 'twn'))
+  text = tables.make_ratio_tables(
+    tables.summarize(results), ('dense', 'hq', 'twn')
+  )
   first, second = markdown.read_tables(text)
   assert first == [
     ['method', '40x', '60x'],
@@ -130,6 +131,20 @@ def test_a_table_for_each_set_and_network():
   assert second == [['method', '40x'], ['ours', '25.00']]
   heads = [line for line in text.splitlines() if line.endswith(':')]
   assert heads == ['digits, mlp:', 'digits, resnet:']
+
+
+def test_a_run_takes_as_long_as_those_like_it():
+  results = [
+    _result('hq', 0.9, seconds=seconds) for seconds in (10.0, 30.0, 20.0)
+  ] + [_result('plain', 0.9, seconds=5.0, network='resnet')]
+  estimate = lambda **fields: tables.estimate_seconds(
+    _TASK._replace(**fields), results
+  )
+  assert estimate() == 20.0
+  assert estimate(method='plain') == 20.0
+  assert estimate(network='resnet') == 5.0
+  assert estimate(set='glyphs/16', network='vit', method='twn') == 15.0
+  assert tables.estimate_seconds(_TASK, []) == 1.0
 
 
 def test_processes_share_the_cores():
@@ -215,9 +230,11 @@ def test_what_has_no_budget_is_refused(monkeypatch, capsys):
 
 def test_all_methods_are_searched_alike():
   cells = list(tasks.BUDGETS)
-  found = accuracy.make_searches(cells, list(tasks.METHODS), [40.0, 60.0])
-  keys = [('dense', 0.0), *itertools.product(tasks.METHODS, (40.0, 60.0))]
-  for cell, key in itertools.product(cells, keys):
+  methods, ratios = list(tasks.METHODS), [40.0, 60.0]
+  keys = accuracy.make_keys(cells, methods, ratios, ratios)
+  found = accuracy.make_searches(keys)
+  wanted = [('dense', 0.0), *itertools.product(tasks.METHODS, ratios)]
+  for cell, key in itertools.product(cells, wanted):
     here = [(t.rate, t.seed) for t in found if t[:4] == (*cell, *key)]
     seeds = [100 + x for x in range(tasks.BUDGETS[cell].num_searches)]
     assert here == list(itertools.product(tasks.FIRST_RATES, seeds))
@@ -227,25 +244,104 @@ def test_all_methods_are_searched_alike():
 
 
 def test_parts_are_run_at_their_own_ratios():
-  arguments = argparse.Namespace(
-    methods=['hq', 'hq_tree'],
-    ratios=[30.0],
-    part_ratios=[40.0, 60.0],
-    seeds=[0, 1],
-    traces=1,
-  )
   cell = 'digits', 'mlp'
   rates = {(*cell, 'hq', 30.0): 0.5, (*cell, 'dense', 0.0): 0.25}
-  found = accuracy.make_finals([cell], arguments, rates)
+  methods = ['hq', 'hq_tree']
+  keys = accuracy.make_keys([cell], methods, [30.0], [40.0, 60.0])
+  found = accuracy.make_finals(keys, [0, 1], rates)
   kinds = [(t.method, t.ratio, t.rate, t.kind) for t in found]
   assert kinds.count(('dense', 0.0, 0.25, 'final')) == 2
   assert kinds.count(('hq', 30.0, 0.5, 'final')) == 2
-  assert kinds.count(('hq', 30.0, 0.5, 'trace')) == 1
   assert kinds.count(('hq_tree', 40.0, 1.0, 'final')) == 2
   assert kinds.count(('hq_tree', 60.0, 1.0, 'final')) == 2
-  assert len(kinds) == 9
+  assert len(kinds) == 8
   # All have a first seed before any has a second.
   assert [task.seed for task in found[:4]] == [0] * 4
+
+
+@pytest.mark.slow
+def test_a_size_is_that_of_networks_of_several_widths(capsys):
+  methods = ['hq', 'plain', 'binary']
+  keys = accuracy.make_sized_keys(
+    [('digits', 'mlp')], methods, [8000.0], [20.0, 40.0, 900.0]
+  )
+  dataset = datasets.load('digits')
+  by_method = {}
+  for key in keys:
+    task = tasks.Task(*key, 1.0, 0)
+    size = tasks.count_bytes(task, tasks.get_budget(task), dataset)
+    by_method.setdefault(task.method, []).append((task.ratio, size))
+    # The next wider network is too large.
+    wanted = 8000.0 * (round(task.ratio, -1) or 1.0)
+    assert 0.9 * wanted < size <= wanted
+    assert size == pytest.approx(8000.0 * (task.ratio or size / 8000.0))
+  ratios = {
+    method: [round(ratio, -1) for ratio, _ in found]
+    for method, found in by_method.items()
+  }
+  # Bits that are given choose the width themselves.
+  wanted = {'dense': [0.0], 'hq': [20.0, 40.0], 'plain': [20.0, 40.0]}
+  assert ratios == wanted | {'binary': [20.0]}
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == 2
+  assert all('left out, it does not get 900x smaller' in line for line in said)
+
+
+def _sized(method, accuracy, part, ratio, num_bytes=8000, **fields):
+  return _result(method, accuracy, ratio=ratio, **fields) | {
+    'network': f'mlp@{part}',
+    'reference_bytes': num_bytes * (ratio or 1.0),
+    'file_bytes': num_bytes - 50,
+  }
+
+
+def test_each_method_has_the_network_that_is_best_at_its_size():
+  searched = [
+    _sized('hq', 0.90, 300, 20.0),
+    _sized('hq', 0.95, 600, 40.0),
+    _sized('hq', 0.99, 600, 40.0, rate=7e-3),
+    _sized('hq', 0.91, 300, 40.0, num_bytes=4000),
+    _sized('plain', 0.96, 300, 20.0),
+    _sized('plain', 0.95, 600, 40.0),
+    _result('hq', 0.97) | {'reference_bytes': 320_000},
+  ]
+  where = 'digits', 'mlp@600', 'hq', 40.0
+  assert tables.choose_networks(searched) == {
+    where,
+    ('digits', 'mlp@300', 'hq', 40.0),
+    ('digits', 'mlp@300', 'plain', 20.0),
+  }
+
+
+def test_a_table_by_bytes():
+  results = [
+    _sized('hq', 0.96, 600, 40.0),
+    _sized('hq', 0.98, 600, 40.0, seed=1),
+    _sized('plain', 0.95, 300, 20.0),
+    _sized('hq', 0.5, 300, 40.0, num_bytes=4000),
+    _sized('dense', 0.75, 20, 0.0, num_bytes=7900),
+    _result('hq', 0.25),
+  ]
+  rows = tables.make_sizes(results)
+  by_key = {(row['method'], row['bytes']): row for row in rows}
+  assert set(by_key) == {
+    *(('hq', 8000), ('plain', 8000), ('hq', 4000), ('dense', 8000))
+  }
+  plain = by_key['plain', 8000]
+  assert plain['ours']['lead'] == pytest.approx(0.01)
+  assert (plain['network'], plain['file_bytes']) == ('mlp@300', 7950)
+  (table,) = markdown.read_tables(tables.make_size_tables(rows))
+  assert table == [
+    ['method', '4,000', '8,000'],
+    ['dense', '', '75.00 (1x)'],
+    ['ours', '50.00 (41x)', '97.00 ± 1.00 (40x)'],
+    ['plain STE, all layers ternary', '', '95.00 (20x)'],
+  ]
+  figure = figures.draw_sizes(rows)
+  (axes,) = figure.axes
+  assert axes.get_xscale() == 'log'
+  names = {text.get_text() for text in figure.legends[0].get_texts()}
+  assert names == {'ours', 'dense', 'plain STE, all layers ternary'}
 
 
 @pytest.mark.parametrize('method', tasks.METHODS)
@@ -374,7 +470,7 @@ def test_a_reduced_benchmark(tmp_path):
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  (cell,) = json.loads(done.stdout.splitlines()[-1])
+  (cell,) = json.loads(done.stdout.splitlines()[-1])['cells']
   assert (cell['ratio'], cell['seeds']) == (40.0, 1)
   assert set(cell['rivals']) == {'plain'}
   found = json.loads((tmp_path / 'out' / 'results.json').read_text())
