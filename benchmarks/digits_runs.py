@@ -60,9 +60,7 @@ def main() -> None:
   parser.add_argument('--workdir', default='runs/readme')
   parser.add_argument('--ratio', type=float, nargs='+', default=[30.0, 40.0])
   parser.add_argument('--seed', type=int, nargs='+', default=[0, 1, 2])
-  parser.add_argument(
-    '--distribution', nargs='+', default=['uniform', 'cosine_distance']
-  )
+  parser.add_argument('--distribution', nargs='+', default=['cosine_distance'])
   arguments = parser.parse_args()
   logging.set_verbosity(logging.WARNING)
   reports: list[dict[str, Any]] = []
